@@ -1,0 +1,185 @@
+package pickle
+
+import (
+	"fmt"
+	"slices"
+	"strconv"
+)
+
+// Metadata pickles are a few KiB (Swift's limits on headers and user metadata); the
+// bounds leave room for operators who raised them.
+var metadataLimits = Limits{Bytes: 1 << 20, Objects: 100_000, Depth: 4}
+
+// DecodeMetadata decodes the pickle of an object's metadata, written by Python 2 or 3,
+// to raw bytes: nothing is transcoded, unicode text is taken as its UTF-8. Integers
+// become decimal text; keys that are not strings and all other values are refused.
+// Swift: obj/diskfile.py, read_metadata and _decode_metadata.
+func DecodeMetadata(b []byte) (map[string]string, error) {
+	v, err := Decode(b, metadataLimits)
+	if err != nil {
+		return nil, err
+	}
+	dict, ok := v.(*Dict)
+	if !ok {
+		return nil, fmt.Errorf("metadata is a %s, not a dict", typeName(v))
+	}
+	m := make(map[string]string, len(dict.Pairs))
+	for _, p := range dict.Pairs {
+		var key string
+		switch k := p.Key.(type) {
+		case Bytes:
+			key = string(k)
+		case string:
+			if key, err = rawBytes(k); err != nil {
+				return nil, fmt.Errorf("metadata key %s: %w", clip(k), err)
+			}
+		default:
+			return nil, fmt.Errorf("metadata has a key of type %s", typeName(p.Key))
+		}
+		switch v := p.Value.(type) {
+		case Bytes:
+			m[key] = string(v)
+		case string:
+			if m[key], err = rawBytes(v); err != nil {
+				return nil, fmt.Errorf("metadata %s: %w", clip(key), err)
+			}
+		case int64:
+			m[key] = strconv.FormatInt(v, 10)
+		default:
+			return nil, fmt.Errorf("metadata %s is a %s, not text", clip(key), typeName(p.Value))
+		}
+	}
+	return m, nil
+}
+
+// EncodeMetadata writes metadata byte for byte as Python 3's pickle.dumps(m, 2) does for
+// a dict of bytes that was filled in the given order; keys of m that order does not name
+// follow sorted, names that m lacks are skipped. Other readers of Swift take a pickle
+// with an empty first key for one of Python 2.
+// Swift: obj/diskfile.py, write_metadata and _encode_metadata.
+func EncodeMetadata(m map[string]string, order []string) []byte {
+	keys := make([]string, 0, len(m))
+	seen := make(map[string]bool, len(m))
+	for _, k := range order {
+		if _, ok := m[k]; ok && !seen[k] {
+			seen[k] = true
+			keys = append(keys, k)
+		}
+	}
+	if len(keys) < len(m) {
+		rest := make([]string, 0, len(m)-len(keys))
+		for k := range m {
+			if !seen[k] {
+				rest = append(rest, k)
+			}
+		}
+		slices.Sort(rest)
+		keys = append(keys, rest...)
+	}
+
+	e := &bytesEncoder{encode: -1, bytes: -1, latin1: -1, short: map[string]int{}}
+	e.out = append(e.out, 0x80, 2, '}')
+	e.put()
+	switch {
+	case len(keys) == 1:
+		e.text(keys[0])
+		e.text(m[keys[0]])
+		e.out = append(e.out, 's')
+	case len(keys) > 1:
+		// Python writes batches of 1000 and, after a full one, another.
+		for {
+			n := min(len(keys), 1000)
+			e.out = append(e.out, '(')
+			for _, k := range keys[:n] {
+				e.text(k)
+				e.text(m[k])
+			}
+			e.out = append(e.out, 'u')
+			if keys = keys[n:]; n < 1000 {
+				break
+			}
+		}
+	}
+	return append(e.out, '.')
+}
+
+// bytesEncoder writes bytes values in protocol 2, with the memo numbers that Python's
+// pickler gives. The fields hold memo numbers, -1 while there is none.
+type bytesEncoder struct {
+	out    []byte
+	memo   int
+	encode int            // _codecs.encode
+	bytes  int            // the type bytes
+	latin1 int            // the string 'latin1'
+	short  map[string]int // bytes objects of length 0 and 1: Python has one of each
+}
+
+func (e *bytesEncoder) put() int {
+	n := e.memo
+	e.memo++
+	if n < 256 {
+		e.out = append(e.out, 'q', byte(n))
+	} else {
+		e.out = append(e.out, 'r', byte(n), byte(n>>8), byte(n>>16), byte(n>>24))
+	}
+	return n
+}
+
+func (e *bytesEncoder) get(n int) {
+	if n < 256 {
+		e.out = append(e.out, 'h', byte(n))
+	} else {
+		e.out = append(e.out, 'j', byte(n), byte(n>>8), byte(n>>16), byte(n>>24))
+	}
+}
+
+func (e *bytesEncoder) global(memo *int, name string) {
+	if *memo >= 0 {
+		e.get(*memo)
+		return
+	}
+	e.out = append(append(e.out, 'c'), name...)
+	*memo = e.put()
+}
+
+func (e *bytesEncoder) text(s string) {
+	if len(s) <= 1 {
+		if n, ok := e.short[s]; ok {
+			e.get(n)
+			return
+		}
+	}
+	if s == "" {
+		e.global(&e.bytes, "__builtin__\nbytes\n")
+		e.out = append(e.out, ')', 'R')
+		e.short[s] = e.put()
+		return
+	}
+	e.global(&e.encode, "_codecs\nencode\n")
+	e.unicode(s)
+	e.put()
+	if e.latin1 >= 0 {
+		e.get(e.latin1)
+	} else {
+		e.unicode("latin1")
+		e.latin1 = e.put()
+	}
+	e.out = append(e.out, 0x86)
+	e.put()
+	e.out = append(e.out, 'R')
+	if n := e.put(); len(s) == 1 {
+		e.short[s] = n
+	}
+}
+
+// unicode writes the bytes of s, each taken as a latin-1 character.
+func (e *bytesEncoder) unicode(s string) {
+	n := len(s)
+	for i := range len(s) {
+		n += int(s[i] >> 7)
+	}
+	e.out = append(e.out, 'X', byte(n), byte(n>>8), byte(n>>16), byte(n>>24))
+	for i := range len(s) {
+		e.out = appendRune(e.out, rune(s[i]))
+	}
+}
