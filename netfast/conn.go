@@ -1,0 +1,170 @@
+// Package netfast holds bytes on the wire: HTTP/1.1 connections of our own with
+// progress timeouts, a pool of idle ones per peer, and response bodies that are
+// read straight into the caller's memory. It knows no Swift: what is asked of
+// whom, and what an answer means, is in the packages below it.
+package netfast
+
+import (
+	"bufio"
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"os"
+	"sync/atomic"
+	"time"
+)
+
+// bufferSize is the reader of every connection: one page, enough for the response
+// head of nearly every object. Whatever of a body arrives in the same read(2) as
+// the head is copied once; a larger buffer would copy more, a smaller one would
+// split ordinary heads.
+const bufferSize = 4096
+
+// aLongTimeAgo is the deadline that wakes blocked reads and writes at once.
+var aLongTimeAgo = time.Unix(1, 0)
+
+// Conn is one TCP connection to one peer. Its timeouts mean "no progress for so
+// long": every read and write starts its own, and a write that moved some bytes
+// before it expired goes on. One goroutine may read while another one writes;
+// Interrupt and Close may be called from anywhere.
+type Conn struct {
+	tcp     *net.TCPConn
+	br      *bufio.Reader
+	addr    string
+	traffic *traffic
+
+	readTimeout, writeTimeout time.Duration
+	readBy                    time.Time // unless zero, reads end then, progress or not
+
+	cause atomic.Pointer[error] // of the first Interrupt
+
+	out    []byte // request head under construction
+	single net.Buffers
+	one    [1][]byte
+
+	reused    bool      // came from the pool
+	idleSince time.Time // owned by the pool
+}
+
+// traffic is what a client's connections count: plain atomics, moved where the
+// bytes move.
+type traffic struct {
+	dials, reused, stale, buffered, direct atomic.Int64
+}
+
+func newConn(tcp *net.TCPConn, addr string, node time.Duration, t *traffic) *Conn {
+	c := &Conn{tcp: tcp, addr: addr, readTimeout: node, writeTimeout: node, traffic: t}
+	c.br = bufio.NewReaderSize(c, bufferSize)
+	return c
+}
+
+// Addr is the peer, host:port, as it was dialled.
+func (c *Conn) Addr() string { return c.addr }
+
+// SetTimeouts replaces both progress timeouts; 0 waits for ever. Not to be called
+// while a read or write is under way.
+func (c *Conn) SetTimeouts(read, write time.Duration) { c.readTimeout, c.writeTimeout = read, write }
+
+// ReadBy replaces the progress timeout of all reads by one end for them together,
+// until it is called with the zero time. Not to be called while a read is under way.
+func (c *Conn) ReadBy(end time.Time) { c.readBy = end }
+
+// Read is one read(2) into p, past the connection's buffer: it is what that buffer
+// reads from. Use the Response for bodies.
+func (c *Conn) Read(p []byte) (int, error) {
+	by := c.readBy
+	if by.IsZero() && c.readTimeout > 0 {
+		by = time.Now().Add(c.readTimeout)
+	}
+	if err := c.tcp.SetReadDeadline(by); err != nil {
+		return 0, c.explain("reading from", c.readTimeout, err)
+	}
+	// Interrupt stores its cause before it moves the deadline, so that it can not
+	// be lost between the line above and the read below.
+	if p := c.cause.Load(); p != nil {
+		return 0, c.explain("reading from", c.readTimeout, *p)
+	}
+	n, err := c.tcp.Read(p)
+	if err != nil {
+		err = c.explain("reading from", c.readTimeout, err)
+	}
+	return n, err
+}
+
+// Write writes all of p.
+func (c *Conn) Write(p []byte) (int, error) {
+	c.one[0] = p
+	c.single = c.one[:]
+	n, err := c.Writev(&c.single)
+	c.one[0] = nil
+	return int(n), err
+}
+
+// Writev writes all of bufs with writev(2), without copying, and consumes them as
+// net.Buffers.WriteTo does.
+func (c *Conn) Writev(bufs *net.Buffers) (int64, error) {
+	var total int64
+	for {
+		var by time.Time
+		if c.writeTimeout > 0 {
+			by = time.Now().Add(c.writeTimeout)
+		}
+		if err := c.tcp.SetWriteDeadline(by); err != nil {
+			return total, c.explain("writing to", c.writeTimeout, err)
+		}
+		if p := c.cause.Load(); p != nil {
+			return total, c.explain("writing to", c.writeTimeout, *p)
+		}
+		n, err := bufs.WriteTo(c.tcp)
+		total += n
+		if err == nil {
+			return total, nil
+		}
+		if n > 0 && errors.Is(err, os.ErrDeadlineExceeded) && c.cause.Load() == nil {
+			continue // slow, but it moves
+		}
+		return total, c.explain("writing to", c.writeTimeout, err)
+	}
+}
+
+// explain turns a failed read or write into what a person would ask for. io.EOF
+// stays io.EOF.
+func (c *Conn) explain(doing string, timeout time.Duration, err error) error {
+	if p := c.cause.Load(); p != nil {
+		return fmt.Errorf("%s %s was interrupted: %w", doing, c.addr, *p)
+	}
+	if errors.Is(err, os.ErrDeadlineExceeded) {
+		return fmt.Errorf("%s %s: no progress for %v: %w", doing, c.addr, timeout, os.ErrDeadlineExceeded)
+	}
+	return err
+}
+
+// Interrupt makes blocked and later reads and writes fail with cause (the first
+// one given wins). It does not close the connection: its owner does.
+func (c *Conn) Interrupt(cause error) {
+	if cause == nil {
+		cause = context.Canceled
+	}
+	if c.cause.CompareAndSwap(nil, &cause) {
+		c.tcp.SetDeadline(aLongTimeAgo)
+	}
+}
+
+// InterruptOn interrupts the connection with ctx's cause when ctx is done. stop
+// ends the watch and reports whether it came in time: false means that the
+// connection is, or is about to be, interrupted.
+func (c *Conn) InterruptOn(ctx context.Context) (stop func() bool) {
+	return context.AfterFunc(ctx, func() { c.Interrupt(context.Cause(ctx)) })
+}
+
+// Interrupted is the cause of the first Interrupt, or nil.
+func (c *Conn) Interrupted() error {
+	if p := c.cause.Load(); p != nil {
+		return *p
+	}
+	return nil
+}
+
+// Close closes the socket. What was written before is still delivered.
+func (c *Conn) Close() error { return c.tcp.Close() }
