@@ -12,9 +12,13 @@ import (
 // by mistake must not fill the memory.
 const maxFile = 4 << 20
 
-// maxExpanded bounds the text of one interpolated value. Ten levels of references that
-// each name the next one a few times grow without end in Python; here that is an error.
-const maxExpanded = 1 << 20
+// maxExpanded bounds the work of interpolation in one INI: the bytes that were written, and
+// costOfReference for each reference. In Python, ten levels of references that each name
+// the next one a few times grow without end.
+const (
+	maxExpanded     = 16 << 20
+	costOfReference = 64
+)
 
 // maxDepth is how deep references may nest, the same as Python's
 // MAX_INTERPOLATION_DEPTH.
@@ -50,6 +54,7 @@ type INI struct {
 	dialect  Dialect
 	defaults *options
 	sections []*options
+	expanded int // see maxExpanded
 }
 
 // options are the options of one section in the order of their first appearance.
@@ -348,8 +353,8 @@ func (f *INI) expand(own *options, rest string, out *strings.Builder, depth int)
 	for {
 		before, after, found := strings.Cut(rest, "%")
 		out.WriteString(before)
-		if out.Len() > maxExpanded {
-			return fmt.Errorf("references grow over %d bytes", maxExpanded)
+		if f.expanded += len(before) + costOfReference; f.expanded > maxExpanded {
+			return fmt.Errorf("the references of this file grow over %d bytes", maxExpanded)
 		}
 		if !found {
 			return nil
@@ -376,6 +381,7 @@ func (f *INI) expand(own *options, rest string, out *strings.Builder, depth int)
 		}
 		if !strings.Contains(value, "%") {
 			out.WriteString(value)
+			f.expanded += len(value)
 			continue
 		}
 		if err := f.expand(own, value, out, depth+1); err != nil {

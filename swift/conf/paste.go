@@ -11,8 +11,9 @@ import (
 	"strings"
 )
 
-// maxUse bounds how many sections may lead to each other by "use".
-const maxUse = 32
+// maxUse bounds how many sections one section may lead to, by "use" and all other ways,
+// each counted as often as it is come to: Python gives up a circle at about that depth.
+const maxUse = 256
 
 // App reads the section [app:NAME] as PasteDeploy reads it for Swift's servers: option
 // names keep their case, [DEFAULT] wins over the section but for options written
@@ -26,7 +27,8 @@ func App(path, app string) (*Section, error) {
 	if err != nil {
 		return nil, fmt.Errorf("cannot read %s: %w", path, err)
 	}
-	context, err := loadPaste(path, kindApp, app, nil, 0)
+	left := maxUse
+	context, err := loadPaste(path, kindApp, app, nil, &left)
 	if err != nil {
 		return nil, err
 	}
@@ -69,7 +71,7 @@ type pasteFile struct {
 // "set" changes, and those of its own.
 type pasteContext struct{ global, local map[string]string }
 
-func loadPaste(path string, kind *pasteKind, name string, global map[string]string, depth int) (*pasteContext, error) {
+func loadPaste(path string, kind *pasteKind, name string, global map[string]string, left *int) (*pasteContext, error) {
 	f := &pasteFile{path: strip(path), ini: NewINI(Paste)}
 	info, err := os.Stat(f.path)
 	if err != nil {
@@ -101,16 +103,16 @@ func loadPaste(path string, kind *pasteKind, name string, global map[string]stri
 			f.ini.defaults.set(key, global[key])
 		}
 	}
-	return f.context(kind, name, global, depth)
+	return f.context(kind, name, global, left)
 }
 
 // context reads one section. PasteDeploy: loadwsgi, ConfigLoader.get_context.
-func (f *pasteFile) context(kind *pasteKind, name string, outer map[string]string, depth int) (*pasteContext, error) {
-	if depth > maxUse {
-		return nil, fmt.Errorf("cannot read %s: more than %d sections lead to each other, [%s] is the last", f.path, maxUse, name)
+func (f *pasteFile) context(kind *pasteKind, name string, outer map[string]string, left *int) (*pasteContext, error) {
+	if *left--; *left < 0 {
+		return nil, fmt.Errorf("cannot read %s: more than %d sections lead to each other, the last one is %.80q", f.path, maxUse, name)
 	}
 	if scheme, rest, ok := scheme(name); ok {
-		return f.elsewhere(kind, scheme, rest, outer, depth)
+		return f.elsewhere(kind, scheme, rest, outer, left)
 	}
 	own, err := f.find(kind, name)
 	if err != nil {
@@ -152,34 +154,34 @@ func (f *pasteFile) context(kind *pasteKind, name string, outer map[string]strin
 	filterWith, filtered := local["filter-with"]
 	delete(local, "filter-with")
 	delete(local, "require")
-	c, err := f.body(kind, own.name, local, global, additions, depth)
+	c, err := f.body(kind, own.name, local, global, additions, left)
 	if err != nil || !filtered {
 		return c, err
 	}
-	if _, err := f.context(kindFilter, filterWith, global, depth+1); err != nil {
+	if _, err := f.context(kindFilter, filterWith, global, left); err != nil {
 		return nil, err
 	}
 	return &pasteContext{global, local}, nil
 }
 
 // body reads what the section leads to, by the kind of its name.
-func (f *pasteFile) body(kind *pasteKind, section string, local, global, additions map[string]string, depth int) (*pasteContext, error) {
+func (f *pasteFile) body(kind *pasteKind, section string, local, global, additions map[string]string, left *int) (*pasteContext, error) {
 	if strings.HasPrefix(section, "filter-app:") {
 		next, ok := local["next"]
 		if !ok {
 			return nil, fmt.Errorf("cannot read %s: section [%s] has no \"next\"", f.path, section)
 		}
 		delete(local, "next")
-		if _, err := f.context(kindApp, next, global, depth+1); err != nil {
+		if _, err := f.context(kindApp, next, global, left); err != nil {
 			return nil, err
 		}
-		if _, err := f.used(kindFilter, section, local, global, additions, depth); err != nil {
+		if _, err := f.used(kindFilter, section, local, global, additions, left); err != nil {
 			return nil, err
 		}
 		return &pasteContext{global, local}, nil
 	}
 	if !strings.HasPrefix(section, "pipeline:") {
-		return f.used(kind, section, local, global, additions, depth)
+		return f.used(kind, section, local, global, additions, left)
 	}
 	pipeline := strings.FieldsFunc(local["pipeline"], isSpace)
 	delete(local, "pipeline")
@@ -191,7 +193,7 @@ func (f *pasteFile) body(kind *pasteKind, section string, local, global, additio
 		if i == len(pipeline)-1 {
 			kind = kindApp
 		}
-		if _, err := f.context(kind, name, global, depth+1); err != nil {
+		if _, err := f.context(kind, name, global, left); err != nil {
 			return nil, err
 		}
 	}
@@ -199,7 +201,7 @@ func (f *pasteFile) body(kind *pasteKind, section string, local, global, additio
 }
 
 // used follows "use", or makes sure that the section names its program itself.
-func (f *pasteFile) used(kind *pasteKind, section string, local, global, additions map[string]string, depth int) (*pasteContext, error) {
+func (f *pasteFile) used(kind *pasteKind, section string, local, global, additions map[string]string, left *int) (*pasteContext, error) {
 	use, ok := local["use"]
 	if !ok {
 		var found []string
@@ -218,7 +220,7 @@ func (f *pasteFile) used(kind *pasteKind, section string, local, global, additio
 		return &pasteContext{global, local}, nil
 	}
 	delete(local, "use")
-	c, err := f.context(kind, use, global, depth+1)
+	c, err := f.context(kind, use, global, left)
 	if err != nil {
 		return nil, err
 	}
@@ -243,9 +245,13 @@ func scheme(name string) (scheme, rest string, ok bool) {
 }
 
 // elsewhere reads what is not a section of this file. PasteDeploy: loadwsgi, loadcontext.
-func (f *pasteFile) elsewhere(kind *pasteKind, scheme, rest string, global map[string]string, depth int) (*pasteContext, error) {
+func (f *pasteFile) elsewhere(kind *pasteKind, scheme, rest string, global map[string]string, left *int) (*pasteContext, error) {
 	switch scheme {
 	case "egg", "call":
+		// No program is looked for here, but an indented line after "use" is seen.
+		if strings.ContainsFunc(rest, isSpace) {
+			return nil, fmt.Errorf("cannot read %s: %.80q names no program", f.path, scheme+":"+rest)
+		}
 		return &pasteContext{maps.Clone(global), map[string]string{}}, nil
 	case "config", "config_dir":
 		path, name, named := strings.Cut(rest, "#")
@@ -255,7 +261,7 @@ func (f *pasteFile) elsewhere(kind *pasteKind, scheme, rest string, global map[s
 		if !filepath.IsAbs(path) {
 			path = filepath.Join(filepath.Dir(f.path), path)
 		}
-		return loadPaste(path, kind, name, global, depth+1)
+		return loadPaste(path, kind, name, global, left)
 	}
 	return nil, fmt.Errorf("cannot read %s: %q is no way to name a program", f.path, scheme+":")
 }
