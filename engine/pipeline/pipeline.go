@@ -1,0 +1,162 @@
+// Package pipeline moves the bytes of one object: it reads fragments from sources into stripes, checks them, decodes the wanted fragments
+// and hands them to sinks. It knows no job, no ring and no SSYNC, and it neither chooses sources nor tries again.
+//
+// The laws that it keeps: a stripe is acquired whole before its first read (memory is bounded by what the account holds); the last
+// fragment of a rebuilt archive is handed to a sink only after every source proved to be what its ETag says; each sink ends in exactly
+// one Commit or Abort, each source in one Close.
+package pipeline
+
+import (
+	"context"
+	"errors"
+	"fmt"
+
+	"imping/codec"
+	"imping/io/slab"
+)
+
+// Source is one survivor: a fragment archive opened at its first fragment. ReadFragment and Close are called by one goroutine at a time;
+// Interrupt by another one while a read may be blocked, at most once, never after Close.
+type Source interface {
+	Index() int                            // fragment index, of the archive as it was proved by whoever opened it
+	ETag() string                          // expected MD5 of the whole archive, hex; "" = unknown
+	ReadFragment(slot []byte) (int, error) // fills the slot with the next fragment, header first; n == len(slot) or an error
+	Interrupt(cause error)                 // makes a blocked read, and each later one, return an error
+	Close() error                          // after the last read has ended. After Interrupt it must not wait for the peer
+	String() string                        // for people: which node, device or file
+}
+
+// Sink takes one rebuilt archive, fragment by fragment. Its methods are called by one goroutine at a time (not always the same one), and
+// it ends with exactly one of Commit and Abort, even if WriteFragment was never called.
+//
+// WriteFragment may block for long, for instance until another object is through; reads then stall with full stripes. It must
+// return when the context that Run was given ends: Run has no other way to reach it. It must not keep the slot.
+type Sink interface {
+	WriteFragment(slot []byte) error  // header and payload of the next fragment
+	Commit(ctx context.Context) error // all fragments were written; on an error the sink has cleaned up itself
+	Abort(cause error)                // nothing may be published. Called after a failed WriteFragment, too
+}
+
+// Want is one archive to be rebuilt. Two Wants may have the same Index: it is decoded once and written to both.
+type Want struct {
+	Index int
+	Sink  Sink
+}
+
+// Spec says what to rebuild from what.
+type Spec struct {
+	Code      *codec.Code
+	Segment   int      // bytes of a segment, the policy's ec_object_segment_size
+	Size      int64    // bytes of the object
+	Sources   []Source // exactly what the plan needs, opened at segment 0
+	Want      []Want
+	CRC       codec.CRC // flavour of the checksum in rebuilt headers
+	VerifyMD5 bool      // hash each archive and compare it with its ETag (rule 5)
+	Stripes   int       // segments in flight; 0 = 2, so that one is read while one is written
+	Spare     bool      // prefetch: take stripes from spare bytes only, all of them or none (ErrNoSpare)
+}
+
+// Result tells what became of a Spec.
+type Result struct {
+	Sinks    []error // per Want; nil = committed
+	BytesIn  int64   // read from sources
+	BytesOut int64   // written to sinks
+	Stripes  int64   // decoded
+}
+
+// ErrNoSpare is returned for a Spec with Spare set when there are not enough free bytes. Nothing was read.
+var ErrNoSpare = errors.New("no spare memory for a prefetch")
+
+// SourceError is the failure of one source. Several may be joined in one error.
+type SourceError struct {
+	Source  Source
+	Segment int64 // -1: the archive as a whole
+	Corrupt bool  // proved bad, by header or MD5; otherwise it could not be read
+	Err     error
+}
+
+func (e *SourceError) Error() string {
+	if e.Segment < 0 {
+		return fmt.Sprintf("fragment archive #%d from %s: %v", e.Source.Index(), e.Source, e.Err)
+	}
+	return fmt.Sprintf("fragment archive #%d from %s, segment %d: %v", e.Source.Index(), e.Source, e.Segment, e.Err)
+}
+
+func (e *SourceError) Unwrap() error { return e.Err }
+
+const (
+	defaultStripes = 2
+
+	// inlineBelow is the slot size in bytes up to which the sources of a one-stripe object are read one after another in the caller's
+	// goroutine. All requests are under way when Run starts and so few bytes fit the socket's first window (64 KiB), so reading in turn waits no
+	// longer than reading at once, and saves k goroutines per small object.
+	inlineBelow = 32 << 10
+)
+
+// segmentBytes returns how many object bytes segment seg has.
+func (s *Spec) segmentBytes(seg int64) int {
+	return int(min(int64(s.Segment), s.Size-seg*int64(s.Segment)))
+}
+
+func (s *Spec) segments() int64 {
+	return (s.Size + int64(s.Segment) - 1) / int64(s.Segment)
+}
+
+// check finds what is wrong with a Spec before anything is read.
+func (s *Spec) check() error {
+	switch {
+	case s.Code == nil:
+		return errors.New("pipeline: no code")
+	case s.Segment <= 0:
+		return fmt.Errorf("pipeline: segment size is %d, want more than 0", s.Segment)
+	case s.Size < 0:
+		return fmt.Errorf("pipeline: object size is %d, want 0 or more", s.Size)
+	case s.Stripes < 0:
+		return fmt.Errorf("pipeline: %d stripes, want 0 or more", s.Stripes)
+	case len(s.Want) == 0:
+		return errors.New("pipeline: nothing is wanted")
+	}
+	for _, w := range s.Want {
+		if w.Index < 0 || w.Index >= s.Code.N() {
+			return fmt.Errorf("pipeline: fragment index %d is wanted, want 0 to %d", w.Index, s.Code.N()-1)
+		}
+	}
+	if s.Size == 0 {
+		return nil
+	}
+	var have codec.Set
+	for _, src := range s.Sources {
+		i := src.Index()
+		switch {
+		case i < 0 || i >= s.Code.N():
+			return fmt.Errorf("pipeline: source %s has fragment index %d, want 0 to %d", src, i, s.Code.N()-1)
+		case have.Has(i):
+			return fmt.Errorf("pipeline: source %s has fragment index %d, which another source has", src, i)
+		case s.VerifyMD5 && src.ETag() == "":
+			return fmt.Errorf("pipeline: source %s has no ETag to verify it by", src)
+		}
+		for _, w := range s.Want {
+			if w.Index == i { // rule 3
+				return fmt.Errorf("pipeline: source %s has fragment index %d, which is wanted", src, i)
+			}
+		}
+		have = have.With(i)
+	}
+	return nil
+}
+
+// Run rebuilds one object. Its error is nil when at least one sink committed; Result.Sinks tells for each. Otherwise it is what stopped it: one
+// or more *SourceError, the context's cause, a mistake in the Spec, ErrNoSpare, or the sinks' errors when none was left. When Run returns all
+// sources are closed, whatever happened, and no goroutine of it is left.
+func Run(ctx context.Context, acct *slab.Account, spec *Spec) (Result, error) {
+	r := newRun(ctx, spec)
+	err := spec.check()
+	if err == nil {
+		err = context.Cause(ctx)
+	}
+	if err == nil && spec.Size > 0 {
+		err = r.move(acct)
+	}
+	r.closeSources(err)
+	return r.end(err)
+}
