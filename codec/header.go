@@ -31,9 +31,9 @@ const (
 	magic = 0x0b0c5ecc
 )
 
-// ChecksumNone and ChecksumCRC32 are values of Header.ChecksumType. Swift writes none.
+// Values of Header.ChecksumType.
 const (
-	ChecksumNone  = 1
+	ChecksumNone  = 1 // what Swift asks for
 	ChecksumCRC32 = 2
 	ChecksumMD5   = 3 // known to liberasurecode, which writes no sum for it
 )

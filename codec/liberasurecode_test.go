@@ -347,6 +347,7 @@ func TestSingularSetsAreThoseKnownOfISAL(t *testing.T) {
 		{"isa_l_rs_vand", 6, 5, 2, 462},
 		{"isa_l_rs_vand", 8, 5, 6, 1287},
 		{"isa_l_rs_vand", 5, 6, 2, 462},
+		{"isa_l_rs_vand", 22, 4, 2, 14950}, // Swift takes this one
 		{"isa_l_rs_vand", 10, 4, 0, 1001},
 		{"liberasurecode_rs_vand", 6, 5, 0, 462},
 		{"liberasurecode_rs_vand", 10, 4, 0, 1001},

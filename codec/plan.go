@@ -38,9 +38,10 @@ const maxPlans = 4096
 // Plan returns how to make the fragments in want from those in have. A wanted fragment is
 // never an input, though it be in have (rule 3). The inputs are the lowest indexes of
 // have that suffice, K of them or fewer: data before parity, so that one lost data
-// fragment is an exclusive or where the first parity is held; and another set where those
-// are singular, as the C library's choice of the first K can be. The error is *Insufficient, or another for an
-// index that the scheme does not have and for an empty want.
+// fragment is an exclusive or where the first parity is held. Where the lowest K are
+// singular, as liberasurecode's choice can be with isa_l_rs_vand, others take their place.
+// The error is *Insufficient, or another for an index that the scheme does not have and
+// for an empty want.
 func (c *Code) Plan(have, want Set) (*Plan, error) {
 	key := planKey{have, want}
 	c.mu.RLock()

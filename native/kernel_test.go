@@ -155,6 +155,20 @@ func TestKernelsAgreeOnEveryShortLengthAndAlignment(t *testing.T) {
 	}
 }
 
+func TestKernelsAgreeOnLengthsAroundTheirBlocks(t *testing.T) {
+	rnd := rand.NewChaCha8([32]byte{5})
+	rows8, rows16 := [][]byte{{3, 1, 0x8e}, {0, 7, 1}, {0, 0, 0}}, [][]uint16{{3, 1, 0x8e53}, {0, 7, 1}, {0, 0, 0}}
+	for _, k := range Kernels() {
+		gf8, gf16 := k.GF8(rows8), k.GF16(rows16)
+		for _, edge := range []int{block, 2 * block, lowLevelBlock, 2 * lowLevelBlock} {
+			for n := edge - 9; n <= edge+9; n++ {
+				checkRun(t, rnd, k.Name()+" GF8", gf8, 3, 3, n, n%64, func(in [][]byte) [][]byte { return reference8(rows8, in, n) })
+				checkRun(t, rnd, k.Name()+" GF16", gf16, 3, 3, n, n%64, func(in [][]byte) [][]byte { return reference16(rows16, in, n) })
+			}
+		}
+	}
+}
+
 func TestEveryCoefficientMultipliesRight(t *testing.T) {
 	rnd := rand.NewChaCha8([32]byte{2})
 	for _, k := range Kernels() {
