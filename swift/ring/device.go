@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"math"
-	"strconv"
 )
 
 // Device is one disk of the ring. IP may be an IPv4 or IPv6 address or a host name;
@@ -28,99 +27,32 @@ const defaultRegion = 1
 // parseDevice reads one member of the list "devs": nil for null, a removed device.
 // Ring.Devs is indexed by the ids in the rows, thus id must be the place in the list.
 func parseDevice(raw json.RawMessage, id int) (*Device, error) {
-	var fields object
-	if err := json.Unmarshal(raw, &fields); err != nil {
-		return nil, fmt.Errorf("device %d is not a JSON object: %w", id, err)
-	}
-	if fields == nil {
+	if string(raw) == "null" {
 		return nil, nil
 	}
-	d := &Device{Region: defaultRegion}
-	var errs [10]error
-	d.ID, errs[0] = fields.integer("id", nil, math.MinInt, math.MaxInt)
-	d.Region, errs[1] = fields.integer("region", &d.Region, math.MinInt, math.MaxInt)
-	d.Zone, errs[2] = fields.integer("zone", nil, math.MinInt, math.MaxInt)
-	d.IP, errs[3] = fields.text("ip", nil)
-	d.Port, errs[4] = fields.integer("port", &d.Port, 0, math.MaxUint16)
-	d.ReplicationIP, errs[5] = fields.text("replication_ip", &d.IP)
-	d.ReplicationPort, errs[6] = fields.integer("replication_port", &d.Port, 0, math.MaxUint16)
-	d.Weight, errs[7] = fields.number("weight", 0)
-	d.Device, errs[8] = fields.text("device", &d.Device)
-	d.Meta, errs[9] = fields.text("meta", &d.Meta)
-	if err := errors.Join(errs[:]...); err != nil {
+	o, err := parseObject(raw, "id", "region", "zone", "ip", "port", "replication_ip",
+		"replication_port", "weight", "device", "meta")
+	if err != nil {
 		return nil, fmt.Errorf("device %d: %w", id, err)
 	}
-	if d.ID != id {
-		return nil, fmt.Errorf("device %d of the list says that its id is %d", id, d.ID)
+	o.require("id", "zone", "ip")
+	d := &Device{
+		ID:     o.integer("id", 0, math.MinInt, math.MaxInt),
+		Region: o.integer("region", defaultRegion, math.MinInt, math.MaxInt),
+		Zone:   o.integer("zone", 0, math.MinInt, math.MaxInt),
+		Weight: o.number("weight"),
+		IP:     o.text("ip", ""),
+		Port:   o.integer("port", 0, 0, math.MaxUint16),
+		Device: o.text("device", ""),
+		Meta:   o.text("meta", ""),
+	}
+	d.ReplicationIP = o.text("replication_ip", d.IP)
+	d.ReplicationPort = o.integer("replication_port", d.Port, 0, math.MaxUint16)
+	if o.err == nil && d.ID != id {
+		o.err = errors.New("its place in the list is not its id, " + string(o.values["id"]))
+	}
+	if o.err != nil {
+		return nil, fmt.Errorf("device %d: %w", id, o.err)
 	}
 	return d, nil
-}
-
-// object is a JSON object with its keys as they are written: decoding into a struct
-// would take "Devs" for "devs", which Swift does not.
-type object map[string]json.RawMessage
-
-// get is the value of a key; a null counts as left out.
-func (o object) get(key string) (json.RawMessage, bool) {
-	raw, ok := o[key]
-	return raw, ok && string(raw) != "null"
-}
-
-// integer reads a whole number in min..max, however it is written (6200, 6200.0,
-// 6.2e3). A key that is left out is *def, or an error where def is nil.
-func (o object) integer(key string, def *int, min, max int) (int, error) {
-	raw, ok := o.get(key)
-	if !ok {
-		if def == nil {
-			return 0, fmt.Errorf("%s is missing", key)
-		}
-		return *def, nil
-	}
-	n, err := strconv.Atoi(string(raw))
-	if err != nil {
-		// Beyond 2^53 a float64 no longer tells which whole number was meant.
-		f, err := strconv.ParseFloat(string(raw), 64)
-		if !isNumber(raw) || err != nil || f != math.Trunc(f) || math.Abs(f) > 1<<53 {
-			return 0, fmt.Errorf("%s is not a whole number: %.40s", key, raw)
-		}
-		n = int(f)
-	}
-	if n < min || n > max {
-		return 0, fmt.Errorf("%s is not in %d..%d: %.40s", key, min, max, raw)
-	}
-	return n, nil
-}
-
-// number reads a finite number; a key that is left out is def.
-func (o object) number(key string, def float64) (float64, error) {
-	raw, ok := o.get(key)
-	if !ok {
-		return def, nil
-	}
-	f, err := strconv.ParseFloat(string(raw), 64)
-	if !isNumber(raw) || err != nil {
-		return 0, fmt.Errorf("%s is not a number: %.40s", key, raw)
-	}
-	return f, nil
-}
-
-// text reads a string. A key that is left out is *def, or an error where def is nil.
-func (o object) text(key string, def *string) (string, error) {
-	raw, ok := o.get(key)
-	if !ok {
-		if def == nil {
-			return "", fmt.Errorf("%s is missing", key)
-		}
-		return *def, nil
-	}
-	var s string
-	if err := json.Unmarshal(raw, &s); err != nil {
-		return "", fmt.Errorf("%s is not a string: %.40s", key, raw)
-	}
-	return s, nil
-}
-
-// isNumber tells a JSON number from other valid JSON by how it starts.
-func isNumber(raw json.RawMessage) bool {
-	return len(raw) > 0 && (raw[0] == '-' || raw[0]-'0' <= 9)
 }

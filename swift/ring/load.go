@@ -10,6 +10,7 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
+	"math"
 	"os"
 )
 
@@ -19,10 +20,13 @@ const (
 
 	// maxJSON bounds the description of the devices. 65536 devices (all that a uint16
 	// can number) of 250 bytes are 16 MiB; the rest is room for long "meta" texts.
-	maxJSON = 64 << 20
+	maxJSON = 32 << 20
 
 	// maxDevs is how many devices the rows can number.
 	maxDevs = 1 << 16
+
+	// maxRows is how many replicas there may be: a device each.
+	maxRows = maxDevs
 
 	// maxTable bounds the bytes of all rows: 2^24 partitions of 32 replicas, 16 times
 	// the largest rings in use. It stays below the 2 GiB of RLIMIT_DATA that
@@ -37,7 +41,7 @@ const (
 // Load reads a ring file of version 1. Every error names the file: one that is missing
 // (errors.Is fs.ErrNotExist), truncated, corrupt (the gzip checksum is checked, which
 // Swift does not), never rebalanced, of another version, or at odds with itself. At most
-// maxTable+maxJSON bytes, and a few copies of the JSON, are held while reading.
+// maxTable bytes and five times maxJSON are held while reading.
 // Swift: common/ring/ring.py, RingData.load and deserialize_v1.
 func Load(path string) (*Ring, error) {
 	r, err := load(path)
@@ -117,37 +121,20 @@ func (r *Ring) readHeader(in io.Reader) (rowCount int, order binary.ByteOrder, e
 	return rowCount, order, nil
 }
 
+// parseJSON reads what stands before the rows: rowCount is -1 when it is left out, and
+// the byte order of the rows this machine's, as before either was written.
 func (r *Ring) parseJSON(text []byte) (rowCount int, order binary.ByteOrder, err error) {
-	var top object
-	if err := json.Unmarshal(text, &top); err != nil {
-		return 0, nil, err
-	}
-	shift, err := top.integer("part_shift", nil, 0, 32)
+	o, err := parseObject(text, "part_shift", "replica_count", "next_part_power", "version", "byteorder", "devs")
 	if err != nil {
 		return 0, nil, err
 	}
-	r.PartShift, r.PartPower = uint(shift), uint(32-shift)
-
-	unknown := -1
-	if rowCount, err = top.integer("replica_count", &unknown, 0, maxTable); err != nil {
-		return 0, nil, err
-	}
-	none := -1
-	if r.NextPartPower, err = top.integer("next_part_power", &none, 0, 32); err != nil {
-		return 0, nil, err
-	}
-	version := 0
-	if version, err = top.integer("version", &version, -1<<63, 1<<63-1); err != nil {
-		return 0, nil, err
-	}
-	r.Version = int64(version)
-
-	native := ""
-	name, err := top.text("byteorder", &native)
-	if err != nil {
-		return 0, nil, err
-	}
-	switch name {
+	o.require("part_shift", "devs")
+	r.PartShift = uint(o.integer("part_shift", 0, 0, 32))
+	r.PartPower = 32 - r.PartShift
+	r.NextPartPower = o.integer("next_part_power", -1, 0, 32)
+	r.Version = int64(o.integer("version", 0, math.MinInt, math.MaxInt))
+	rowCount = o.integer("replica_count", -1, 0, maxRows)
+	switch name := o.text("byteorder", ""); name {
 	case "":
 		order = nativeOrder()
 	case "little":
@@ -155,9 +142,12 @@ func (r *Ring) parseJSON(text []byte) (rowCount int, order binary.ByteOrder, err
 	case "big":
 		order = binary.BigEndian
 	default:
-		return 0, nil, fmt.Errorf("byteorder is neither little nor big: %.40q", name)
+		o.fail("byteorder is neither little nor big: %.40q", name)
 	}
-	r.Devs, err = parseDevs(top["devs"])
+	if o.err != nil {
+		return 0, nil, o.err
+	}
+	r.Devs, err = parseDevs(o.values["devs"])
 	return rowCount, order, err
 }
 
@@ -166,7 +156,7 @@ func (r *Ring) parseJSON(text []byte) (rowCount int, order binary.ByteOrder, err
 func parseDevs(raw json.RawMessage) ([]*Device, error) {
 	dec := json.NewDecoder(bytes.NewReader(raw))
 	if start, err := dec.Token(); err != nil || start != json.Delim('[') {
-		return nil, errors.New("devs is missing or not a list")
+		return nil, errors.New("devs is not a list")
 	}
 	var devs []*Device
 	for dec.More() {
@@ -209,7 +199,7 @@ func (r *Ring) readRows(in io.Reader, rowCount int, order binary.ByteOrder) erro
 	}
 	limit := rowCount
 	if rowCount < 0 {
-		limit = int(maxTable / rowBytes)
+		limit = int(min(maxTable/rowBytes, maxRows))
 	}
 	buf := make([]byte, min(rowBytes, 64<<10))
 	for len(r.rows) < limit {

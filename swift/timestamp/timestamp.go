@@ -34,9 +34,10 @@ type Timestamp struct {
 	Offset uint64
 }
 
-// FromTime is t cut to units of 1e-5 s.
+// FromTime is t rounded to units of 1e-5 s. t is after 1970 and before 2262.
 func FromTime(t time.Time) Timestamp {
-	return Timestamp{Raw: t.UnixNano() / (int64(time.Second) / unitsPerSecond)}
+	const unit = int64(time.Second) / unitsPerSecond
+	return Timestamp{Raw: (t.UnixNano() + unit/2) / unit}
 }
 
 // Parse reads the normal form ("1795342301.49613"), the internal form (with "_" and a
@@ -162,11 +163,8 @@ func parseOffset(s string) (uint64, error) {
 	return n, nil
 }
 
-// trimSpace cuts what Python's str.strip() takes for space in ASCII; unlike Go's,
-// that includes the four separators from 0x1c on.
-func trimSpace(s string) string {
-	return strings.Trim(s, " \t\n\v\f\r\x1c\x1d\x1e\x1f")
-}
+// trimSpace cuts what Python's float() and int() take for space in ASCII.
+func trimSpace(s string) string { return strings.Trim(s, " \t\n\v\f\r") }
 
 // Normal is the form that clients see: ten digits of seconds, a point, five decimals.
 // The offset is not in it.
