@@ -184,13 +184,16 @@ func (s *Session) Put(h PutHead) (*Put, error) {
 	if h.NoCommit && !s.acceptsNoCommit {
 		return nil, s.wrap(fmt.Errorf("cannot PUT %s: the receiver would make it durable", h.Path))
 	}
-	// The head is made here, so that a bad one is refused while it is harmless, and
-	// made again when it is sent: an aborted one leaves no trace in the sender.
-	trial := Sender{phase: s.sender.phase}
-	if _, err := trial.PutHead(nil, h); err != nil {
+	// A bad head is refused here, while that is harmless. The state machine is a value:
+	// the copy that made the head takes over when the head is sent, and an aborted one
+	// leaves no trace.
+	next := s.sender
+	out, err := next.PutHead(s.out[:0], h)
+	if err != nil {
 		return nil, s.wrap(err)
 	}
-	s.put = &Put{s: s, head: h, owes: h.Length}
+	s.out = out
+	s.put = &Put{s: s, path: h.Path, length: h.Length, owes: h.Length, next: next}
 	return s.put, nil
 }
 
@@ -284,7 +287,7 @@ func (s *Session) ready(to string) error {
 		return err
 	}
 	if s.put != nil {
-		return s.wrap(fmt.Errorf("cannot %s: the PUT of %s is not finished", to, s.put.head.Path))
+		return s.wrap(fmt.Errorf("cannot %s: the PUT of %s is not finished", to, s.put.path))
 	}
 	return nil
 }
@@ -371,11 +374,12 @@ func (s *Session) line() ([]byte, error) {
 
 // Put is one PUT subrequest under way. It takes exactly the declared number of bytes.
 type Put struct {
-	s    *Session
-	head PutHead
-	owes int64
-	sent bool // the head
-	over bool // committed or aborted
+	s            *Session
+	path         string
+	length, owes int64  // in bytes of payload
+	next         Sender // the session's state once the head, which waits in its out, is sent
+	sent         bool   // the head
+	over         bool   // committed or aborted
 }
 
 // WriteFragment sends slot as one HTTP chunk, straight from the caller's memory, which
@@ -388,19 +392,15 @@ func (p *Put) WriteFragment(slot []byte) error {
 	}
 	if int64(len(slot)) > p.owes {
 		return s.wrap(fmt.Errorf("cannot PUT %s: %d bytes, but only %d of %d are left to send",
-			p.head.Path, len(slot), p.owes, p.head.Length))
+			p.path, len(slot), p.owes, p.length))
 	}
 	if len(slot) == 0 {
 		return nil
 	}
 	vec := s.vec[:0]
 	if !p.sent {
-		out, err := s.sender.PutHead(s.out[:0], p.head)
-		if err != nil {
-			return s.wrap(err)
-		}
-		s.out, p.sent = out, true
-		vec = append(vec, out)
+		s.sender, p.sent = p.next, true
+		vec = append(vec, s.out)
 	}
 	head, tail, err := s.sender.Frame(len(slot))
 	if err != nil {
@@ -424,18 +424,13 @@ func (p *Put) Commit(ctx context.Context) error {
 		return err
 	}
 	if p.owes > 0 {
-		err := fmt.Errorf("cannot commit %s: %d of %d bytes were not written", p.head.Path, p.owes, p.head.Length)
+		err := fmt.Errorf("cannot commit %s: %d of %d bytes were not written", p.path, p.owes, p.length)
 		p.Abort(err)
 		return s.wrap(err)
 	}
 	if !p.sent { // an empty archive
-		out, err := s.sender.PutHead(s.out[:0], p.head)
-		if err != nil {
-			return s.wrap(err)
-		}
-		p.sent = true
-		s.out = out
-		if err := s.during(ctx, func() error { return s.write(out) }); err != nil {
+		s.sender, p.sent = p.next, true
+		if err := s.during(ctx, func() error { return s.write(s.out) }); err != nil {
 			return err
 		}
 	}
@@ -460,7 +455,7 @@ func (p *Put) ready() error {
 		return err
 	}
 	if p.over {
-		return p.s.wrap(fmt.Errorf("the PUT of %s is over", p.head.Path))
+		return p.s.wrap(fmt.Errorf("the PUT of %s is over", p.path))
 	}
 	return nil
 }
