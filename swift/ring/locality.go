@@ -6,16 +6,18 @@ import (
 	"net"
 	"net/netip"
 	"slices"
-	"strconv"
 	"strings"
 )
+
+// lookup resolves host names; a variable because tests must not ask the network.
+var lookup = net.DefaultResolver.LookupNetIP
 
 // LocalIPs are the addresses by which the devices of this machine's services go, for
 // ringIP = the conf's ring_ip, else its bind_ip: that address itself, as it is written,
 // or all addresses of all interfaces when it is empty, 0.0.0.0, :: or a host name.
 // Swift: common/utils, whataremyips.
 func LocalIPs(ringIP string) ([]string, error) {
-	if addr, ok := parseNumeric(ringIP); ok && addr != netip.IPv4Unspecified() && addr != netip.IPv6Unspecified() {
+	if addr, err := netip.ParseAddr(ringIP); err == nil && !addr.WithZone("").IsUnspecified() {
 		return []string{ringIP}, nil
 	}
 	addrs, err := net.InterfaceAddrs()
@@ -45,16 +47,13 @@ func (d *Device) IsLocal(ips []string, port int) bool {
 		return false
 	}
 	host := d.ReplicationIP
-	if addr, ok := parseStrict(host); ok {
+	if addr, ok := parseIP(host); ok {
 		return slices.Contains(ips, formatAddr(addr))
 	}
 	if !isHostName(host) {
 		return slices.Contains(ips, host)
 	}
-	if addr, ok := parseNumeric(host); ok { // "127.1": a number to the resolver
-		return slices.Contains(ips, formatAddr(addr))
-	}
-	addrs, err := net.DefaultResolver.LookupNetIP(context.Background(), "ip", host)
+	addrs, err := lookup(context.Background(), "ip", host)
 	if err != nil {
 		return false
 	}
@@ -66,40 +65,11 @@ func (d *Device) IsLocal(ips []string, port int) bool {
 	return false
 }
 
-// parseStrict reads what inet_pton takes: four decimal numbers, or IPv6 without a zone.
-func parseStrict(s string) (netip.Addr, bool) {
+// parseIP reads what inet_pton takes: four decimal numbers, or IPv6 without a zone. The
+// short and octal forms ("127.1") are host names to eventlet, and so to Swift's daemons.
+func parseIP(s string) (netip.Addr, bool) {
 	addr, err := netip.ParseAddr(s)
 	return addr, err == nil && addr.Zone() == ""
-}
-
-// parseNumeric reads what getaddrinfo takes for an address without asking a resolver:
-// besides parseStrict's, IPv6 with a zone and inet_aton's short, octal and hexadecimal
-// forms of IPv4 ("0", "127.1", "0x7f.1").
-func parseNumeric(s string) (netip.Addr, bool) {
-	if addr, err := netip.ParseAddr(s); err == nil {
-		return addr.WithZone(""), true
-	}
-	words := strings.Split(s, ".")
-	if len(words) > 4 {
-		return netip.Addr{}, false
-	}
-	var v uint64
-	for i, word := range words {
-		// Base 0 would take underscores, "0b" and "0o", which inet_aton does not.
-		if strings.Trim(word, "0123456789abcdefABCDEFxX") != "" || len(word) > 1 && strings.ContainsAny(word[1:2], "bB") {
-			return netip.Addr{}, false
-		}
-		bits := 8
-		if i == len(words)-1 {
-			bits = 8 * (5 - len(words)) // the last word fills what is left
-		}
-		n, err := strconv.ParseUint(word, 0, bits)
-		if err != nil {
-			return netip.Addr{}, false
-		}
-		v = v<<bits | n
-	}
-	return netip.AddrFrom4([4]byte{byte(v >> 24), byte(v >> 16), byte(v >> 8), byte(v)}), true
 }
 
 // formatAddr writes an address as inet_ntop of glibc does: as netip, but for the old
@@ -107,9 +77,8 @@ func parseNumeric(s string) (netip.Addr, bool) {
 // Swift: common/utils, expand_ipv6.
 func formatAddr(addr netip.Addr) string {
 	b := addr.As16()
-	v4 := netip.AddrFrom4([4]byte(b[12:]))
-	if addr.Is6() && netip.AddrFrom16([16]byte(append(make([]byte, 12), b[12:]...))) == addr && (b[12] != 0 || b[13] != 0) {
-		return "::" + v4.String()
+	if addr.Is6() && [12]byte(b[:12]) == [12]byte{} && (b[12] != 0 || b[13] != 0) {
+		return "::" + netip.AddrFrom4([4]byte(b[12:])).String()
 	}
 	return addr.String()
 }
