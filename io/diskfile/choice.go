@@ -1,0 +1,179 @@
+package diskfile
+
+import (
+	"cmp"
+	"slices"
+
+	"imping/swift/timestamp"
+)
+
+// choice says which files of an object directory make the object's state, and which can
+// go. Swift: the results dict of BaseDiskFileManager.get_ondisk_files.
+type choice struct {
+	data, meta, ctype, tombstone *file // nil = none; ctype may be the same file as meta
+
+	sets    [][]*file // .data files by time, newest first, indexes ascending; none older than durable
+	durable []*file   // the durable one of sets
+
+	unexpected []string // names that could not be read
+	obsolete   []*file  // can be removed
+	strays     []*file  // can be removed once they are old enough
+}
+
+// query says which fragment is wanted.
+type query struct {
+	limit      int  // indexes from here on are none of the policy's; 0 = any
+	index      int  // wanted fragment index; -1 = the highest
+	nonDurable bool // the newest set is taken, durable or not
+}
+
+// anyDurable is the query of a caller that only wants to know what can go.
+var anyDurable = query{index: -1}
+
+// choose sorts out the names in an object directory, which come in descending order.
+// warn is told the names that could not be read, but for those of rsync.
+// Swift: BaseDiskFileManager.get_ondisk_files and ECDiskFileManager._process_ondisk_files.
+func choose(names []string, q query, warn func(name string, err error)) *choice {
+	c := &choice{}
+	exts := map[string][]*file{}
+	for _, name := range names {
+		f, err := parseName(name, q.limit)
+		if err != nil {
+			c.unexpected = append(c.unexpected, name)
+			if !rsyncTemporary.MatchString(name) {
+				warn(name, err)
+			}
+			continue
+		}
+		exts[f.ext] = append(exts[f.ext], f)
+	}
+	for _, files := range exts {
+		slices.SortStableFunc(files, func(a, b *file) int { return b.time.Compare(a.time) })
+	}
+
+	// The newest tombstone ends all that is not newer.
+	if ts := exts[".ts"]; len(ts) > 0 {
+		for ext, files := range exts {
+			if ext != ".ts" {
+				n := count(files, func(f *file) bool { return f.time.After(ts[0].time) })
+				exts[ext] = files[:n]
+				c.obsolete = append(c.obsolete, files[n:]...)
+			}
+		}
+		c.obsolete = append(c.obsolete, ts[1:]...)
+		exts[".ts"] = ts[:1]
+	}
+
+	c.chooseMeta(exts)
+	c.chooseData(exts, q)
+
+	if c.data == nil {
+		if ts := exts[".ts"]; len(ts) > 0 {
+			c.tombstone = ts[0]
+		}
+	} else if meta := exts[".meta"]; len(meta) > 0 {
+		c.meta = meta[0]
+		if last := meta[len(meta)-1]; last.ctype.After(c.data.time) {
+			c.ctype = last
+		}
+	}
+	return c
+}
+
+// chooseMeta keeps the newest .meta file and, if it is another one, that with the newest
+// content type.
+func (c *choice) chooseMeta(exts map[string][]*file) {
+	meta := exts[".meta"]
+	if len(meta) < 2 {
+		return
+	}
+	slices.SortStableFunc(meta[1:], func(a, b *file) int { return b.ctype.Compare(a.ctype) })
+	retain := 1
+	if meta[1].ctype.After(meta[0].ctype) {
+		if meta[1].time == meta[0].time {
+			meta[0], meta[1] = meta[1], meta[0]
+		} else {
+			retain = 2
+		}
+	}
+	c.obsolete = append(c.obsolete, meta[retain:]...)
+	exts[".meta"] = meta[:retain]
+}
+
+func (c *choice) chooseData(exts map[string][]*file, q query) {
+	// Older versions told durability by a separate .durable file.
+	var mark *timestamp.Timestamp
+	if legacy := exts[".durable"]; len(legacy) > 0 {
+		mark = &legacy[0].time
+	}
+	for rest := exts[".data"]; len(rest) > 0 && c.durable == nil; {
+		at := rest[0].time
+		n := count(rest, func(f *file) bool { return f.time == at })
+		set := rest[:n:n]
+		rest = rest[n:]
+		slices.SortStableFunc(set, func(a, b *file) int { return cmp.Compare(a.index, b.index) })
+		c.sets = append(c.sets, set)
+		if slices.ContainsFunc(set, func(f *file) bool { return f.durable }) && (mark == nil || mark.Before(at)) {
+			mark = &at
+		}
+		if mark != nil && *mark == at {
+			// Fragments older than this one are of no account.
+			c.durable = set
+			for _, f := range set {
+				f.durable = true
+			}
+		}
+	}
+
+	chosen := c.durable
+	if q.nonDurable && len(c.sets) > 0 {
+		chosen = c.sets[0]
+	}
+	for _, f := range chosen {
+		if q.index < 0 || f.index == q.index {
+			c.data = f
+			if q.index >= 0 {
+				break
+			}
+		}
+	}
+	if c.data != nil && !c.durableIs(chosen) {
+		// Metadata older than the data but newer than the durable data must not be taken for
+		// the data's, nor for obsolete.
+		meta := exts[".meta"]
+		exts[".meta"] = meta[:count(meta, func(f *file) bool { return f.time.After(c.data.time) })]
+	}
+
+	if mark != nil {
+		for ext, files := range exts {
+			n := count(files, func(f *file) bool { return !f.time.Before(*mark) })
+			exts[ext] = files[:n]
+			c.obsolete = append(c.obsolete, files[n:]...)
+		}
+	}
+	if c.durable == nil {
+		// A lone .durable file means nothing.
+		c.obsolete = append(c.obsolete, exts[".durable"]...)
+		delete(exts, ".durable")
+	}
+	for _, set := range c.sets {
+		if !c.durableIs(set) && (chosen == nil || set[0] != chosen[0]) {
+			c.strays = append(c.strays, set...)
+		}
+	}
+	if c.durable == nil {
+		c.strays = append(c.strays, exts[".meta"]...)
+	}
+}
+
+func (c *choice) durableIs(set []*file) bool { return c.durable != nil && c.durable[0] == set[0] }
+
+// count gives how many files from the first on satisfy keep.
+func count(files []*file, keep func(*file) bool) int {
+	for n, f := range files {
+		if !keep(f) {
+			return n
+		}
+	}
+	return len(files)
+}

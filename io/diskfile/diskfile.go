@@ -1,0 +1,218 @@
+// Package diskfile is Swift's erasure-coded object directories on a local device: which
+// files of a directory count, their metadata, the suffix hashes of a partition, locks
+// and quarantine. It moves no object data over the network and logs nothing: what an
+// operator should know goes to Config.Warn.
+package diskfile
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+	"syscall"
+	"time"
+
+	"imping/swift/objhash"
+	"imping/swift/policy"
+)
+
+// Swift's defaults for the options of the same names.
+// Swift: obj/diskfile.py, DEFAULT_RECLAIM_AGE and DEFAULT_COMMIT_WINDOW.
+const (
+	DefaultReclaimAge   = 7 * 24 * time.Hour
+	DefaultCommitWindow = 60 * time.Second
+)
+
+// Config says where the objects of one policy are and how old they must be to be
+// cleaned up. No field has a default but Now and Warn: zero ages are zero ages.
+type Config struct {
+	Devices      string // parent folder of the devices, such as /srv/node
+	MountCheck   bool   // devices must be mount points
+	Policy       *policy.Policy
+	Hasher       objhash.Hasher
+	ReclaimAge   time.Duration // tombstones and strays older than this are removed
+	CommitWindow time.Duration // fragments that are not durable stay at least this long
+	Now          func() time.Time
+	Warn         func(format string, args ...any) // findings that are no errors of the caller; may be called from any goroutine
+}
+
+// Manager gives access to the objects of one policy on the local devices. It keeps no
+// state but its Config and is goroutine-safe. Swift: obj/diskfile.py, ECDiskFileManager.
+type Manager struct {
+	devices      string
+	mountCheck   bool
+	policy       *policy.Policy
+	hasher       objhash.Hasher
+	reclaimAge   time.Duration
+	commitWindow time.Duration
+	now          func() time.Time
+	warn         func(format string, args ...any)
+}
+
+// NewManager makes a Manager. The policy must be one of erasure coding.
+func NewManager(c Config) *Manager {
+	m := &Manager{
+		devices: c.Devices, mountCheck: c.MountCheck, policy: c.Policy, hasher: c.Hasher,
+		reclaimAge: c.ReclaimAge, commitWindow: c.CommitWindow, now: c.Now, warn: c.Warn,
+	}
+	if m.now == nil {
+		m.now = time.Now
+	}
+	if m.warn == nil {
+		m.warn = func(string, ...any) {}
+	}
+	return m
+}
+
+// NotMountedError says why a device can not be used.
+type NotMountedError struct{ Device, Path, Reason string }
+
+func (e *NotMountedError) Error() string {
+	return fmt.Sprintf("device %s (%s) %s", e.Device, e.Path, e.Reason)
+}
+
+// DevicePath is the folder of a device, after it was seen to be a mount point or, without
+// MountCheck, a directory. Errors: *NotMountedError.
+// Swift: common/constraints.py, check_drive.
+func (m *Manager) DevicePath(dev string) (string, error) {
+	path := filepath.Join(m.devices, dev)
+	switch {
+	case !validDevice(dev):
+		return "", &NotMountedError{dev, path, "is not a valid drive name"}
+	case m.mountCheck && !isMount(path):
+		return "", &NotMountedError{dev, path, "is not mounted"}
+	case !m.mountCheck && !isDir(path):
+		return "", &NotMountedError{dev, path, "is not a directory"}
+	}
+	return path, nil
+}
+
+// validDevice takes names that URL quoting leaves alone.
+func validDevice(dev string) bool {
+	if dev == "" || dev == "." || dev == ".." {
+		return false
+	}
+	return strings.IndexFunc(dev, func(r rune) bool {
+		return (r < '0' || r > '9') && (r < 'a' || r > 'z') && (r < 'A' || r > 'Z') && !strings.ContainsRune("_.-~", r)
+	}) < 0
+}
+
+func isDir(path string) bool {
+	info, err := os.Stat(path)
+	return err == nil && info.IsDir()
+}
+
+// isMount reports a mount point, or what a file .ismount in it declares to be one.
+// Swift: common/utils, ismount_raw.
+func isMount(path string) bool {
+	info, err := os.Lstat(path)
+	if err != nil {
+		return false
+	}
+	if info.Mode()&fs.ModeSymlink == 0 {
+		up, err := os.Lstat(path + "/..") // not cleaned: the real parent
+		if err != nil {
+			return false
+		}
+		s, u := info.Sys().(*syscall.Stat_t), up.Sys().(*syscall.Stat_t)
+		if s.Dev != u.Dev || s.Ino == u.Ino {
+			return true
+		}
+	}
+	stub, err := os.Stat(filepath.Join(path, ".ismount"))
+	return err == nil && stub.Mode().IsRegular()
+}
+
+// PartitionPath is the folder of a partition, which need not exist.
+func (m *Manager) PartitionPath(dev string, part int) string {
+	return filepath.Join(m.devices, dev, m.policy.DataDir(), strconv.Itoa(part))
+}
+
+func (m *Manager) hashPath(dev string, part int, hash string) string {
+	return filepath.Join(m.PartitionPath(dev, part), objhash.Suffix(hash), hash)
+}
+
+// Partitions lists a device's partitions of the policy, ascending, and the names beside
+// them that are none (status files of the auditor are not told). A missing data
+// directory is made, and empty (rule 38). Swift: obj/reconstructor.py, collect_parts.
+func (m *Manager) Partitions(dev string) (parts []int, unexpected []string, err error) {
+	path, err := m.DevicePath(dev)
+	if err != nil {
+		return nil, nil, err
+	}
+	path = filepath.Join(path, m.policy.DataDir())
+	names, err := listDir(path)
+	if errors.Is(err, fs.ErrNotExist) {
+		if err := os.Mkdir(path, 0o777); err != nil && !errors.Is(err, fs.ErrExist) {
+			return nil, nil, fmt.Errorf("cannot make the data directory: %w", err)
+		}
+		return nil, nil, nil
+	}
+	if err != nil {
+		return nil, nil, fmt.Errorf("cannot list partitions: %w", err)
+	}
+	for _, name := range names {
+		// A number that is not written as Swift writes it would be another folder.
+		if n, err := strconv.Atoi(name); err == nil && n >= 0 && strconv.Itoa(n) == name {
+			parts = append(parts, n)
+		} else if !strings.HasPrefix(name, "auditor_status_") || !strings.HasSuffix(name, ".json") {
+			unexpected = append(unexpected, name)
+		}
+	}
+	slices.Sort(parts)
+	slices.Sort(unexpected)
+	return parts, unexpected, nil
+}
+
+// CleanTemporaries removes the files of the device's folder of temporary files that were
+// not touched for the reclaim age; what can not be removed stays.
+// Swift: common/utils, unlink_older_than.
+func (m *Manager) CleanTemporaries(dev string) error {
+	path, err := m.DevicePath(dev)
+	if err != nil {
+		return err
+	}
+	path = filepath.Join(path, m.policy.TmpDir())
+	names, err := listDir(path)
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return fmt.Errorf("cannot list temporary files: %w", err)
+	}
+	for _, name := range names {
+		file := filepath.Join(path, name)
+		if info, err := os.Stat(file); err == nil && m.now().Sub(info.ModTime()) > m.reclaimAge {
+			_ = syscall.Unlink(file)
+		}
+	}
+	return nil
+}
+
+// listDir gives the names in a directory, unsorted. What is no directory is ENOTDIR,
+// a pipe too.
+func listDir(path string) ([]string, error) {
+	f, err := os.OpenFile(path, os.O_RDONLY|syscall.O_DIRECTORY, 0)
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	return f.Readdirnames(-1)
+}
+
+// makeDirs makes the folders on the way from top, which must exist, down to path: an
+// unmounted device must not be written on. Modes are Swift's: what umask leaves.
+func makeDirs(top, path string) error {
+	rel, err := filepath.Rel(top, path)
+	if err != nil {
+		return err
+	}
+	for name := range strings.SplitSeq(rel, "/") {
+		top = filepath.Join(top, name)
+		if err := os.Mkdir(top, 0o777); err != nil && (!errors.Is(err, fs.ErrExist) || !isDir(top)) {
+			return err
+		}
+	}
+	return nil
+}

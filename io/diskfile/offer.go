@@ -1,0 +1,133 @@
+package diskfile
+
+import (
+	"bytes"
+	"errors"
+	"io/fs"
+	"iter"
+	"path/filepath"
+	"slices"
+
+	"imping/swift/objhash"
+	"imping/swift/suffix"
+	"imping/swift/timestamp"
+)
+
+// Offer is an object's state as a sender of SSYNC offers it.
+type Offer struct {
+	Hash        string
+	Data        timestamp.Timestamp // of the .data or .ts file
+	Meta        timestamp.Timestamp // of the .meta file, zero if none
+	ContentType timestamp.Timestamp // of a content type newer than the data, zero if none
+	Durable     bool                // the fragment is durable; true for tombstones
+	Tombstone   bool
+}
+
+// YieldHashes gives the objects in the suffixes (nil: in all of the partition) that have a
+// tombstone or the wanted fragment, in the order of their hashes; fragIndex and
+// nonDurable as with Open. Files that are obsolete are removed on the way, as Swift does,
+// and suffixes in which nothing is left are invalidated. A directory that can not be read
+// yields nothing and is passed to Warn. The error is non-nil only in a single last pair:
+// *NotMountedError. Swift: BaseDiskFileManager.yield_hashes.
+func (m *Manager) YieldHashes(dev string, part int, suffixes []string, fragIndex int, nonDurable bool) iter.Seq2[Offer, error] {
+	return func(yield func(Offer, error) bool) {
+		if _, err := m.DevicePath(dev); err != nil {
+			yield(Offer{}, err)
+			return
+		}
+		path := m.PartitionPath(dev, part)
+		if suffixes == nil {
+			suffixes = m.list(path)
+		}
+		hashes, left, found := m.listHashes(path, suffixes)
+		q := query{index: max(fragIndex, -1), nonDurable: nonDurable}
+		for _, h := range hashes {
+			hash := objhash.Hex(h)
+			s := objhash.Suffix(hash)
+			c, names, err := m.cleanup(filepath.Join(path, s, hash), q)
+			if err != nil {
+				m.warn("Cannot list object directory: %v", err)
+				found[s] = true
+			} else if len(names) > 0 {
+				found[s] = true
+			}
+			if err == nil {
+				if o, ok := offer(hash, c); ok && !yield(o, nil) {
+					return
+				}
+			}
+			if left[s]--; left[s] == 0 && !found[s] {
+				m.emptied(path, s)
+			}
+		}
+	}
+}
+
+// list is a listing whose failure goes to Warn.
+func (m *Manager) list(path string) []string {
+	names, err := listDir(path)
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		m.warn("ERROR: Skipping %s due to error with listdir attempt: %v", path, err)
+	}
+	return names
+}
+
+// listHashes gives the hash directories of the suffixes, ascending, and how many there
+// are in each suffix; found has the suffixes that hold something else besides. Suffixes
+// that hold nothing are invalidated.
+func (m *Manager) listHashes(path string, suffixes []string) (hashes [][16]byte, left map[string]int, found map[string]bool) {
+	found = map[string]bool{}
+	left = make(map[string]int, len(suffixes))
+	for _, s := range suffixes {
+		if _, again := left[s]; again || !suffix.Valid(s) {
+			continue
+		}
+		left[s] = 0
+		for _, name := range m.list(filepath.Join(path, s)) {
+			h, err := objhash.Parse(name)
+			if err != nil || objhash.Suffix(name) != s {
+				// No request could ever name it.
+				m.warn("Unexpected entity in suffix directory: %s", filepath.Join(path, s, name))
+				found[s] = true
+				continue
+			}
+			hashes = append(hashes, h)
+			left[s]++
+		}
+		if left[s] == 0 && !found[s] {
+			m.emptied(path, s)
+		}
+	}
+	slices.SortFunc(hashes, func(a, b [16]byte) int { return bytes.Compare(a[:], b[:]) })
+	return hashes, left, found
+}
+
+// emptied invalidates a suffix in which nothing is left, so that the next hashing removes
+// it. The partition is not made for it.
+func (m *Manager) emptied(path, s string) {
+	if !exists(path) {
+		return
+	}
+	if err := invalidate("", path, s); err != nil {
+		m.warn("%v", err)
+	}
+}
+
+func offer(hash string, c *choice) (Offer, bool) {
+	o := Offer{Hash: hash}
+	switch {
+	case c.data != nil:
+		o.Data, o.Durable = c.data.time, c.data.durable
+	case c.tombstone != nil:
+		o.Data, o.Durable, o.Tombstone = c.tombstone.time, true, true
+	default:
+		return o, false
+	}
+	if c.meta != nil {
+		o.Meta = c.meta.time
+	}
+	if c.ctype != nil {
+		o.ContentType = c.ctype.ctype
+	}
+	return o, true
+}

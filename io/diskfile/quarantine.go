@@ -1,0 +1,70 @@
+package diskfile
+
+import (
+	"crypto/rand"
+	"encoding/hex"
+	"fmt"
+	"os"
+	"path/filepath"
+	"syscall"
+
+	"golang.org/x/sys/unix"
+)
+
+// Quarantine moves an object directory to DEVICE/quarantined/DATADIR, by rename only, and
+// invalidates its suffix before. If the name is taken there, "-" and a random hexadecimal
+// name are added. It returns where the directory is now.
+// Swift: obj/diskfile.py, quarantine_renamer.
+func (m *Manager) Quarantine(dev string, part int, hash string) (to string, err error) {
+	device, err := m.DevicePath(dev)
+	if err != nil {
+		return "", err
+	}
+	if _, err := parseHash(hash); err != nil {
+		return "", fmt.Errorf("cannot quarantine: %w", err)
+	}
+	from := m.hashPath(dev, part, hash)
+	return m.quarantine(device, from, filepath.Dir(from))
+}
+
+// quarantine moves an object directory of suffixDir, or suffixDir itself.
+func (m *Manager) quarantine(device, from, suffixDir string) (to string, err error) {
+	if err := invalidate(device, filepath.Dir(suffixDir), filepath.Base(suffixDir)); err != nil {
+		return "", err
+	}
+	folder := filepath.Join(device, "quarantined", m.policy.DataDir())
+	to = filepath.Join(folder, filepath.Base(from))
+	if err = renameNew(device, from, to); err == syscall.EEXIST || err == syscall.ENOTEMPTY {
+		var random [16]byte
+		_, _ = rand.Read(random[:]) // never fails
+		to += "-" + hex.EncodeToString(random[:])
+		err = renameNew(device, from, to)
+	}
+	if err != nil {
+		return "", fmt.Errorf("cannot quarantine %s to %s: %w", from, to, err)
+	}
+	return to, nil
+}
+
+// renameNew renames to a name that must not be there yet (Swift's rename would replace a
+// file or an empty directory), making the folders on the way below top.
+func renameNew(top, from, to string) error {
+	var err error
+	for range 2 { // the folder may be removed in between
+		if err = makeDirs(top, filepath.Dir(to)); err != nil {
+			continue
+		}
+		err = unix.Renameat2(unix.AT_FDCWD, from, unix.AT_FDCWD, to, unix.RENAME_NOREPLACE)
+		if err == unix.EINVAL || err == unix.ENOSYS {
+			// The file system does not know the flag.
+			if _, statErr := os.Lstat(to); statErr == nil {
+				return syscall.EEXIST
+			}
+			err = unix.Rename(from, to)
+		}
+		if err == nil || err == unix.EEXIST {
+			return err
+		}
+	}
+	return err
+}
