@@ -1,0 +1,142 @@
+package real
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"syscall"
+	"time"
+)
+
+// Kind is which of a node's two object servers is meant.
+type Kind string
+
+const (
+	ObjectServer      Kind = "object-server"      // on the ring's ip:port
+	ReplicationServer Kind = "object-replication" // on the ring's replication_ip:replication_port; answers every verb
+)
+
+func serverName(kind Kind, node int) string { return fmt.Sprintf("%s-%d", kind, node) }
+
+// stopWait is how long a server may take to end after TERM before it is killed.
+const stopWait = 3 * time.Second
+
+// server is one process of the cluster. It has a process group of its own, so that a
+// signal reaches its children too. That it dies with the lab is the pid namespace's
+// doing: a parent-death signal would be bound to the thread that forked.
+type server struct {
+	name    string
+	address string // ip:port that answers when it is ready
+	argv    []string
+	output  string // file for its standard output and error
+	// Whom the process is started as; nil: as us. A Swift server without workers does
+	// not become its conf's user by itself.
+	credential *syscall.Credential
+	cmd        *exec.Cmd
+	done       chan struct{} // closed when the process has ended
+}
+
+func (s *server) start() error {
+	out, err := os.OpenFile(s.output, os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o644)
+	if err != nil {
+		return fmt.Errorf("cannot open the output of %s: %w", s.name, err)
+	}
+	defer out.Close()
+	s.cmd = exec.Command(s.argv[0], s.argv[1:]...)
+	s.cmd.Stdout, s.cmd.Stderr = out, out
+	s.cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true, Credential: s.credential}
+	if err := s.cmd.Start(); err != nil {
+		return fmt.Errorf("cannot start %s: %w", s.name, err)
+	}
+	s.done = make(chan struct{})
+	go func() {
+		s.cmd.Wait()
+		close(s.done)
+	}()
+	return nil
+}
+
+// ready waits until the server takes connections.
+func (s *server) ready(ctx context.Context) error {
+	dialer := net.Dialer{Timeout: time.Second}
+	for {
+		conn, err := dialer.DialContext(ctx, "tcp", s.address)
+		if err == nil {
+			conn.Close()
+			return nil
+		}
+		select {
+		case <-s.done:
+			return fmt.Errorf("%s ended before it listened at %s: %v", s.name, s.address, s.cmd.ProcessState)
+		case <-ctx.Done():
+			return fmt.Errorf("%s does not listen at %s: %w", s.name, s.address, ctx.Err())
+		case <-time.After(20 * time.Millisecond):
+		}
+	}
+}
+
+func (s *server) running() bool {
+	if s.done == nil {
+		return false
+	}
+	select {
+	case <-s.done:
+		return false
+	default:
+		return true
+	}
+}
+
+// signal reaches the whole process group.
+func (s *server) signal(sig syscall.Signal) {
+	if s.running() {
+		syscall.Kill(-s.cmd.Process.Pid, sig)
+	}
+}
+
+// stop ends the process and returns when it has ended.
+func (s *server) stop() {
+	if s.done == nil {
+		return
+	}
+	s.signal(syscall.SIGTERM)
+	select {
+	case <-s.done:
+		return
+	case <-time.After(stopWait):
+	}
+	s.signal(syscall.SIGKILL)
+	<-s.done
+}
+
+// cpu is the processor time, user and system, that the process has used so far.
+func (s *server) cpu() (time.Duration, error) {
+	if !s.running() {
+		return 0, fmt.Errorf("%s does not run", s.name)
+	}
+	path := filepath.Join("/proc", strconv.Itoa(s.cmd.Process.Pid), "stat")
+	data, err := os.ReadFile(path)
+	if err != nil {
+		return 0, fmt.Errorf("cannot read the CPU time of %s: %w", s.name, err)
+	}
+	// The command's name, in parentheses, may hold anything. After it: state, then
+	// eleven numbers to utime and stime.
+	_, rest, ok := strings.Cut(string(data), ") ")
+	fields := strings.Fields(rest)
+	if !ok || len(fields) < 13 {
+		return 0, fmt.Errorf("cannot read the CPU time of %s from %q", s.name, data)
+	}
+	user, err1 := strconv.ParseInt(fields[11], 10, 64)
+	system, err2 := strconv.ParseInt(fields[12], 10, 64)
+	if err := errors.Join(err1, err2); err != nil {
+		return 0, fmt.Errorf("cannot read the CPU time of %s: %w", s.name, err)
+	}
+	// Clock ticks are hundredths of a second on every Linux that Go runs on.
+	return time.Duration(user+system) * 10 * time.Millisecond, nil
+}
