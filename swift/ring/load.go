@@ -236,7 +236,7 @@ func (r *Ring) readRow(in io.Reader, order binary.ByteOrder, buf []byte) ([]uint
 	for done := 0; done < len(row); {
 		chunk := buf[:min(len(buf), 2*(len(row)-done))]
 		n, err := io.ReadFull(in, chunk)
-		ended := err == io.EOF || err == io.ErrUnexpectedEOF && n > 0 && atEnd(in)
+		ended := err == io.EOF || err == io.ErrUnexpectedEOF && atEnd(in)
 		if err != nil && !ended {
 			return nil, fmt.Errorf("truncated or corrupt in row %d after %d partitions: %w", len(r.rows), done+n/2, noEOF(err))
 		}

@@ -129,6 +129,9 @@ for i in range(q['built'] + q['thrown'] + q['large']):
         r = built(rnd)
     else:
         r = thrown(rnd, rnd.randint(0, 6) if i < q['built'] + q['thrown'] else rnd.randint(16, 18))
-    write(rnd, path, r)
+    if rnd.random() < .3:
+        ring.RingData(r['replica2part2dev_id'], r['devs'], r['part_shift'], r['next_part_power'], r['version']).save(path)
+    else:
+        write(rnd, path, r)
     answers.append(answer(rnd, path, True))
 json.dump(answers, sys.stdout)
