@@ -340,6 +340,9 @@ func (s *Sender) startUpdates(dst []byte) []byte {
 // head is valid until the next call. n must be at least 1 (a chunk of 0 ends the
 // request) and at most what the PUT owes.
 func (s *Sender) Frame(n int) (head, tail []byte, err error) {
+	if s.phase != sending {
+		return nil, nil, fmt.Errorf("cannot send a chunk while %s", s.phase)
+	}
 	if n < 1 || int64(n) > s.left {
 		return nil, nil, fmt.Errorf("cannot send a chunk of %d bytes: the PUT owes %d", n, s.left)
 	}
