@@ -25,6 +25,7 @@ import (
 type Snapshot struct {
 	Device string
 	Path   string          // of the device
+	Conf   string          // swift.conf, which names the policies
 	Saved  string          `json:",omitempty"` // folder with a copy of the files; "" for none
 	Files  map[string]File // by path under Path
 }
@@ -76,11 +77,21 @@ func (s *Snapshot) Archives() int {
 // TakeSnapshot reads a device. With saveTo, an existing folder, the files are copied
 // there as well.
 func TakeSnapshot(c Cluster, dev, saveTo string) (*Snapshot, error) {
-	swift, err := policy.Load(c.SwiftConf())
+	s := &Snapshot{Device: dev, Path: c.DevicePath(dev), Conf: c.SwiftConf(), Saved: saveTo, Files: map[string]File{}}
+	return s, s.read()
+}
+
+// Retake reads the same device again, in whichever process: it needs no cluster.
+func (s *Snapshot) Retake() (*Snapshot, error) {
+	again := &Snapshot{Device: s.Device, Path: s.Path, Conf: s.Conf, Files: map[string]File{}}
+	return again, again.read()
+}
+
+func (s *Snapshot) read() error {
+	swift, err := policy.Load(s.Conf)
 	if err != nil {
-		return nil, err
+		return err
 	}
-	s := &Snapshot{Device: dev, Path: c.DevicePath(dev), Saved: saveTo, Files: map[string]File{}}
 	for _, p := range swift.Policies {
 		if p.Type != policy.ErasureCoding {
 			continue
@@ -88,23 +99,23 @@ func TakeSnapshot(c Cluster, dev, saveTo string) (*Snapshot, error) {
 		// Partition, suffix, hash, file.
 		found, err := filepath.Glob(filepath.Join(s.Path, p.DataDir(), "*", "*", "*", "*"))
 		if err != nil {
-			return nil, fmt.Errorf("cannot list device %s: %w", dev, err)
+			return fmt.Errorf("cannot list device %s: %w", s.Device, err)
 		}
 		for _, path := range found {
 			name, err := filepath.Rel(s.Path, path)
 			if err != nil {
-				return nil, fmt.Errorf("cannot name %s: %w", path, err)
+				return fmt.Errorf("cannot name %s: %w", path, err)
 			}
 			copyTo := ""
-			if saveTo != "" {
-				copyTo = filepath.Join(saveTo, name)
+			if s.Saved != "" {
+				copyTo = filepath.Join(s.Saved, name)
 			}
 			if s.Files[name], err = readFile(path, copyTo); err != nil {
-				return nil, err
+				return err
 			}
 		}
 	}
-	return s, nil
+	return nil
 }
 
 func readFile(path, copyTo string) (File, error) {

@@ -1,0 +1,51 @@
+# imping: make demo and make test need nothing but Debian 12, Go and root.
+GO       ?= go
+PREFIX   ?= bin
+PACKAGES  = swift-proxy swift-account swift-container swift-object python3-swift python3-swiftclient \
+            python3-pyeclib liberasurecode1 libisal2 libjerasure2 memcached python3-xattr attr
+VERSION  := $(shell git describe --tags --always --dirty 2>/dev/null || echo unknown)
+LDFLAGS   = -X main.version=$(VERSION)
+
+.PHONY: all build deps demo test race lint conformance soak fuzz bench lab-start lab-stop clean
+
+all: build
+
+build:                ## bin/imping, and bin/as/NAME/NAME for each Swift daemon it can stand in for
+	$(GO) build -trimpath -ldflags '$(LDFLAGS)' -o $(PREFIX)/imping ./cmd/imping
+	mkdir -p $(PREFIX)/as/reconstructor
+	ln -sfn ../../imping $(PREFIX)/as/reconstructor/swift-object-reconstructor
+
+deps:                 ## Debian's Swift and what belongs to it; their services are not started
+	@./lab/deps $(PACKAGES)
+
+demo: build deps      ## wipe a disk of a real Swift cluster and rebuild it, compared byte for byte
+	$(PREFIX)/imping demo
+
+test: build deps      ## everything that must always hold; needs root for the lab
+	$(GO) test -p 1 -timeout 480s ./...
+
+race: build deps      ## the same under the race detector, without the lab
+	$(GO) test -p 1 -race -short -timeout 600s ./...
+
+lint:                 ## gofmt, vet, staticcheck
+	@out=$$(gofmt -l .); if [ -n "$$out" ]; then echo "gofmt would change:"; echo "$$out"; exit 1; fi
+	$(GO) vet ./...
+	$(GO) tool staticcheck ./...
+
+fuzz:                 ## every fuzz target for FUZZTIME (20s)
+	@./lab/fuzz $(or $(FUZZTIME),20s)
+
+bench: build deps     ## stock and imping in turn on the lab; rewrites BENCHMARKS.md's table
+	$(PREFIX)/imping bench
+
+lab-start: build deps ## a real Swift cluster that stays: bin/imping lab exec -- swift-recon ... works in it
+	$(PREFIX)/imping lab start
+
+lab-stop: build
+	$(PREFIX)/imping lab stop
+
+conformance soak:
+	@echo "make $@: there is nothing in it yet" >&2; exit 1
+
+clean:
+	rm -rf $(PREFIX)

@@ -1,0 +1,166 @@
+package main
+
+import (
+	"encoding/json"
+	"fmt"
+	"io"
+	"os"
+	"sync"
+	"time"
+
+	"github.com/vbauerster/mpb/v8"
+	"github.com/vbauerster/mpb/v8/decor"
+	"golang.org/x/term"
+
+	"imping/engine/pass"
+)
+
+// display shows how a pass gets on: a bar on a terminal, a line now and then elsewhere.
+type display struct {
+	stop chan struct{}
+	wg   sync.WaitGroup
+}
+
+// lineEvery is the pace of plain progress lines: seldom enough for a log file.
+const lineEvery = 10 * time.Second
+
+// showProgress starts a display of g on f (standard error).
+func showProgress(f *os.File, g *pass.Progress) *display {
+	d := &display{stop: make(chan struct{})}
+	d.wg.Add(1)
+	if term.IsTerminal(int(f.Fd())) {
+		go d.bar(f, g)
+	} else {
+		go d.lines(f, g)
+	}
+	return d
+}
+
+// Stop ends the display; what it drew is complete when Stop returns.
+func (d *display) Stop() {
+	close(d.stop)
+	d.wg.Wait()
+}
+
+func (d *display) lines(w io.Writer, g *pass.Progress) {
+	defer d.wg.Done()
+	tick := time.NewTicker(lineEvery)
+	defer tick.Stop()
+	for {
+		select {
+		case <-d.stop:
+			return
+		case <-tick.C:
+			fmt.Fprintln(w, progressLine(g))
+		}
+	}
+}
+
+func progressLine(g *pass.Progress) string {
+	return fmt.Sprintf("partitions %d/%d, %s", g.PartitionsDone.Load(), g.Partitions.Load(), amounts(g))
+}
+
+func amounts(g *pass.Progress) string {
+	b := g.BytesRebuilt.Load()
+	rate := float64(b) / max(g.Elapsed().Seconds(), 0.001)
+	s := fmt.Sprintf("%d archives rebuilt, %s, %s/s", g.Rebuilt.Load(), size(float64(b)), size(rate))
+	if left := g.ObjectsLeft.Load(); left > 0 {
+		s += fmt.Sprintf(", %d left", left)
+	}
+	return s
+}
+
+func (d *display) bar(w io.Writer, g *pass.Progress) {
+	defer d.wg.Done()
+	progress := mpb.New(mpb.WithOutput(w), mpb.WithWidth(64), mpb.WithAutoRefresh())
+	bar := progress.AddBar(0,
+		mpb.PrependDecorators(decor.CountersNoUnit("partitions %d/%d ")),
+		mpb.AppendDecorators(
+			decor.Percentage(),
+			decor.Any(func(decor.Statistics) string { return "  " + amounts(g) + "  ETA " + remaining(g) }),
+		),
+	)
+	tick := time.NewTicker(100 * time.Millisecond)
+	defer tick.Stop()
+	for running := true; running; {
+		select {
+		case <-d.stop:
+			running = false
+		case <-tick.C:
+		}
+		if g.Collected() {
+			bar.SetTotal(g.Partitions.Load(), false)
+			bar.SetCurrent(g.PartitionsDone.Load())
+		}
+	}
+	bar.SetTotal(-1, true)
+	progress.Wait()
+}
+
+// remaining is the time that the partitions still to come will take at the pace so far.
+func remaining(g *pass.Progress) string {
+	done, total := g.PartitionsDone.Load(), g.Partitions.Load()
+	if done == 0 || total == 0 {
+		return "-"
+	}
+	left := time.Duration(float64(g.Elapsed()) * float64(total-done) / float64(done))
+	return left.Round(time.Second).String()
+}
+
+func size(b float64) string {
+	for _, unit := range []string{"B", "KiB", "MiB", "GiB"} {
+		if b < 1024 {
+			return fmt.Sprintf("%.4g %s", b, unit)
+		}
+		b /= 1024
+	}
+	return fmt.Sprintf("%.4g TiB", b)
+}
+
+// summary is what a pass did, for a machine to read.
+type summary struct {
+	Seconds        float64   `json:"seconds"`
+	Devices        int64     `json:"devices"`
+	Partitions     int64     `json:"partitions"`
+	PartitionsDone int64     `json:"partitions_done"`
+	Suffixes       int64     `json:"suffixes_checked"`
+	Synced         int64     `json:"suffixes_synced"`
+	Wanted         int64     `json:"objects_wanted"`
+	Rebuilt        int64     `json:"archives_rebuilt"`
+	BytesRebuilt   int64     `json:"bytes_rebuilt"`
+	BytesRead      int64     `json:"survivor_bytes_read"`
+	Metadata       int64     `json:"metadata_sent"`
+	Tombstones     int64     `json:"tombstones_sent"`
+	Sessions       int64     `json:"sessions"`
+	Retries        int64     `json:"tries_repeated"`
+	Quarantined    int64     `json:"local_archives_quarantined"`
+	Left           pass.Left `json:"left"`
+}
+
+func summarise(g *pass.Progress, left pass.Left) summary {
+	return summary{
+		Seconds: g.Elapsed().Seconds(), Devices: g.Devices.Load(),
+		Partitions: g.Partitions.Load(), PartitionsDone: g.PartitionsDone.Load(),
+		Suffixes: g.Suffixes.Load(), Synced: g.SuffixesSynced.Load(), Wanted: g.ObjectsWanted.Load(),
+		Rebuilt: g.Rebuilt.Load(), BytesRebuilt: g.BytesRebuilt.Load(), BytesRead: g.BytesRead.Load(),
+		Metadata: g.Metadata.Load(), Tombstones: g.Tombstones.Load(),
+		Sessions: g.Sessions.Load(), Retries: g.SessionsRetried.Load(), Quarantined: g.Corrupt.Load(), Left: left,
+	}
+}
+
+func (s summary) print(w io.Writer, asJSON bool) {
+	if asJSON {
+		enc := json.NewEncoder(w)
+		enc.SetIndent("", "  ")
+		enc.Encode(s)
+		return
+	}
+	fmt.Fprintf(w, "%d/%d partitions on %d devices in %.2f s: %d fragment archives (%s), %d metadata files and %d tombstones rebuilt\n",
+		s.PartitionsDone, s.Partitions, s.Devices, s.Seconds, s.Rebuilt, size(float64(s.BytesRebuilt)), s.Metadata, s.Tombstones)
+	if s.Quarantined > 0 {
+		fmt.Fprintf(w, "%d local archives were corrupt and were quarantined\n", s.Quarantined)
+	}
+	if s.Left.Any() {
+		fmt.Fprintf(w, "left: %s\n", s.Left)
+	}
+}

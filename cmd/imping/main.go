@@ -1,0 +1,66 @@
+// Command imping rebuilds lost erasure-coded fragment archives of OpenStack Swift. The
+// name it is called by decides what it is: under the name of a Swift daemon it takes that
+// daemon's words and place. It holds flags and exit statuses, nothing else.
+package main
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+
+	"github.com/spf13/cobra"
+)
+
+// Exit statuses of imping's own verbs (rule 36).
+const (
+	exitDone   = 0 // all was done
+	exitFailed = 1 // could not run
+	exitLeft   = 2 // ran, and something was left
+)
+
+// exitError carries an exit status up to main; with a nil err nothing more is printed.
+type exitError struct {
+	status int
+	err    error
+}
+
+func (e *exitError) Error() string {
+	if e.err == nil {
+		return fmt.Sprintf("exit status %d", e.status)
+	}
+	return e.err.Error()
+}
+
+func main() {
+	if filepath.Base(os.Args[0]) == swiftReconstructor {
+		os.Exit(asReconstructor(os.Args))
+	}
+	root := &cobra.Command{
+		Use:   "imping",
+		Short: "rebuild lost erasure-coded fragment archives of OpenStack Swift",
+		Long: `imping rebuilds lost erasure-coded fragment archives of OpenStack Swift, byte for
+byte, and pushes them to the devices that miss them. It reads Swift's own
+configuration and rings and works beside stock Swift daemons.
+
+Exit status: 0 all done, 1 could not run, 2 ran but something was left.`,
+		SilenceUsage:  true,
+		SilenceErrors: true,
+	}
+	root.AddCommand(reconstructCommand(), versionCommand(), demoCommand())
+	root.CompletionOptions.HiddenDefaultCmd = true
+	err := root.Execute()
+	if err == nil {
+		os.Exit(exitDone)
+	}
+	status := exitFailed
+	var e *exitError
+	if errors.As(err, &e) {
+		status = e.status
+		if e.err == nil {
+			os.Exit(status)
+		}
+	}
+	fmt.Fprintf(os.Stderr, "imping: %v\n", err)
+	os.Exit(status)
+}

@@ -1,0 +1,381 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"syscall"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"imping/daemon"
+	"imping/engine/pass"
+	"imping/swift/conf"
+	"imping/swift/policy"
+)
+
+// swiftReconstructor is the name of the daemon that `imping reconstruct` stands in for.
+const swiftReconstructor = "swift-object-reconstructor"
+
+// reconstructOptions are the words and flags of a reconstructor, under either name.
+type reconstructOptions struct {
+	conf       string
+	once       bool
+	verbose    bool
+	devices    []string
+	partitions []string
+	swiftConf  string
+	verify     string
+	budget     string
+	json       bool
+	swiftName  bool // called as swift-object-reconstructor
+}
+
+func reconstructCommand() *cobra.Command {
+	var o reconstructOptions
+	cmd := &cobra.Command{
+		Use:   "reconstruct CONF [once] [verbose]",
+		Short: "make one pass over this node's devices and rebuild what their partners miss",
+		Long: `Reads the [object-reconstructor] section of CONF (a file, or a folder of *.conf
+files) as swift-object-reconstructor does, compares the suffix hashes of every
+primary partition with its partners, rebuilds the fragment archives that they miss
+and pushes them by SSYNC. Fragments that belong elsewhere are left in place and counted.
+
+Exit status: 0 all done, 1 could not run, 2 something was left.`,
+		Example: `  imping reconstruct /etc/swift/object-server.conf once
+  imping reconstruct /etc/swift/object-server/1.conf once -v -d sdb1,sdc1
+  imping reconstruct /etc/swift/object-server.conf once -p 117 --json`,
+		Args: cobra.MinimumNArgs(1),
+		RunE: func(_ *cobra.Command, args []string) error {
+			o.conf = args[0]
+			for _, word := range args[1:] {
+				switch word {
+				case "once":
+					o.once = true
+				case "verbose":
+					o.verbose = true
+				default:
+					return fmt.Errorf("unknown word %q after the configuration file: `once` and `verbose` are known", word)
+				}
+			}
+			return reconstruct(&o, os.Stdout)
+		},
+	}
+	f := cmd.Flags()
+	f.BoolVarP(&o.once, "once", "o", false, "make one pass, then stop")
+	f.BoolVarP(&o.verbose, "verbose", "v", false, "log to standard error too")
+	f.StringSliceVarP(&o.devices, "devices", "d", nil, "only these devices (comma-separated; needs once)")
+	f.StringSliceVarP(&o.partitions, "partitions", "p", nil, "only these partitions (comma-separated; needs once)")
+	f.StringVar(&o.swiftConf, "swift-conf", "", "swift.conf to read (default /etc/swift/swift.conf)")
+	f.StringVar(&o.verify, "verify-survivors", "", "md5 or off: check every survivor before the last byte of a rebuilt archive is sent (default md5; imping_verify_survivors in CONF)")
+	f.StringVar(&o.budget, "memory-budget", "", "ceiling for buffers, such as 256MiB (default 256MiB; imping_memory_budget in CONF)")
+	f.BoolVar(&o.json, "json", false, "print the summary as JSON")
+	return cmd
+}
+
+// asReconstructor runs under the name swift-object-reconstructor, with that program's
+// words, messages and exit status.
+func asReconstructor(argv []string) int {
+	args, err := daemon.ParseSwiftArgs(argv)
+	var usage *daemon.ArgsError
+	if errors.As(err, &usage) {
+		usage.Exit()
+	} else if err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		return exitFailed
+	}
+	o := reconstructOptions{
+		conf: args.Conf, once: args.Once, verbose: args.Verbose,
+		devices: args.Devices, partitions: args.Partitions, swiftName: true,
+	}
+	err = reconstruct(&o, io.Discard)
+	var e *exitError
+	switch {
+	case err == nil:
+		return exitDone
+	case errors.As(err, &e) && e.status == exitLeft:
+		return exitDone // stock exits 0 whatever is left (rule 36)
+	}
+	fmt.Fprintln(os.Stderr, err)
+	return exitFailed
+}
+
+// reconstruct reads the configuration, becomes Swift's user and makes the pass.
+func reconstruct(o *reconstructOptions, stdout io.Writer) error {
+	path, err := filepath.Abs(o.conf)
+	if err != nil {
+		return err
+	}
+	sec, err := conf.Read(path, "object-reconstructor")
+	if err != nil {
+		return err
+	}
+	daemonize, err := sec.Bool("daemonize", true)
+	if err != nil {
+		return err
+	}
+	once := o.once || !daemonize
+	if !once {
+		if !o.swiftName && len(o.devices)+len(o.partitions) > 0 {
+			return errors.New("-d and -p need the word `once`: a daemon covers all devices")
+		}
+		return errors.New("only single passes so far: add the word `once` (running as a daemon is not there yet)")
+	}
+	cfg, err := passConfig(sec, o)
+	if err != nil {
+		return err
+	}
+	if o.swiftConf != "" {
+		if o.swiftConf, err = filepath.Abs(o.swiftConf); err != nil {
+			return err
+		}
+	}
+	if cfg.Swift, err = swiftConf(o.swiftConf, cfg.SwiftDir); err != nil {
+		return err
+	}
+
+	var console io.Writer
+	if o.verbose {
+		console = os.Stderr
+	}
+	log, err := daemon.NewLogger(sec, "object-reconstructor", console)
+	if err != nil {
+		return err
+	}
+	defer log.Close()
+	if err := settle(sec, log, o); err != nil {
+		return err
+	}
+	var left pass.Left
+	var progress *pass.Progress
+	err = daemon.Run(context.Background(), log, func(ctx context.Context) error {
+		var err error
+		left, progress, err = onePass(ctx, cfg, log, o)
+		if err != nil && o.swiftName {
+			log.Errorf("%v", err) // standard error may be /dev/null
+		}
+		return err
+	})
+	if err != nil {
+		return err
+	}
+	if progress == nil { // a signal came first
+		return &exitError{status: exitFailed}
+	}
+	summarise(progress, left).print(stdout, o.json)
+	if left.Interrupted {
+		return errors.New("the pass was ended early by a signal")
+	}
+	if left.Any() {
+		return &exitError{status: exitLeft}
+	}
+	return nil
+}
+
+// settle makes the process what its name promises: a daemon under Swift's name, else a
+// program in the foreground that only becomes Swift's user.
+func settle(sec *conf.Section, log *daemon.Logger, o *reconstructOptions) error {
+	if o.swiftName {
+		if err := daemon.SetUp(sec, log); err != nil {
+			return err
+		}
+		if o.verbose {
+			return daemon.DetachOutput(os.Stderr)
+		}
+		return daemon.DetachOutput()
+	}
+	daemon.RaiseLimits()
+	daemon.SetPriority(sec, log)
+	syscall.Umask(0o022)
+	return daemon.DropPrivileges(sec.Get("user", daemon.DefaultUser))
+}
+
+// onePass makes the pass and shows how it gets on.
+func onePass(ctx context.Context, cfg *pass.Config, log *daemon.Logger, o *reconstructOptions) (pass.Left, *pass.Progress, error) {
+	cfg.Log = log
+	p, err := pass.New(*cfg)
+	if err != nil {
+		return pass.Left{}, nil, err
+	}
+	defer p.Close()
+	local := p.LocalDevices()
+	if unknown := notLocal(o.devices, local); len(unknown) > 0 && !o.swiftName {
+		return pass.Left{}, nil, fmt.Errorf("%s: %s not among this node's devices (%s)", o.conf, strings.Join(unknown, ", "), strings.Join(local, ", "))
+	}
+	if len(local) == 0 {
+		log.Warnf("No device of any erasure-code ring is local: looked for addresses of %q and port %d", cfg.RingIP, cfg.Port)
+	}
+	log.Infof("Running object reconstructor in script mode.")
+	begin := time.Now()
+	var show *display
+	if !o.verbose && !o.swiftName {
+		show = showProgress(os.Stderr, &p.Progress)
+	}
+	left := p.Run(ctx)
+	if show != nil {
+		show.Stop()
+	}
+	if left.Handoffs > 0 {
+		log.Warnf("%d partitions hold fragments that belong elsewhere: reverting them is left to swift-object-reconstructor", left.Handoffs)
+	}
+	if !left.Interrupted {
+		log.Infof("Object reconstruction complete (once). (%.02f minutes)", time.Since(begin).Minutes())
+	}
+	return left, &p.Progress, nil
+}
+
+// notLocal are the given devices that this node does not have.
+func notLocal(given, local []string) []string {
+	var missing []string
+	for _, d := range given {
+		found := false
+		for _, l := range local {
+			found = found || l == d
+		}
+		if !found {
+			missing = append(missing, d)
+		}
+	}
+	return missing
+}
+
+// passConfig takes the options of [object-reconstructor] with Swift's defaults.
+func passConfig(sec *conf.Section, o *reconstructOptions) (*pass.Config, error) {
+	r := reader{sec: sec}
+	cfg := &pass.Config{
+		SwiftDir:      sec.Get("swift_dir", "/etc/swift"),
+		Devices:       sec.Get("devices", "/srv/node"),
+		MountCheck:    r.bool("mount_check", true),
+		RingIP:        sec.Get("ring_ip", sec.Get("bind_ip", "0.0.0.0")),
+		Concurrency:   r.int("concurrency", 1),
+		ConnTimeout:   r.seconds("conn_timeout", 500*time.Millisecond),
+		NodeTimeout:   r.seconds("node_timeout", 10*time.Second),
+		HTTPTimeout:   r.seconds("http_timeout", 60*time.Second),
+		ReclaimAge:    r.seconds("reclaim_age", 7*24*time.Hour),
+		CommitWindow:  r.seconds("commit_window", 60*time.Second),
+		StatsInterval: r.seconds("stats_interval", 300*time.Second),
+		OnlyDevices:   o.devices,
+	}
+	if r.int("servers_per_port", 0) == 0 {
+		cfg.Port = r.int("bind_port", 6200)
+	}
+	for _, p := range o.partitions {
+		n, err := strconv.Atoi(p)
+		if err != nil || n < 0 {
+			return nil, fmt.Errorf("-p %s: not a partition number", p)
+		}
+		cfg.OnlyPartitions = append(cfg.OnlyPartitions, n)
+	}
+	verify := o.verify
+	if verify == "" {
+		verify = sec.Get("imping_verify_survivors", "md5")
+	}
+	switch verify {
+	case "md5":
+		cfg.Verify = true
+	case "off":
+	default:
+		return nil, fmt.Errorf("%s: verify_survivors = %q: md5 and off are known", sec.Path, verify)
+	}
+	budget := o.budget
+	if budget == "" {
+		budget = sec.Get("imping_memory_budget", "256MiB")
+	}
+	var err error
+	if cfg.MemoryBudget, err = parseSize(budget); err != nil {
+		return nil, fmt.Errorf("%s: memory_budget = %q: %w", sec.Path, budget, err)
+	}
+	if sec.Has("write_legacy_ec_crc") {
+		cfg.LegacyCRC = r.bool("write_legacy_ec_crc", false)
+	} else {
+		env := os.Getenv("LIBERASURECODE_WRITE_LEGACY_CRC")
+		cfg.LegacyCRC = env != "" && env != "0"
+	}
+	if cfg.StatsInterval <= 0 || cfg.NodeTimeout <= 0 || cfg.ConnTimeout <= 0 || cfg.HTTPTimeout <= 0 {
+		return nil, fmt.Errorf("%s: stats_interval, conn_timeout, node_timeout and http_timeout must be above 0", sec.Path)
+	}
+	return cfg, r.err
+}
+
+// reader collects the first error of many options.
+type reader struct {
+	sec *conf.Section
+	err error
+}
+
+func (r *reader) keep(err error) {
+	if r.err == nil {
+		r.err = err
+	}
+}
+
+func (r *reader) int(option string, def int) int {
+	n, err := r.sec.Int(option, def)
+	r.keep(err)
+	return n
+}
+
+func (r *reader) bool(option string, def bool) bool {
+	b, err := r.sec.Bool(option, def)
+	r.keep(err)
+	return b
+}
+
+func (r *reader) seconds(option string, def time.Duration) time.Duration {
+	d, err := r.sec.Seconds(option, def)
+	r.keep(err)
+	return d
+}
+
+// swiftConf reads swift.conf where Swift's daemons read it; a second one in swift_dir
+// must say the same (rule 34).
+func swiftConf(named, swiftDir string) (*policy.Swift, error) {
+	if named != "" {
+		return policy.Load(named)
+	}
+	const usual = "/etc/swift/swift.conf"
+	other := filepath.Join(swiftDir, "swift.conf")
+	main, err := policy.Load(usual)
+	if other == usual {
+		return main, err
+	}
+	second, err2 := policy.Load(other)
+	switch {
+	case err == nil && err2 == nil:
+		if diff := main.Differs(second); diff != "" {
+			return nil, fmt.Errorf("%s and %s differ (%s): remove one, or name the right one with --swift-conf", usual, other, diff)
+		}
+		return main, nil
+	case err == nil && errors.Is(err2, syscall.ENOENT):
+		return main, nil
+	case errors.Is(err, syscall.ENOENT) && err2 == nil:
+		return second, nil
+	case err != nil && !errors.Is(err, syscall.ENOENT):
+		return nil, err
+	case err2 != nil && !errors.Is(err2, syscall.ENOENT):
+		return nil, err2
+	}
+	return nil, err
+}
+
+// parseSize reads "256MiB", "1GiB", "65536".
+func parseSize(s string) (int64, error) {
+	number, factor := strings.TrimSpace(s), int64(1)
+	for unit, f := range map[string]int64{"KiB": 1 << 10, "MiB": 1 << 20, "GiB": 1 << 30} {
+		if rest, ok := strings.CutSuffix(number, unit); ok {
+			number, factor = strings.TrimSpace(rest), f
+			break
+		}
+	}
+	n, err := strconv.ParseInt(number, 10, 64)
+	if err != nil || n < 1 || n > (1<<62)/factor {
+		return 0, errors.New("not a size such as 256MiB or 1GiB")
+	}
+	return n * factor, nil
+}

@@ -1,0 +1,426 @@
+package pass
+
+import (
+	"context"
+	"errors"
+	"slices"
+	"sort"
+	"sync"
+	"time"
+
+	"imping/engine/pipeline"
+	"imping/engine/rebuild"
+	"imping/io/diskfile"
+	"imping/io/slab"
+	"imping/netfast/ssync"
+)
+
+// session is one partner's SSYNC session within a group. Only the task whose turn it is
+// writes to it.
+type session struct {
+	partner *partner
+	conn    *ssync.Session
+	wanted  map[string]ssync.Wanted // still to be served
+	touched time.Time               // when something was last written
+
+	rebuilt, bytes, metadata, tombstones int64 // written; counted when the session ended well
+	done                                 bool  // finished, well or badly
+	err                                  error
+}
+
+// fail ends a session that can not go on.
+func (s *session) fail(err error) {
+	if !s.done {
+		s.done, s.err = true, err
+		s.conn.Cut(err)
+	}
+}
+
+// Prefetch and fairness inside a group.
+const (
+	// lookahead is how many objects of a group are fetched and decoded at once; only the
+	// first writes. It hides the latency of the peers' answers for small objects.
+	lookahead = 4
+	// staleAfter is when a prefetched object gives its connections back: a server closes
+	// after client_timeout, 60 s, without progress (rule 14).
+	staleAfter = 20 * time.Second
+	// idleLimit is when a session of the group is served out of hash order, so that its
+	// receiver does not hang up: a sixth of client_timeout (rule 12).
+	idleLimit = 10 * time.Second
+)
+
+// drive serves the objects that the group's sessions want, in hash order, each decoded
+// once for all who want it, and ends the sessions. Outcomes are in session.err.
+func (p *Pass) drive(ctx context.Context, acct *slab.Account, j *job, sessions []*session) {
+	var hashes []string
+	for _, s := range sessions {
+		for h := range s.wanted {
+			hashes = append(hashes, h)
+		}
+	}
+	sort.Strings(hashes)
+	hashes = slices.Compact(hashes)
+
+	var running []*task
+	defer func() {
+		for _, t := range running {
+			t.cancel(context.Canceled)
+			<-t.done
+		}
+	}()
+	for len(hashes) > 0 || len(running) > 0 {
+		p.finish(ctx, sessions)
+		for len(running) < lookahead && len(hashes) > 0 {
+			i := next(hashes, sessions)
+			t := p.newTask(ctx, acct, j, hashes[i], sessions)
+			hashes = slices.Delete(hashes, i, i+1)
+			if t != nil {
+				running = append(running, t)
+			}
+		}
+		if len(running) == 0 {
+			break
+		}
+		t := running[0]
+		close(t.turn)
+		<-t.done
+		t.cancel(context.Canceled)
+		running = running[1:]
+		for _, w := range t.wants {
+			delete(w.session.wanted, t.hash)
+		}
+	}
+	for _, s := range sessions {
+		s.wanted = nil
+	}
+	p.finish(ctx, sessions)
+}
+
+// next picks the object to serve: the first in hash order, or the first that a session
+// wants which has been idle for too long.
+func next(hashes []string, sessions []*session) int {
+	if len(sessions) > 1 {
+		for _, s := range sessions {
+			if s.done || time.Since(s.touched) < idleLimit {
+				continue
+			}
+			for i, h := range hashes {
+				if _, ok := s.wanted[h]; ok {
+					return i
+				}
+			}
+		}
+	}
+	return 0
+}
+
+// finish ends those sessions that want nothing more, so that their receivers' locks are
+// free while others go on.
+func (p *Pass) finish(ctx context.Context, sessions []*session) {
+	for _, s := range sessions {
+		if s.done || len(s.wanted) > 0 {
+			continue
+		}
+		s.done = true
+		if s.err = s.conn.Finish(ctx); s.err != nil {
+			continue
+		}
+		p.Progress.Rebuilt.Add(s.rebuilt)
+		p.Progress.BytesRebuilt.Add(s.bytes)
+		p.Progress.Metadata.Add(s.metadata)
+		p.Progress.Tombstones.Add(s.tombstones)
+	}
+}
+
+// task serves one object to the sessions that want it.
+type task struct {
+	p     *Pass
+	j     *job
+	hash  string
+	wants []want
+	turn  chan struct{} // closed when its predecessors have been written
+	done  chan struct{}
+	ctx   context.Context
+
+	cancel context.CancelCauseFunc
+	stale  bool // the prefetch gave up; its sinks agree on that, whenever the turn comes
+}
+
+// want is what one session wants of the object.
+type want struct {
+	session *session
+	parts   ssync.Wanted
+}
+
+// newTask starts a task, or returns nil when no living session wants the object.
+func (p *Pass) newTask(ctx context.Context, acct *slab.Account, j *job, hash string, sessions []*session) *task {
+	t := &task{p: p, j: j, hash: hash, turn: make(chan struct{}), done: make(chan struct{})}
+	for _, s := range sessions {
+		if w, ok := s.wanted[hash]; ok && !s.done {
+			t.wants = append(t.wants, want{session: s, parts: w})
+		}
+	}
+	if len(t.wants) == 0 {
+		return nil
+	}
+	t.ctx, t.cancel = context.WithCancelCause(ctx)
+	go func() {
+		defer close(t.done)
+		t.run(acct)
+	}()
+	return t
+}
+
+// myTurn waits until the task may write.
+func (t *task) myTurn() bool {
+	select {
+	case <-t.turn:
+		return true
+	case <-t.ctx.Done():
+		return false
+	}
+}
+
+// run does the task. It decides alone about its object: an object that can't be rebuilt
+// is counted and logged, and the sessions go on (law 7).
+func (t *task) run(acct *slab.Account) {
+	j, log := t.j, t.p.cfg.Log
+	local, err := j.files.Open(j.dev.Device, j.part, t.hash, j.index, false)
+	var deleted *diskfile.DeletedError
+	switch {
+	case errors.As(err, &deleted):
+		t.deleted(deleted)
+		return
+	case vanished(err):
+		return
+	case err != nil:
+		log.Errorf("Unable to read %s/%s: %v", j.partition, t.hash, err)
+		t.p.Progress.ObjectsLeft.Add(1)
+		return
+	}
+	defer local.Close()
+	if t.rebuild(acct, local) {
+		t.metadata(local)
+	}
+}
+
+// deleted sends a tombstone.
+func (t *task) deleted(d *diskfile.DeletedError) {
+	if !t.myTurn() {
+		return
+	}
+	for _, w := range t.wants {
+		if w.session.done || !w.parts.Data {
+			continue
+		}
+		w.session.touched = time.Now()
+		if err := w.session.conn.Delete(d.Name, d.Timestamp); err != nil {
+			w.session.fail(err)
+			continue
+		}
+		w.session.tombstones++
+	}
+}
+
+// metadata sends the .meta file to those who want it (Swift: send_post).
+func (t *task) metadata(local *diskfile.Object) {
+	if local.FileMeta == nil || !t.myTurn() {
+		return
+	}
+	for _, w := range t.wants {
+		if w.session.done || !w.parts.Meta {
+			continue
+		}
+		w.session.touched = time.Now()
+		if err := w.session.conn.Post(local.Name, postFields(local.FileMeta)); err != nil {
+			w.session.fail(err)
+			continue
+		}
+		w.session.metadata++
+	}
+}
+
+// rebuild sends the rebuilt archive to those who want it. It reports whether the object
+// is fit for what follows: false when the archive could not be made.
+func (t *task) rebuild(acct *slab.Account, local *diskfile.Object) bool {
+	var sinks []*sink
+	for _, w := range t.wants {
+		if w.parts.Data {
+			sinks = append(sinks, &sink{task: t, session: w.session})
+		}
+	}
+	if len(sinks) == 0 {
+		return true
+	}
+	j, log := t.j, t.p.cfg.Log
+	o, err := rebuild.NewObject(j.code, j.pol, j.part, local)
+	if err != nil {
+		log.Errorf("Unable to reconstruct from %v", err)
+		t.p.Progress.ObjectsLeft.Add(1)
+		return false
+	}
+	j.mu.Lock()
+	o.Inherit(j.objects[t.hash])
+	j.objects[t.hash] = o
+	j.mu.Unlock()
+
+	var targets []rebuild.Target
+	for _, s := range sinks {
+		s.head(local, o)
+		targets = append(targets, s)
+	}
+	peers := slices.DeleteFunc(slices.Clone(j.peers), func(peer rebuild.Peer) bool {
+		return slices.ContainsFunc(sinks, func(s *sink) bool { return s.session.partner.ID == peer.ID })
+	})
+
+	before := o.Avoiding()
+	res, err := t.p.rebuilder.Run(t.ctx, acct, o, peers, targets, !t.isTurn())
+	if !t.myTurn() { // from here on the sessions are this task's
+		return false
+	}
+	if errors.Is(err, pipeline.ErrNoSpare) || errors.Is(err, errStale) {
+		t.stale = false
+		res, err = t.p.rebuilder.Run(t.ctx, acct, o, peers, targets, false)
+	}
+	t.p.Progress.BytesRead.Add(res.BytesIn)
+	if after := o.Avoiding(); after > before {
+		log.Warnf("%s: %d survivors were excluded while it was rebuilt (%v)", o.Name, after-before, causes(o, err))
+	}
+	for _, s := range sinks {
+		if s.committed {
+			s.session.rebuilt++
+			s.session.bytes += o.Length
+		}
+	}
+	if err == nil || t.ctx.Err() != nil {
+		return err == nil
+	}
+	if slices.ContainsFunc(sinks, func(s *sink) bool { return s.session.done }) {
+		return false // a session broke: the job decides whether it is tried again
+	}
+	t.p.Progress.ObjectsLeft.Add(int64(len(sinks)))
+	if e, ok := rebuild.IsInsufficient(err); ok {
+		for _, s := range sinks {
+			t.p.logInsufficient(j, s.session.partner, e)
+		}
+	} else {
+		log.Errorf("Error trying to rebuild %s policy#%d frag#%d: %v", o.Name, j.pol.Index, sinks[0].Index(), err)
+	}
+	return false
+}
+
+func causes(o *rebuild.Object, err error) error {
+	if fault := o.LocalFault(); fault != nil {
+		return fault
+	}
+	return err
+}
+
+func (t *task) isTurn() bool {
+	select {
+	case <-t.turn:
+		return true
+	default:
+		return false
+	}
+}
+
+// errStale ends a prefetch whose turn did not come in time.
+var errStale = errors.New("prefetched too early")
+
+// sink carries one rebuilt archive into a session: a pipeline.Sink behind a gate that
+// opens when the task's turn has come, and a rebuild.Target.
+type sink struct {
+	task      *task
+	session   *session
+	put       *ssync.Put
+	fields    ssync.PutHead
+	committed bool
+	mu        sync.Mutex // Abort may come from another goroutine than WriteFragment
+}
+
+func (s *sink) Index() int          { return s.session.partner.Index }
+func (s *sink) Sink() pipeline.Sink { return s }
+func (s *sink) Started() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.put != nil
+}
+
+func (s *sink) head(local *diskfile.Object, o *rebuild.Object) {
+	s.fields = ssync.PutHead{Path: local.Name, Length: o.Length, Header: putFields(local.DataMeta, s.Index()), NoCommit: !o.Durable}
+}
+
+// begin waits for the turn and sends the head of the subrequest.
+func (s *sink) begin() error {
+	if s.put != nil {
+		return nil
+	}
+	if s.task.stale {
+		return errStale
+	}
+	select {
+	case <-s.task.turn:
+	default:
+		stale := time.NewTimer(staleAfter)
+		defer stale.Stop()
+		select {
+		case <-s.task.turn:
+		case <-s.task.ctx.Done():
+			return context.Cause(s.task.ctx)
+		case <-stale.C:
+			s.task.stale = true
+			return errStale
+		}
+	}
+	if s.session.done {
+		if s.session.err != nil {
+			return s.session.err
+		}
+		return context.Canceled
+	}
+	put, err := s.session.conn.Put(s.fields)
+	if err != nil {
+		s.session.fail(err)
+		return err
+	}
+	s.mu.Lock()
+	s.put = put
+	s.mu.Unlock()
+	return nil
+}
+
+// WriteFragment sends one fragment, header and payload.
+func (s *sink) WriteFragment(slot []byte) error {
+	if err := s.begin(); err != nil {
+		return err
+	}
+	s.session.touched = time.Now()
+	return s.put.WriteFragment(slot)
+}
+
+// Commit ends the archive: all its bytes were written.
+func (s *sink) Commit(ctx context.Context) error {
+	if err := s.begin(); err != nil {
+		return err
+	}
+	if err := s.put.Commit(ctx); err != nil {
+		s.session.fail(err)
+		return err
+	}
+	s.committed = true
+	return nil
+}
+
+// Abort makes sure that the receiver can not finish the archive: once its head was sent
+// the session is cut (law 2).
+func (s *sink) Abort(cause error) {
+	s.mu.Lock()
+	put := s.put
+	s.mu.Unlock()
+	if put == nil {
+		return
+	}
+	put.Abort(cause)
+	s.session.fail(cause)
+}

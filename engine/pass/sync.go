@@ -1,0 +1,421 @@
+package pass
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"os"
+	"slices"
+	"sort"
+	"strings"
+	"sync"
+	"syscall"
+	"time"
+
+	"imping/engine/pipeline"
+	"imping/engine/rebuild"
+	"imping/io/diskfile"
+	"imping/io/slab"
+	"imping/netfast/replicate"
+	"imping/netfast/ssync"
+	"imping/swift/objhash"
+	"imping/swift/ring"
+	"imping/swift/suffix"
+)
+
+// job is the SYNC job of one primary partition, with all its partners.
+type job struct {
+	*partition
+	index    int // fragment index of this device
+	hashes   suffix.Hashes
+	partners []ring.Node
+	peers    []rebuild.Peer             // all other primaries
+	objects  map[string]*rebuild.Object // what earlier tries learned, by hash
+	mu       sync.Mutex                 // over objects
+}
+
+// Retries of a job's sessions (rule 10).
+const (
+	maxTries  = 5
+	jobLimit  = 10 * time.Minute // no new try after this
+	firstWait = 500 * time.Millisecond
+	// grantLimit is how long a second session may wait for its receiver's locks while a
+	// first one holds its own (rule 12): long enough for an idle Python server, short
+	// against the 15 s that a receiver itself waits for a lock.
+	grantLimit = 2 * time.Second
+)
+
+// partner is one partner's part of a job: a peer that may miss something.
+type partner struct {
+	rebuild.Peer
+	suffixes []string
+}
+
+func (pr *partner) target(j *job) ssync.Target {
+	return ssync.Target{Addr: pr.Addr, Device: pr.Device, Partition: j.part, Policy: j.pol.Index, FragIndex: pr.Index}
+}
+
+// key names the device of a partner over all policies.
+func (pr *partner) key() string { return pr.Peer.String() }
+
+func (pr *partner) path(j *job) string { return fmt.Sprintf("%s/%d", pr.key(), j.part) }
+
+// sync runs a job: its partners' sessions, retried within bounds, and what they leave.
+func (p *Pass) sync(ctx context.Context, j *job) {
+	defer p.quarantine(j)
+	waiting := make([]*partner, 0, len(j.partners))
+	for _, node := range j.partners {
+		waiting = append(waiting, &partner{Peer: rebuild.NewPeer(j.pol, node)})
+	}
+	begin := time.Now()
+	wait := firstWait
+	pause, begun := false, false
+	for try := 1; len(waiting) > 0 && ctx.Err() == nil; {
+		if pause {
+			select {
+			case <-time.After(wait/2 + rand.N(wait)): // jittered: peers retry against each other too
+			case <-ctx.Done():
+				continue
+			}
+			wait *= 2
+		}
+		if pause || begun {
+			p.Progress.SessionsRetried.Add(1)
+			hashes, n, err := j.files.SuffixHashes(j.dev.Device, j.part, nil, false)
+			p.Progress.SuffixesHashed.Add(int64(n))
+			if err != nil {
+				p.cfg.Log.Errorf("Unable to read the suffix hashes of %s: %v", j.partition, err)
+				break
+			}
+			j.hashes = hashes
+		}
+		begun, pause = true, false
+		var again []*partner
+		for pr, err := range p.try(ctx, j, waiting) {
+			var source *pipeline.SourceError
+			switch {
+			case err == nil:
+			case errors.As(err, &source):
+				// Cut because a survivor proved bad. It is excluded now, and there are
+				// only so many: tried at once, as often as it takes.
+				again = append(again, pr)
+			case retryable(err) && try < maxTries && time.Since(begin) < jobLimit:
+				pause = true
+				p.cfg.Log.Debugf("%s %v: will be tried again", pr.path(j), err)
+				again = append(again, pr)
+			default:
+				p.Progress.PartitionsLeft.Add(1)
+				var unmounted *replicate.StatusError
+				if errors.As(err, &unmounted) && unmounted.Status == 507 {
+					p.cfg.Log.Errorf("%s policy#%d responded as unmounted", pr.path(j), j.pol.Index)
+				} else {
+					p.cfg.Log.Errorf("%s %v", pr.path(j), err)
+				}
+			}
+		}
+		waiting = again
+		if pause {
+			try++
+		}
+	}
+	if ctx.Err() != nil && len(waiting) > 0 {
+		p.Progress.PartitionsLeft.Add(1)
+	}
+}
+
+// retryable tells work still to do from work that failed (law 5, rule 10).
+func retryable(err error) bool {
+	var remote *ssync.RemoteError
+	if errors.As(err, &remote) {
+		return remote.Retryable()
+	}
+	var status *ssync.StatusError
+	if errors.As(err, &status) {
+		return status.Status == 503 || status.Status == 529
+	}
+	var answer *replicate.StatusError
+	if errors.As(err, &answer) {
+		return answer.Status == 503 || answer.Status == 529
+	}
+	var proto *ssync.ProtocolError
+	if errors.As(err, &proto) {
+		return false
+	}
+	return true // refused, reset, timed out, cut because of a bad survivor
+}
+
+// try compares the waiting partners and syncs those that differ. The outcome has every
+// partner that was waiting: nil when it is in sync or was brought there.
+func (p *Pass) try(ctx context.Context, j *job, waiting []*partner) map[*partner]error {
+	outcome := make(map[*partner]error, len(waiting))
+	remote := make([]suffix.Hashes, len(waiting))
+	errs := make([]error, len(waiting))
+	var wg sync.WaitGroup
+	for i, pr := range waiting {
+		wg.Add(1)
+		go func() {
+			defer wg.Done()
+			ctx, cancel := context.WithTimeout(ctx, p.cfg.HTTPTimeout)
+			defer cancel()
+			t := pr.target(j)
+			remote[i], errs[i] = replicate.Hashes(ctx, p.client, replicate.Target{
+				Addr: t.Addr, Device: t.Device, Partition: t.Partition, Policy: t.Policy,
+			}, maxHashes)
+		}()
+	}
+	wg.Wait()
+
+	// What differs is hashed anew before it is believed: the stored hashes may be older
+	// than the files (rule 15).
+	var differ []string
+	for i, pr := range waiting {
+		if errs[i] != nil {
+			outcome[pr] = fmt.Errorf("cannot get the remote suffix hashes: %w", errs[i])
+			continue
+		}
+		outcome[pr] = nil
+		differ = append(differ, suffix.Delta(j.hashes, j.index, remote[i], pr.Index)...)
+	}
+	if len(differ) == 0 {
+		return outcome
+	}
+	slices.Sort(differ)
+	differ = slices.Compact(differ)
+	hashes, n, err := j.files.SuffixHashes(j.dev.Device, j.part, differ, false)
+	p.Progress.SuffixesHashed.Add(int64(n))
+	if err != nil {
+		p.cfg.Log.Errorf("Unable to hash suffixes of %s: %v", j.partition, err)
+		for _, pr := range waiting {
+			outcome[pr] = err
+		}
+		return outcome
+	}
+	j.hashes = hashes
+	var todo []*partner
+	for i, pr := range waiting {
+		if errs[i] == nil {
+			if pr.suffixes = suffix.Delta(hashes, j.index, remote[i], pr.Index); len(pr.suffixes) > 0 {
+				p.Progress.Suffixes.Add(int64(len(pr.suffixes)))
+				todo = append(todo, pr)
+			}
+		}
+	}
+	if len(todo) == 0 {
+		return outcome
+	}
+
+	// Admission: the only place that blocks on memory, while nothing is held (law 9).
+	acct, err := p.pool.Open(ctx, 2*pipeline.StripeSize(j.code, j.pol.SegmentSize, len(j.partners)))
+	if err != nil {
+		for _, pr := range todo {
+			outcome[pr] = err
+		}
+		return outcome
+	}
+	defer acct.Close()
+	for len(todo) > 0 {
+		if ctx.Err() != nil {
+			for _, pr := range todo {
+				outcome[pr] = context.Cause(ctx)
+			}
+			return outcome
+		}
+		tried := p.group(ctx, acct, j, todo, outcome)
+		todo = slices.DeleteFunc(todo, func(pr *partner) bool { return slices.Contains(tried, pr) })
+	}
+	return outcome
+}
+
+// maxHashes bounds a REPLICATE answer: 4096 suffixes of some 30 fragment indexes each.
+const maxHashes = 16 << 20
+
+// group serves the first partner, and with it those others whose receivers grant a
+// session at once, from one decode (rule 12). It returns the partners that it served,
+// well or badly.
+func (p *Pass) group(ctx context.Context, acct *slab.Account, j *job, todo []*partner, outcome map[*partner]error) (tried []*partner) {
+	var sessions []*session
+	defer func() {
+		for _, s := range sessions {
+			s.conn.Close()
+			p.targets.unlock(s.partner.key())
+		}
+	}()
+	offers, err := p.offers(j, todo)
+	if err != nil {
+		for _, pr := range todo {
+			outcome[pr] = err
+		}
+		return todo
+	}
+	for _, pr := range todo {
+		first := len(tried) == 0
+		if first {
+			if err := p.targets.lock(ctx, pr.key()); err != nil {
+				outcome[pr] = err
+				return []*partner{pr}
+			}
+		} else if !p.targets.try(pr.key()) {
+			continue
+		}
+		s, err := p.open(ctx, j, pr, offers, !first)
+		if err != nil {
+			p.targets.unlock(pr.key())
+			if !first && errors.Is(err, context.DeadlineExceeded) {
+				continue // not granted at once: served singly, later
+			}
+			outcome[pr] = err
+			tried = append(tried, pr)
+			continue
+		}
+		sessions = append(sessions, s)
+		tried = append(tried, pr)
+	}
+	p.drive(ctx, acct, j, sessions)
+	for _, s := range sessions {
+		outcome[s.partner] = s.err
+		if s.err == nil {
+			p.Progress.SuffixesSynced.Add(int64(len(s.partner.suffixes)))
+		}
+	}
+	return tried
+}
+
+// offers reads once what any of the partners may want.
+func (p *Pass) offers(j *job, todo []*partner) ([]ssync.Offer, error) {
+	var suffixes []string
+	for _, pr := range todo {
+		suffixes = append(suffixes, pr.suffixes...)
+	}
+	slices.Sort(suffixes)
+	suffixes = slices.Compact(suffixes)
+	var offers []ssync.Offer
+	for o, err := range j.files.YieldHashes(j.dev.Device, j.part, suffixes, j.index, false) {
+		if err != nil {
+			return nil, fmt.Errorf("cannot list the objects of %s: %w", j.partition, err)
+		}
+		offers = append(offers, offer(o))
+	}
+	return offers, nil
+}
+
+func offer(o diskfile.Offer) ssync.Offer {
+	return ssync.Offer{Hash: o.Hash, Data: o.Data, Meta: o.Meta, CType: o.ContentType, NonDurable: !o.Durable}
+}
+
+// open starts a partner's session up to its list of wanted objects. Where another session
+// is held already it waits for the receiver's grant no longer than grantLimit.
+func (p *Pass) open(ctx context.Context, j *job, pr *partner, offers []ssync.Offer, hurry bool) (*session, error) {
+	p.Progress.Sessions.Add(1)
+	conn, err := ssync.Open(ctx, p.client, pr.target(j), p.timeouts())
+	if err != nil {
+		return nil, err
+	}
+	mine := make([]ssync.Offer, 0, len(offers))
+	for _, o := range offers {
+		if _, ok := slices.BinarySearch(pr.suffixes, objhash.Suffix(o.Hash)); ok {
+			mine = append(mine, o)
+		}
+	}
+	if err := conn.Offer(ctx, slices.Values(mine)); err != nil {
+		conn.Close()
+		return nil, err
+	}
+	grant := ctx
+	if hurry {
+		var cancel context.CancelFunc
+		grant, cancel = context.WithTimeout(ctx, grantLimit)
+		defer cancel()
+	}
+	wanted, err := conn.Wanted(grant)
+	if err != nil {
+		conn.Close()
+		if hurry && grant.Err() != nil && ctx.Err() == nil {
+			return nil, context.DeadlineExceeded
+		}
+		return nil, err
+	}
+	s := &session{partner: pr, conn: conn, wanted: make(map[string]ssync.Wanted, len(wanted)), touched: time.Now()}
+	for _, w := range wanted {
+		s.wanted[w.Hash] = w
+	}
+	p.Progress.ObjectsWanted.Add(int64(len(wanted)))
+	return s, nil
+}
+
+// quarantine moves local archives aside that proved bad during the job (rule 4). It
+// comes last, so that the object was still offered and rebuilt from the others.
+func (p *Pass) quarantine(j *job) {
+	for hash, o := range j.objects {
+		cause := o.LocalFault()
+		if cause == nil {
+			continue
+		}
+		to, err := j.files.Quarantine(j.dev.Device, j.part, hash)
+		if err != nil {
+			p.cfg.Log.Errorf("Unable to quarantine %s/%s/%s: %v", j.partition, objhash.Suffix(hash), hash, err)
+			continue
+		}
+		p.Progress.Corrupt.Add(1)
+		p.cfg.Log.Warnf("Quarantined object %s: %v", to, cause)
+	}
+}
+
+// noteRefused logs answers that were no survivors although the object was rebuilt.
+func (p *Pass) noteRefused(answers []rebuild.Answer) {
+	for _, a := range answers {
+		p.Progress.Refused.Add(1)
+		if a.Status != 404 {
+			p.cfg.Log.Warnf("Invalid response from %s: %s", a.Peer, a.Why)
+		}
+	}
+}
+
+// logInsufficient writes what Swift writes when too few survivors answer.
+func (p *Pass) logInsufficient(j *job, pr *partner, e *rebuild.Insufficient) {
+	o := e.Object
+	durable := "non-durable"
+	if o.Durable {
+		durable = "durable"
+	}
+	path := fmt.Sprintf("%s%s policy#%d", pr.path(j), o.Name, j.pol.Index)
+	if e.OK > 0 {
+		p.cfg.Log.Errorf("Unable to get enough responses (%d/%d from %d ok responses) to reconstruct %s %s frag#%d with ETag %s and timestamp %s",
+			e.Have, o.Code.K(), e.OK, durable, path, e.Want, o.ECEtag, o.Data.Internal())
+	}
+	if len(e.Statuses) > 0 {
+		p.cfg.Log.Errorf("Unable to get enough responses (%s error responses) to reconstruct %s %s frag#%d",
+			statuses(e.Statuses), durable, path, e.Want)
+	}
+	for _, a := range e.Answers {
+		if a.Status != 404 {
+			p.cfg.Log.Warnf("%s is no survivor of %s: %s", a.Peer, o.Name, a.Why)
+		}
+	}
+}
+
+func statuses(m map[int]int) string {
+	keys := make([]int, 0, len(m))
+	for k := range m {
+		keys = append(keys, k)
+	}
+	sort.Ints(keys)
+	var list []string
+	for _, k := range keys {
+		name := fmt.Sprint(k)
+		if k == 0 {
+			name = "unknown"
+		}
+		list = append(list, fmt.Sprintf("%d x %s", m[k], name))
+	}
+	return strings.Join(list, ", ")
+}
+
+// vanished reports an object that was offered and is gone: a DELETE, an expirer or
+// another reconstructor was quicker, which is no failure.
+func vanished(err error) bool {
+	return errors.Is(err, diskfile.ErrNotExist) || errors.Is(err, syscall.ENOENT)
+}
+
+// UserAgent is what stock's reconstructor calls itself.
+func UserAgent() string { return fmt.Sprintf("obj-reconstructor %d", os.Getpid()) }

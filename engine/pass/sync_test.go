@@ -1,0 +1,105 @@
+package pass
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+
+	"imping/netfast/replicate"
+	"imping/netfast/ssync"
+	"imping/swift/ring"
+)
+
+func nodes(ids ...int) []ring.Node {
+	list := make([]ring.Node, len(ids))
+	for i, id := range ids {
+		list[i] = ring.Node{Device: &ring.Device{ID: id}, Index: i}
+	}
+	return list
+}
+
+func TestPartnersAreLeftRightAndFarEachOnceNeverItself(t *testing.T) {
+	for _, c := range []struct {
+		name  string
+		index int
+		ids   []int
+		want  []int
+	}{
+		{"14 nodes", 0, []int{0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13}, []int{13, 1, 7}},
+		{"6 nodes, last", 5, []int{10, 11, 12, 13, 14, 15}, []int{14, 10, 12}},
+		{"2 nodes: all three are one", 0, []int{7, 8}, []int{8}},
+		{"3 nodes: far is right", 0, []int{1, 2, 3}, []int{3, 2}},
+		{"one node: none", 0, []int{1}, nil},
+		{"a device twice in the partition", 0, []int{1, 2, 3, 1}, []int{2, 3}},
+	} {
+		var got []int
+		for _, n := range partners(c.index, nodes(c.ids...)) {
+			got = append(got, n.ID)
+		}
+		if d := cmp.Diff(c.want, got); d != "" {
+			t.Errorf("%s (-want +got):\n%s", c.name, d)
+		}
+	}
+}
+
+// rule 10
+func TestWorkStillToDoIsToldFromWorkThatFailed(t *testing.T) {
+	for _, c := range []struct {
+		name string
+		err  error
+		want bool
+	}{
+		{"a receiver without a free slot", &ssync.RemoteError{Code: 503, Text: "b'<html>...'"}, true},
+		{"failed subrequests", &ssync.RemoteError{Code: 500, Text: "b'ERROR: With :UPDATES: 1 failures to 0 successes'"}, false},
+		{"HTTP 503", &ssync.StatusError{Status: 503}, true},
+		{"HTTP 529", &ssync.StatusError{Status: 529}, true},
+		{"unmounted", &ssync.StatusError{Status: 507}, false},
+		{"bad request", &ssync.StatusError{Status: 400}, false},
+		{"REPLICATE 503", fmt.Errorf("hashes: %w", &replicate.StatusError{Status: 503}), true},
+		{"REPLICATE 507", fmt.Errorf("hashes: %w", &replicate.StatusError{Status: 507}), false},
+		{"a peer that talks nonsense", &ssync.ProtocolError{}, false},
+		{"a broken connection", io.ErrUnexpectedEOF, true},
+		{"refused", errors.New("connection refused"), true},
+	} {
+		if got := retryable(c.err); got != c.want {
+			t.Errorf("%s: retryable = %v, want %v", c.name, got, c.want)
+		}
+	}
+}
+
+// rule 12
+func TestAnIdleSessionIsServedOutOfHashOrder(t *testing.T) {
+	now := time.Now()
+	busy := &session{wanted: map[string]ssync.Wanted{"a": {}, "b": {}, "c": {}}, touched: now}
+	idle := &session{wanted: map[string]ssync.Wanted{"c": {}}, touched: now}
+	hashes := []string{"a", "b", "c"}
+	if i := next(hashes, []*session{busy, idle}); i != 0 {
+		t.Errorf("fresh sessions: object %d is next, want the first", i)
+	}
+	idle.touched = now.Add(-2 * idleLimit)
+	if i := next(hashes, []*session{busy, idle}); i != 2 {
+		t.Errorf("an idle session: object %d is next, want the one that it waits for", i)
+	}
+	idle.done = true
+	if i := next(hashes, []*session{busy, idle}); i != 0 {
+		t.Errorf("a finished session: object %d is next, want the first", i)
+	}
+}
+
+func TestRemainingTimeIsToldAsSwiftTellsIt(t *testing.T) {
+	for _, c := range []struct {
+		elapsed     float64
+		done, total int64
+		want        string
+	}{
+		{10, 5, 10, "10s"}, {100, 1, 10, "15m"}, {3600, 1, 10, "9h"}, {5, 10, 10, "0s"}, {1, 0, 10, "27h"},
+	} {
+		if got := eta(c.elapsed, c.done, c.total); got != c.want {
+			t.Errorf("%v s, %d of %d: %s, want %s", c.elapsed, c.done, c.total, got, c.want)
+		}
+	}
+}

@@ -1,0 +1,200 @@
+package rebuild
+
+import (
+	"errors"
+	"fmt"
+	"net"
+	"strconv"
+	"sync"
+
+	"imping/codec"
+	"imping/io/diskfile"
+	"imping/swift/policy"
+	"imping/swift/ring"
+	"imping/swift/timestamp"
+)
+
+// Object is what the local fragment archive says of an object: the reference that
+// every survivor has to agree with (rule 1).
+type Object struct {
+	Code      *codec.Code
+	Policy    *policy.Policy
+	Partition int
+	Hash      string              // hex
+	Name      string              // /account/container/object, UTF-8
+	Data      timestamp.Timestamp // of the .data file, offset included
+	Durable   bool
+	ECEtag    string // MD5 of the object, as the proxy computed it
+	Size      int64  // bytes of the object
+	Segment   int    // bytes of a segment
+	Length    int64  // bytes of each fragment archive
+	Index     int    // fragment index of the local archive
+
+	local *diskfile.Object
+	avoid avoid
+}
+
+// NewObject reads the erasure-code metadata of an open local archive. The archive
+// stays the caller's: he closes it after the last rebuild from it. The error names the
+// file and the key that is missing or contradicts another.
+func NewObject(code *codec.Code, pol *policy.Policy, partition int, local *diskfile.Object) (*Object, error) {
+	o := &Object{
+		Code: code, Policy: pol, Partition: partition,
+		Hash: local.Hash, Name: local.Name, Data: local.Data, Length: local.Length, Index: local.FragIndex,
+		Durable: local.Durable.Compare(local.Data) == 0,
+		local:   local,
+	}
+	bad := func(key, value, why string) error {
+		return fmt.Errorf("%s: metadata %s = %q: %s", local.Path, key, value, why)
+	}
+	number := func(key string) (int64, error) {
+		v, ok := local.DataMeta[key]
+		if !ok {
+			return 0, fmt.Errorf("%s: metadata %s is missing", local.Path, key)
+		}
+		n, err := strconv.ParseInt(v, 10, 64)
+		if err != nil || n < 0 {
+			return 0, bad(key, v, "not a size")
+		}
+		return n, nil
+	}
+	var err error
+	if o.Size, err = number(keySize); err != nil {
+		return nil, err
+	}
+	segment, err := number(keySegment)
+	if err != nil {
+		return nil, err
+	}
+	if segment < 1 || segment > maxSegment {
+		return nil, bad(keySegment, strconv.FormatInt(segment, 10), "out of bounds")
+	}
+	o.Segment = int(segment)
+	if o.ECEtag = local.DataMeta[keyEtag]; o.ECEtag == "" {
+		return nil, fmt.Errorf("%s: metadata %s is missing", local.Path, keyEtag)
+	}
+	index, err := number(KeyFragIndex)
+	if err != nil {
+		return nil, err
+	}
+	if int(index)%code.N() != o.Index%code.N() {
+		return nil, bad(KeyFragIndex, local.DataMeta[KeyFragIndex], fmt.Sprintf("the file name says %d", o.Index))
+	}
+	if want := code.ArchiveSize(o.Size, o.Segment); want != o.Length {
+		return nil, fmt.Errorf("%s: %d bytes, but an object of %d bytes in segments of %d makes archives of %d bytes", local.Path, o.Length, o.Size, o.Segment, want)
+	}
+	return o, nil
+}
+
+// Metadata keys of an erasure-coded .data file (Swift: proxy/controllers/obj.py).
+const (
+	KeyFragIndex = "X-Object-Sysmeta-Ec-Frag-Index"
+	keySize      = "X-Object-Sysmeta-Ec-Content-Length"
+	keyEtag      = "X-Object-Sysmeta-Ec-Etag"
+	keySegment   = "X-Object-Sysmeta-Ec-Segment-Size"
+)
+
+// maxSegment bounds what one stripe may ask of the memory budget; Swift's default
+// segment is 1 MiB and a fragment header can not describe more than 2 GiB.
+const maxSegment = 1 << 30
+
+// Peer is a device that may hold a fragment archive of the object.
+type Peer struct {
+	ID     int    // of the device in the ring
+	Addr   string // replication_ip:replication_port
+	Device string
+	Index  int // the fragment index that belongs there
+}
+
+// NewPeer names a ring node as a peer of a policy.
+func NewPeer(pol *policy.Policy, n ring.Node) Peer {
+	addr := net.JoinHostPort(n.ReplicationIP, strconv.Itoa(n.ReplicationPort))
+	return Peer{ID: n.ID, Addr: addr, Device: n.Device.Device, Index: pol.BackendIndex(n.Index)}
+}
+
+func (p Peer) String() string { return p.Addr + "/" + p.Device }
+
+// avoid remembers the archives of one object that proved bad, over all tries.
+type avoid struct {
+	mu    sync.Mutex
+	local error
+	peers map[int]error // by device id
+}
+
+func (a *avoid) add(s *survivor, cause error) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if s.peer == nil {
+		a.local = cause
+		return
+	}
+	if a.peers == nil {
+		a.peers = make(map[int]error)
+	}
+	a.peers[s.peer.ID] = cause
+}
+
+func (a *avoid) peer(id int) error {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return a.peers[id]
+}
+
+// LocalFault is why the local archive is no survivor, or nil. After the job the
+// caller quarantines such an archive (rule 4).
+func (o *Object) LocalFault() error {
+	o.avoid.mu.Lock()
+	defer o.avoid.mu.Unlock()
+	return o.avoid.local
+}
+
+// Avoiding reports how many archives of the object proved bad so far.
+func (o *Object) Avoiding() int {
+	o.avoid.mu.Lock()
+	defer o.avoid.mu.Unlock()
+	n := len(o.avoid.peers)
+	if o.avoid.local != nil {
+		n++
+	}
+	return n
+}
+
+// Inherit takes over what an earlier session learned of the same object's archives.
+func (o *Object) Inherit(earlier *Object) {
+	if earlier == nil || earlier.Data.Compare(o.Data) != 0 {
+		return
+	}
+	earlier.avoid.mu.Lock()
+	defer earlier.avoid.mu.Unlock()
+	o.avoid.local = earlier.avoid.local
+	o.avoid.peers = earlier.avoid.peers
+}
+
+// Insufficient is the error of an object that can not be rebuilt now: too few
+// survivors agree with the local archive.
+type Insufficient struct {
+	Object   *Object
+	Want     int         // the wanted index
+	Have     int         // distinct useful indexes, the local one included
+	OK       int         // answers with status 200 at the local timestamp, the local archive included
+	Statuses map[int]int // other answers: how many of each status; 0 is no or an unusable answer
+	Answers  []Answer
+}
+
+func (e *Insufficient) Error() string {
+	return fmt.Sprintf("%s: %d of %d survivors for fragment %d", e.Object.Name, e.Have, e.Object.Code.K(), e.Want)
+}
+
+// Answer is what one peer said when asked for a fragment archive.
+type Answer struct {
+	Peer   Peer
+	Status int    // HTTP status, 0 when there was none
+	Why    string // why it is no survivor
+}
+
+// IsInsufficient reports whether err is one, and which.
+func IsInsufficient(err error) (*Insufficient, bool) {
+	var e *Insufficient
+	ok := errors.As(err, &e)
+	return e, ok
+}

@@ -1,0 +1,244 @@
+package rebuild
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sort"
+	"sync"
+	"sync/atomic"
+
+	"imping/codec"
+	"imping/engine/pipeline"
+	"imping/netfast/fragment"
+)
+
+// survivor is a fragment archive that was proved to belong to the object. It is a
+// pipeline.Source: the local archive from disk, a peer's over HTTP.
+type survivor struct {
+	index int
+	etag  string
+	peer  *Peer // nil: the local archive
+	obj   *Object
+	off   int64 // next byte of the local archive
+	resp  *fragment.Response
+	load  *atomic.Int64
+}
+
+func (s *survivor) Index() int   { return s.index }
+func (s *survivor) ETag() string { return s.etag }
+
+func (s *survivor) String() string {
+	if s.peer == nil {
+		return s.obj.local.Path
+	}
+	return fmt.Sprintf("%s/%d%s", s.peer, s.obj.Partition, s.obj.Name)
+}
+
+func (s *survivor) ReadFragment(slot []byte) (int, error) {
+	if s.resp != nil {
+		return s.resp.ReadFragment(slot)
+	}
+	n, err := s.obj.local.ReadAt(slot, s.off)
+	s.off += int64(n)
+	if n == len(slot) {
+		err = nil
+	}
+	return n, err
+}
+
+// Interrupt makes a blocked read of a peer return; reads from disk are short.
+func (s *survivor) Interrupt(cause error) {
+	if s.resp != nil {
+		s.resp.Interrupt(cause)
+	}
+}
+
+// Close ends the response. The local archive stays open: it is the object's.
+func (s *survivor) Close() error {
+	if s.resp == nil {
+		return nil
+	}
+	s.load.Add(-1)
+	return s.resp.Close()
+}
+
+// loads counts the reads that this process has outstanding at each peer.
+type loads struct{ m sync.Map } // addr/device -> *atomic.Int64
+
+func (l *loads) of(p *Peer) *atomic.Int64 {
+	v, ok := l.m.Load(p.String())
+	if !ok {
+		v, _ = l.m.LoadOrStore(p.String(), new(atomic.Int64))
+	}
+	return v.(*atomic.Int64)
+}
+
+// asked is one peer's answer, on its way to the goroutine that picks.
+type asked struct {
+	peer   *Peer
+	again  bool // asked a second time, duplicates excluded
+	resp   *fragment.Response
+	status int
+	err    error
+}
+
+// survivors opens K archives of distinct index, none of them wanted: the local one
+// first, then peers, fewest outstanding reads first, each refusal replaced at once by
+// the next peer (rules 1 to 3). It asks no more peers than it needs.
+func (r *Rebuilder) survivors(ctx context.Context, o *Object, peers []Peer, want codec.Set) ([]pipeline.Source, error) {
+	k, n := o.Code.K(), o.Code.N()
+	held := codec.SetOf()
+	list := make([]pipeline.Source, 0, k)
+	report := &Insufficient{Object: o, Want: want.Indexes()[0], Statuses: make(map[int]int)}
+	if local := o.Index % n; !want.Has(local) && o.LocalFault() == nil {
+		etag := o.local.DataMeta["ETag"]
+		if etag == "" && r.Verify {
+			o.avoid.add(&survivor{obj: o}, errors.New("its metadata has no ETag"))
+		} else {
+			held = held.With(local)
+			list = append(list, &survivor{index: local, etag: etag, obj: o})
+			report.OK++
+		}
+	}
+
+	queue := r.candidates(o, peers, want, held, report)
+	results := make(chan asked, len(queue)+1) // never blocks a goroutine that outlives us
+	ask := func(p *Peer, exclude []int, again bool) {
+		r.loads.of(p).Add(1)
+		go func() {
+			resp, err := fragment.Get(ctx, r.Client, &fragment.Request{
+				Addr: p.Addr, Device: p.Device, Partition: o.Partition, Name: o.Name, Policy: o.Policy.Index,
+				Timestamp: o.Data, Exclude: exclude,
+			})
+			a := asked{peer: p, again: again, resp: resp, err: err}
+			if err == nil {
+				a.status = resp.Status
+			}
+			results <- a
+		}()
+	}
+	pending := 0
+	for {
+		for len(list)+pending < k && len(queue) > 0 {
+			ask(queue[0], nil, false)
+			queue = queue[1:]
+			pending++
+		}
+		if pending == 0 {
+			break
+		}
+		a := <-results
+		pending--
+		s, duplicate, why := r.judge(o, a, want, held)
+		switch {
+		case s != nil:
+			held = held.With(s.index)
+			list = append(list, s)
+			report.OK++
+			continue
+		case duplicate && !a.again:
+			exclude := append(held.Indexes(), want.Indexes()...)
+			ask(a.peer, exclude, true)
+			pending++
+		default:
+			report.Answers = append(report.Answers, Answer{Peer: *a.peer, Status: a.status, Why: why})
+			if a.status == 200 && duplicate {
+				report.OK++
+			} else if a.status == 200 {
+				report.Statuses[0]++
+			} else {
+				report.Statuses[a.status]++
+			}
+		}
+		r.loads.of(a.peer).Add(-1)
+		if a.resp != nil {
+			a.resp.Close()
+		}
+	}
+	report.Have = len(list)
+	if len(list) < k {
+		closeAll(list)
+		if err := ctx.Err(); err != nil {
+			return nil, context.Cause(ctx)
+		}
+		return nil, report
+	}
+	r.note(report.Answers)
+	return list, nil
+}
+
+// slack is how many more outstanding reads than another a peer may have and still be
+// taken for its index: low indexes (data, then the parity that is a plain XOR) make the
+// cheapest plans, and over the partitions of a ring they are spread over all devices.
+const slack = 4
+
+// candidates are the peers worth asking: the least busy first, among equals those of low
+// index; peers whose index is wanted or held come last, since they most likely have
+// nothing new.
+func (r *Rebuilder) candidates(o *Object, peers []Peer, want, held codec.Set, report *Insufficient) []*Peer {
+	type candidate struct {
+		p    *Peer
+		dup  bool
+		load int64
+	}
+	var list []candidate
+	seen := held
+	for i := range peers {
+		p := &peers[i]
+		if cause := o.avoid.peer(p.ID); cause != nil {
+			report.Answers = append(report.Answers, Answer{Peer: *p, Why: cause.Error()})
+			continue
+		}
+		list = append(list, candidate{p: p, dup: want.Has(p.Index) || seen.Has(p.Index), load: r.loads.of(p).Load()})
+		seen = seen.With(p.Index)
+	}
+	sort.SliceStable(list, func(i, j int) bool {
+		if list[i].dup != list[j].dup {
+			return list[j].dup
+		}
+		if a, b := list[i].load/slack, list[j].load/slack; a != b {
+			return a < b
+		}
+		return list[i].p.Index < list[j].p.Index
+	})
+	queue := make([]*Peer, len(list))
+	for i, c := range list {
+		queue[i] = c.p
+	}
+	return queue
+}
+
+// judge decides whether an answer is a survivor (rule 1): same data timestamp, same
+// Ec-Etag, same length, an index of the code that is neither wanted nor held (rules 2, 3).
+func (r *Rebuilder) judge(o *Object, a asked, want, held codec.Set) (s *survivor, duplicate bool, why string) {
+	if a.err != nil {
+		return nil, false, a.err.Error()
+	}
+	if a.resp.Status != 200 {
+		return nil, false, fmt.Sprintf("status %d", a.resp.Status)
+	}
+	resp, n := a.resp, o.Code.N()
+	switch {
+	case resp.Data.Compare(o.Data) != 0:
+		return nil, false, fmt.Sprintf("timestamp %s, wanted %s", resp.Data.Internal(), o.Data.Internal())
+	case resp.ECEtag != o.ECEtag:
+		return nil, false, fmt.Sprintf("mixed Etag: %s, wanted %s", resp.ECEtag, o.ECEtag)
+	case resp.FragIndex < 0 || resp.FragIndex >= n:
+		return nil, false, fmt.Sprintf("invalid X-Object-Sysmeta-Ec-Frag-Index %d", resp.FragIndex)
+	case resp.Length != o.Length:
+		return nil, false, fmt.Sprintf("%d bytes, wanted %d", resp.Length, o.Length)
+	case r.Verify && resp.ETag == "":
+		return nil, false, "no ETag"
+	case want.Has(resp.FragIndex) || held.Has(resp.FragIndex):
+		return nil, true, fmt.Sprintf("fragment %d is wanted or held already", resp.FragIndex)
+	}
+	return &survivor{index: resp.FragIndex, etag: resp.ETag, peer: a.peer, obj: o, resp: resp, load: r.loads.of(a.peer)}, false, ""
+}
+
+func closeAll(list []pipeline.Source) {
+	for _, s := range list {
+		s.Interrupt(context.Canceled)
+		s.Close()
+	}
+}
