@@ -31,7 +31,7 @@ const (
 // SuffixHashes gives the suffix hashes of a partition and how many suffixes were hashed
 // for it: those that hashes.pkl does not know, those that hashes.invalid names and those
 // of recalculate. listdir looks for suffixes that hashes.pkl does not name. Hashing
-// removes files that are obsolete or older than the reclaim age, empty directories, and
+// removes files that are obsolete or older than the reclaim age and empty directories, and
 // quarantines what should be an object directory and is none. A suffix that could not be
 // read is passed to Warn and stays a nil entry. A partition that does not exist has no
 // hashes and is not made. Errors: *NotMountedError, *LockTimeoutError, those of the file
@@ -71,7 +71,7 @@ func (m *Manager) tryHashes(path string, recalculate []string, listdir *bool) (h
 	}
 	if err != nil {
 		m.warn("Unable to read %s: %v", filepath.Join(path, hashesFile), err)
-		_, before = readHashes(path)
+		before = rawHashes(path)
 		f = &suffix.File{}
 	}
 	h = f.Hashes
@@ -79,7 +79,7 @@ func (m *Manager) tryHashes(path string, recalculate []string, listdir *bool) (h
 		*listdir = true
 		h = suffix.Hashes{}
 	}
-	modified := false
+	known := maps.Clone(h)
 	if *listdir {
 		names, err := listDir(path)
 		if err != nil {
@@ -97,7 +97,6 @@ func (m *Manager) tryHashes(path string, recalculate []string, listdir *bool) (h
 				h[name] = nil
 			}
 		}
-		modified = true
 	}
 	for _, s := range recalculate {
 		if suffix.Valid(s) {
@@ -108,7 +107,6 @@ func (m *Manager) tryHashes(path string, recalculate []string, listdir *bool) (h
 		if !h[s].Empty() {
 			continue
 		}
-		modified = true
 		entry, err := m.hashSuffix(filepath.Join(path, s))
 		if _, ok := errors.AsType[*LockTimeoutError](err); ok {
 			return nil, 0, false, err
@@ -123,8 +121,10 @@ func (m *Manager) tryHashes(path string, recalculate []string, listdir *bool) (h
 			hashed++
 		}
 	}
-	if !modified {
-		return h, hashed, true, nil
+	if f.Valid && h.Equal(known) {
+		// Swift would write the file after every listing, only to renew 'updated', which no
+		// one reads: two syncs of the disk for each partition of a pass with nothing to do.
+		return h, hashed, rawHashes(path) == before, nil
 	}
 
 	lock, err := lockDir(context.Background(), "", path, "", hashesLockTimeout)
@@ -132,7 +132,7 @@ func (m *Manager) tryHashes(path string, recalculate []string, listdir *bool) (h
 		return nil, 0, false, err
 	}
 	defer lock.Unlock()
-	if _, now := readHashes(path); now != before {
+	if rawHashes(path) != before {
 		return nil, 0, false, nil
 	}
 	_, err = m.writeHashes(path, &suffix.File{Valid: true, Hashes: h})
@@ -189,20 +189,26 @@ func (m *Manager) consolidate(path string) (f *suffix.File, raw string, err erro
 // readHashes reads hashes.pkl; a file that is missing or wrong is an empty one that is
 // not valid. Swift: obj/diskfile.py, read_hashes.
 func readHashes(path string) (f *suffix.File, raw string) {
-	none := &suffix.File{Hashes: suffix.Hashes{}}
+	raw = rawHashes(path)
+	f, err := suffix.DecodeFile([]byte(raw))
+	if err != nil {
+		f = &suffix.File{Hashes: suffix.Hashes{}}
+	}
+	return f, raw
+}
+
+// rawHashes is the content of hashes.pkl, empty if it can not be read.
+func rawHashes(path string) string {
 	in, err := os.Open(filepath.Join(path, hashesFile))
 	if err != nil {
-		return none, ""
+		return ""
 	}
 	defer in.Close()
 	b, err := io.ReadAll(io.LimitReader(in, maxHashesFile))
 	if err != nil {
-		return none, ""
+		return ""
 	}
-	if f, err = suffix.DecodeFile(b); err != nil {
-		f = none
-	}
-	return f, string(b)
+	return string(b)
 }
 
 // writeHashes replaces hashes.pkl and returns its content; the partition's lock is held.
