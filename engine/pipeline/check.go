@@ -14,7 +14,7 @@ import (
 func (r *run) check(no int64) error {
 	s := r.stripe(no)
 	bytes := r.spec.segmentBytes(no)
-	s.cut(segment{no: no, bytes: bytes, payload: r.spec.Code.PayloadSize(bytes)}, r.used)
+	s.cut(content{no: no, bytes: bytes, payload: r.spec.Code.PayloadSize(bytes)}, r.used)
 	if err := r.checkHeaders(s); err != nil {
 		return err
 	}

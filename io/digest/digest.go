@@ -50,8 +50,12 @@ func takeHasher() md5simd.Hasher {
 	return lanes.server.NewHash()
 }
 
-func giveHasher(h md5simd.Hasher) {
-	h.Reset()
+func giveHasher(h md5simd.Hasher, used bool) {
+	// Reset puts a message into the hasher's queue of three without telling the server. Three such in a row and the next Write would wait for
+	// ever: so only after something that the server was told of.
+	if used {
+		h.Reset()
+	}
 	lanes.Lock()
 	lanes.idle = append(lanes.idle, h)
 	lanes.Unlock()
@@ -65,6 +69,7 @@ type Stream struct {
 	lane   md5simd.Hasher // fed whole blocks only: a lane that gets 64 bytes holds up those that get 16 KiB
 	carry  [md5.BlockSize]byte
 	nc     int    // bytes in carry
+	used   bool   // the lane's server was told of something
 	rest   []byte // what WriteAll has still to feed
 	sum    string
 }
@@ -149,12 +154,14 @@ func (s *Stream) feed(p, stage []byte) []byte {
 		s.nc += copy(s.carry[s.nc:], p)
 		return nil
 	case s.nc > 0:
+		s.used = true
 		n := min(whole, laneChunk) - s.nc
 		copy(stage, s.carry[:s.nc])
 		copy(stage[s.nc:], p[:n])
 		s.lane.Write(stage[:s.nc+n])
 		p, s.nc = p[n:], 0
 	default:
+		s.used = true
 		n := min(whole, laneChunk)
 		s.lane.Write(p[:n])
 		p = p[n:]
@@ -174,7 +181,8 @@ func (s *Stream) Sum() string {
 	case s.inline != nil:
 		s.inline.Sum(sum[:0])
 	case s.lane != nil:
-		s.lane.Write(s.carry[:s.nc])
+		s.used = true
+		s.lane.Write(s.carry[:s.nc]) // less than a block: stays in the hasher
 		s.lane.Sum(sum[:0])
 	default:
 		return s.sum
@@ -192,7 +200,7 @@ func (s *Stream) Close() {
 		inlinePool.Put(s.inline)
 		s.inline = nil
 	case s.lane != nil:
-		giveHasher(s.lane)
+		giveHasher(s.lane, s.used)
 		s.lane = nil
 	}
 }

@@ -169,6 +169,32 @@ func TestHashersAreReused(t *testing.T) {
 	}
 }
 
+// Each of these leaves the hasher in another state for the next stream. The wrong one made a later Write wait for ever.
+func TestStreamsThatEndEarlyNeverBlockTheNext(t *testing.T) {
+	data := random(3, 1000)
+	for i := range 100 {
+		for range i % 9 {
+			New(-1).Close()
+		}
+		s := New(-1)
+		s.Write(data[:63])
+		s.Close()
+		for range i % 7 {
+			New(-1).Sum()
+		}
+		for range i % 5 {
+			s := New(-1)
+			s.Write(data)
+			s.Close()
+		}
+		s = New(-1)
+		s.Write(data)
+		if s.Sum() != want(data) {
+			t.Fatal("wrong sum")
+		}
+	}
+}
+
 func cpuSeconds() float64 {
 	var ru syscall.Rusage
 	syscall.Getrusage(syscall.RUSAGE_SELF, &ru)
