@@ -43,7 +43,6 @@ type Cluster struct {
 
 	mu      sync.Mutex
 	servers map[string]*server
-	order   []string // names in the order of their start
 	stopped bool
 }
 
@@ -209,22 +208,30 @@ func checkXattrs(root string) error {
 
 func (c *Cluster) startServers(ctx context.Context) error {
 	c.add(&server{name: memcached, address: net.JoinHostPort("127.0.0.1", strconv.Itoa(memcachedPort)),
-		argv: []string{memcached, "-u", "nobody", "-l", "127.0.0.1", "-p", strconv.Itoa(memcachedPort), "-U", "0", "-m", "64"}})
+		argv: []string{"/usr/bin/memcached", "-u", "nobody", "-l", "127.0.0.1", "-p", strconv.Itoa(memcachedPort), "-U", "0", "-m", "64"}})
 	for _, s := range []struct {
 		name string
 		port int
 	}{{"account-server", accountPort}, {"container-server", containerPort}, {"proxy-server", proxyPort}} {
 		c.add(&server{name: s.name, address: net.JoinHostPort("127.0.0.1", strconv.Itoa(s.port)),
-			argv: []string{"swift-" + s.name, filepath.Join(c.etc(), s.name+".conf")}})
+			argv: []string{"/usr/bin/swift-" + s.name, filepath.Join(c.etc(), s.name+".conf")}})
 	}
 	for n := 1; n <= c.opts.Nodes; n++ {
 		c.add(c.objectServer(n, ObjectServer))
 		c.add(c.objectServer(n, ReplicationServer))
 	}
-	for _, name := range c.order {
-		if err := c.servers[name].start(); err != nil {
-			return err
+	var swift []*server
+	for _, s := range c.servers {
+		if s.name == memcached {
+			if err := s.start(); err != nil {
+				return err
+			}
+		} else {
+			swift = append(swift, s)
 		}
+	}
+	if err := startTogether(ctx, swift); err != nil {
+		return err
 	}
 	group, ctx := errgroup.WithContext(ctx)
 	for _, s := range c.servers {
@@ -239,16 +246,13 @@ func (c *Cluster) objectServer(node int, kind Kind) *server {
 		conf, port = c.ReplicationConf(node), replicationPort(node)
 	}
 	return &server{name: serverName(kind, node), address: net.JoinHostPort(nodeIP(node), strconv.Itoa(port)),
-		argv: []string{"swift-object-server", conf}}
+		argv: []string{"/usr/bin/swift-object-server", conf}}
 }
 
 func (c *Cluster) add(s *server) {
 	s.output = filepath.Join(c.logFolder(), s.name+".out")
 	if s.name != memcached { // which becomes nobody by itself
 		s.credential = c.credential
-	}
-	if c.servers[s.name] == nil {
-		c.order = append(c.order, s.name)
 	}
 	c.servers[s.name] = s
 }
@@ -404,7 +408,11 @@ func (c *Cluster) DumpLogs(w io.Writer) {
 }
 
 func (c *Cluster) logFiles() []string {
-	files, _ := filepath.Glob(filepath.Join(c.logFolder(), "*")) // the pattern is well formed
+	entries, _ := os.ReadDir(c.logFolder()) // without the folder there is nothing to show
+	var files []string
+	for _, e := range entries {
+		files = append(files, filepath.Join(c.logFolder(), e.Name()))
+	}
 	return files
 }
 

@@ -3,17 +3,22 @@ package real_test
 import (
 	"context"
 	"os"
+	"slices"
 	"strings"
 	"testing"
 	"time"
 
+	"go.uber.org/goleak"
 	"imping/lab/real"
 	"imping/lab/scenario"
 )
 
 func TestMain(m *testing.M) {
+	if role := os.Getenv(roleEnv); role != "" {
+		os.Exit(play(role))
+	}
 	real.Enter()
-	os.Exit(m.Run())
+	goleak.VerifyTestMain(m)
 }
 
 var _ scenario.Stock = (*real.Cluster)(nil)
@@ -60,6 +65,9 @@ func TestStockReconstructorsBringBackAWipedDevice(t *testing.T) {
 		t.Fatal(err)
 	}
 	t.Logf("loaded %d objects, %d bytes, in %v", len(loaded.Objects), loaded.Bytes, time.Since(began))
+	if err := scenario.VerifyGETs(ctx, c, loaded); err != nil {
+		t.Fatal(err)
+	}
 	before, err := scenario.TakeSnapshot(c, victim, t.TempDir())
 	if err != nil {
 		t.Fatal(err)
@@ -100,6 +108,8 @@ func TestStockReconstructorsBringBackAWipedDevice(t *testing.T) {
 	}
 	t.Logf("stock proof took %v", time.Since(began))
 	began = time.Now()
+	// The proxy may read a spoiled archive.
+	loaded.Objects = slices.DeleteFunc(loaded.Objects, func(o *scenario.Object) bool { return o.Kind == scenario.Foreign })
 	if err := scenario.VerifyGETs(ctx, c, loaded); err != nil {
 		t.Error(err)
 	}

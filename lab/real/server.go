@@ -7,11 +7,11 @@ import (
 	"net"
 	"os"
 	"os/exec"
-	"path/filepath"
 	"strconv"
-	"strings"
 	"syscall"
 	"time"
+
+	"golang.org/x/sys/unix"
 )
 
 // Kind is which of a node's two object servers is meant.
@@ -35,29 +35,57 @@ type server struct {
 	address string // ip:port that answers when it is ready
 	argv    []string
 	output  string // file for its standard output and error
-	// Whom the process is started as; nil: as us. A Swift server without workers does
-	// not become its conf's user by itself.
+	// Whom the process is started as. A Swift server without workers does not become
+	// its conf's user by itself.
 	credential *syscall.Credential
-	cmd        *exec.Cmd
-	done       chan struct{} // closed when the process has ended
+
+	pid  int
+	done chan struct{} // closed when the process has ended
 }
 
+// start starts the process as a child of ours.
 func (s *server) start() error {
 	out, err := os.OpenFile(s.output, os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o644)
 	if err != nil {
 		return fmt.Errorf("cannot open the output of %s: %w", s.name, err)
 	}
 	defer out.Close()
-	s.cmd = exec.Command(s.argv[0], s.argv[1:]...)
-	s.cmd.Stdout, s.cmd.Stderr = out, out
-	s.cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true, Credential: s.credential}
-	if err := s.cmd.Start(); err != nil {
+	cmd := exec.Command(s.argv[0], s.argv[1:]...)
+	cmd.Stdout, cmd.Stderr = out, out
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true, Credential: s.credential}
+	if err := cmd.Start(); err != nil {
 		return fmt.Errorf("cannot start %s: %w", s.name, err)
 	}
-	s.done = make(chan struct{})
+	s.pid, s.done = cmd.Process.Pid, make(chan struct{})
 	go func() {
-		s.cmd.Wait()
+		cmd.Wait()
 		close(s.done)
+	}()
+	return nil
+}
+
+// adopt takes a process that is not a child of ours, but of the namespaces' first
+// process, which reaps it.
+func (s *server) adopt(pid int) error {
+	s.pid, s.done = pid, make(chan struct{})
+	fd, err := unix.PidfdOpen(pid, 0)
+	if errors.Is(err, unix.ESRCH) {
+		close(s.done)
+		return nil
+	}
+	if err != nil {
+		return fmt.Errorf("cannot watch %s: %w", s.name, err)
+	}
+	go func() {
+		defer close(s.done)
+		defer unix.Close(fd)
+		// A pidfd is readable once its process has ended.
+		fds := []unix.PollFd{{Fd: int32(fd), Events: unix.POLLIN}}
+		for {
+			if n, err := unix.Poll(fds, -1); n > 0 || err != nil && err != unix.EINTR {
+				return
+			}
+		}
 	}()
 	return nil
 }
@@ -73,7 +101,7 @@ func (s *server) ready(ctx context.Context) error {
 		}
 		select {
 		case <-s.done:
-			return fmt.Errorf("%s ended before it listened at %s: %v", s.name, s.address, s.cmd.ProcessState)
+			return fmt.Errorf("%s ended before it listened at %s", s.name, s.address)
 		case <-ctx.Done():
 			return fmt.Errorf("%s does not listen at %s: %w", s.name, s.address, ctx.Err())
 		case <-time.After(20 * time.Millisecond):
@@ -96,7 +124,7 @@ func (s *server) running() bool {
 // signal reaches the whole process group.
 func (s *server) signal(sig syscall.Signal) {
 	if s.running() {
-		syscall.Kill(-s.cmd.Process.Pid, sig)
+		syscall.Kill(-s.pid, sig)
 	}
 }
 
@@ -120,17 +148,9 @@ func (s *server) cpu() (time.Duration, error) {
 	if !s.running() {
 		return 0, fmt.Errorf("%s does not run", s.name)
 	}
-	path := filepath.Join("/proc", strconv.Itoa(s.cmd.Process.Pid), "stat")
-	data, err := os.ReadFile(path)
+	fields, err := procStat(s.pid)
 	if err != nil {
-		return 0, fmt.Errorf("cannot read the CPU time of %s: %w", s.name, err)
-	}
-	// The command's name, in parentheses, may hold anything. After it: state, then
-	// eleven numbers to utime and stime.
-	_, rest, ok := strings.Cut(string(data), ") ")
-	fields := strings.Fields(rest)
-	if !ok || len(fields) < 13 {
-		return 0, fmt.Errorf("cannot read the CPU time of %s from %q", s.name, data)
+		return 0, err
 	}
 	user, err1 := strconv.ParseInt(fields[11], 10, 64)
 	system, err2 := strconv.ParseInt(fields[12], 10, 64)

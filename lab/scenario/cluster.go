@@ -7,7 +7,9 @@ import (
 	"context"
 	"fmt"
 	"io"
+	"io/fs"
 	"net/http"
+	"os"
 	"path/filepath"
 	"strconv"
 
@@ -88,14 +90,15 @@ func (l *Layout) HashDir(o *Object, dev string) string {
 // Archive is the object's one .data file on a device. No file, or more than one, is an
 // error.
 func (l *Layout) Archive(o *Object, dev string) (string, error) {
-	found, err := filepath.Glob(filepath.Join(l.HashDir(o, dev), "*.data"))
+	dir := l.HashDir(o, dev)
+	found, err := fs.Glob(os.DirFS(dir), "*.data")
 	if err != nil {
 		return "", fmt.Errorf("cannot look for %v on %s: %w", o, dev, err)
 	}
 	if len(found) != 1 {
 		return "", fmt.Errorf("%v has %d .data files on %s, not one", o, len(found), dev)
 	}
-	return found[0], nil
+	return filepath.Join(dir, found[0]), nil
 }
 
 // devices are all devices of the cluster.

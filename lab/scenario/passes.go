@@ -4,8 +4,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"os"
-	"path/filepath"
 	"regexp"
 	"strings"
 
@@ -110,13 +110,12 @@ func judgeAuditor(lines []string) error {
 // devices.
 func NothingQuarantined(c Cluster) error {
 	for _, dev := range devices(c) {
-		found, err := filepath.Glob(filepath.Join(c.DevicePath(dev), "quarantined", "*", "*"))
+		found, err := fs.Glob(os.DirFS(c.DevicePath(dev)), "quarantined/*/*")
 		if err != nil {
 			return fmt.Errorf("cannot look for quarantined objects: %w", err)
 		}
-		for _, f := range found {
-			entries, _ := os.ReadDir(f) // what is in it only helps the reader
-			return fmt.Errorf("%s is quarantined, with %v", f, entries)
+		if len(found) > 0 {
+			return fmt.Errorf("quarantined on %s: %q", dev, found)
 		}
 	}
 	return nil

@@ -10,6 +10,7 @@ import (
 	"io"
 	"io/fs"
 	"os"
+	"path"
 	"path/filepath"
 	"strings"
 	"syscall"
@@ -44,6 +45,9 @@ type File struct {
 type Metadata map[string]string
 
 func (m Metadata) MarshalJSON() ([]byte, error) {
+	if m == nil {
+		return []byte("null"), nil
+	}
 	pairs := [][2][]byte{}
 	for k, v := range m {
 		pairs = append(pairs, [2][]byte{[]byte(k), []byte(v)})
@@ -55,6 +59,10 @@ func (m *Metadata) UnmarshalJSON(b []byte) error {
 	var pairs [][2][]byte
 	if err := json.Unmarshal(b, &pairs); err != nil {
 		return err
+	}
+	if pairs == nil {
+		*m = nil
+		return nil
 	}
 	*m = Metadata{}
 	for _, p := range pairs {
@@ -97,20 +105,16 @@ func (s *Snapshot) read() error {
 			continue
 		}
 		// Partition, suffix, hash, file.
-		found, err := filepath.Glob(filepath.Join(s.Path, p.DataDir(), "*", "*", "*", "*"))
+		found, err := fs.Glob(os.DirFS(s.Path), path.Join(p.DataDir(), "*", "*", "*", "*"))
 		if err != nil {
 			return fmt.Errorf("cannot list device %s: %w", s.Device, err)
 		}
-		for _, path := range found {
-			name, err := filepath.Rel(s.Path, path)
-			if err != nil {
-				return fmt.Errorf("cannot name %s: %w", path, err)
-			}
+		for _, name := range found {
 			copyTo := ""
 			if s.Saved != "" {
 				copyTo = filepath.Join(s.Saved, name)
 			}
-			if s.Files[name], err = readFile(path, copyTo); err != nil {
+			if s.Files[name], err = readFile(filepath.Join(s.Path, name), copyTo); err != nil {
 				return err
 			}
 		}
