@@ -236,6 +236,9 @@ func TestWhatCanNotStartSaysWhy(t *testing.T) {
 }
 
 func TestPersistentLabStartsServesAndStops(t *testing.T) {
+	if testing.Short() {
+		t.Skip("starts a cluster")
+	}
 	root, err := os.MkdirTemp("", "lab")
 	if err != nil {
 		t.Fatal(err)

@@ -5,6 +5,7 @@ import (
 	"os"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -26,6 +27,9 @@ var _ scenario.Stock = (*real.Cluster)(nil)
 // start makes a cluster and shows its logs when the test has failed.
 func start(t *testing.T, o real.Options) *real.Cluster {
 	t.Helper()
+	if testing.Short() {
+		t.Skip("starts a cluster")
+	}
 	// Not t.TempDir: its parent lets only root in, and its path grows with the test's name.
 	root, err := os.MkdirTemp("", "lab")
 	if err != nil {
@@ -75,9 +79,13 @@ func TestStockReconstructorsBringBackAWipedDevice(t *testing.T) {
 	if err := scenario.Wipe(c, victim); err != nil {
 		t.Fatal(err)
 	}
+	var worked atomic.Bool
 	began = time.Now()
 	err = scenario.Rebuild(ctx, c, true, func(ctx context.Context, node int) error {
-		_, err := c.StockReconstructor(ctx, node)
+		lines, err := c.StockReconstructor(ctx, node)
+		if strings.Contains(strings.Join(lines, "\n"), "suffixes checked") {
+			worked.Store(true)
+		}
 		return err
 	})
 	if err != nil {
@@ -87,6 +95,9 @@ func TestStockReconstructorsBringBackAWipedDevice(t *testing.T) {
 	after, err := scenario.TakeSnapshot(c, victim, "")
 	if err != nil {
 		t.Fatal(err)
+	}
+	if !worked.Load() {
+		t.Error("no stock reconstructor says that it found something to do: nor could ProveStockAgrees tell")
 	}
 	report := scenario.Compare(before, after)
 	if report.Archives < 4*10 {
@@ -114,4 +125,20 @@ func TestStockReconstructorsBringBackAWipedDevice(t *testing.T) {
 		t.Error(err)
 	}
 	t.Logf("GETs took %v", time.Since(began))
+
+	archive, err := loaded.Layout.Archive(loaded.Objects[1], victim)
+	if err != nil {
+		t.Fatal(err)
+	}
+	flip, err := scenario.FlipPayloadByte(archive, 1)
+	if err != nil {
+		t.Fatal(err)
+	}
+	lines, err := c.StockAuditor(ctx, c.NodeOf(victim))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := scenario.NothingQuarantined(c); err == nil {
+		t.Errorf("the stock auditor did not mind the flipped %v:\n%q", flip, lines)
+	}
 }
