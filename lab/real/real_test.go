@@ -81,7 +81,9 @@ func TestStockReconstructorsBringBackAWipedDevice(t *testing.T) {
 	}
 	var worked atomic.Bool
 	began = time.Now()
-	err = scenario.Rebuild(ctx, c, true, func(ctx context.Context, node int) error {
+	// One after the other: of more than replication_concurrency senders at once, stock
+	// drops the work of some.
+	err = scenario.Rebuild(ctx, c, false, func(ctx context.Context, node int) error {
 		lines, err := c.StockReconstructor(ctx, node)
 		if strings.Contains(strings.Join(lines, "\n"), "suffixes checked") {
 			worked.Store(true)
@@ -91,7 +93,7 @@ func TestStockReconstructorsBringBackAWipedDevice(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	t.Logf("stock passes on %d nodes at once took %v", len(c.Nodes()), time.Since(began))
+	t.Logf("stock passes on %d nodes, one after the other, took %v", len(c.Nodes()), time.Since(began))
 	after, err := scenario.TakeSnapshot(c, victim, "")
 	if err != nil {
 		t.Fatal(err)
