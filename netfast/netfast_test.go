@@ -201,8 +201,11 @@ func TestASilentPeerIsNotAskedAgain(t *testing.T) {
 		c.Say("HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n")
 		c.Hang()
 	})
-	c := client(t, hasty)
+	c := client(t, patient)
 	do(t, c, addr).Close()
+	conn := c.take(addr)
+	conn.SetTimeouts(hasty, patient)
+	c.put(conn)
 	if _, err := c.Do(context.Background(), addr, get); !IsTimeout(err) || !strings.Contains(err.Error(), addr) {
 		t.Errorf("got %v, want a timeout that names the peer", err)
 	}
@@ -400,7 +403,8 @@ func TestAStalledBodyTimesOut(t *testing.T) {
 		c.Say("HTTP/1.1 200 OK\r\nContent-Length: 10000\r\n\r\n1234")
 		c.Hang()
 	})
-	r := do(t, client(t, hasty), addr)
+	r := do(t, client(t, patient), addr)
+	r.Conn().SetTimeouts(hasty, patient)
 	n, err := r.ReadFull(make([]byte, 10000))
 	if n != 4 || !IsTimeout(err) || !strings.Contains(err.Error(), addr) || !strings.Contains(err.Error(), "byte 4 of 10000") {
 		t.Errorf("%d, %v", n, err)
