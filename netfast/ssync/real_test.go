@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"crypto/md5"
+	"encoding/base64"
 	"encoding/hex"
 	"errors"
 	"fmt"
@@ -15,6 +16,7 @@ import (
 	"testing"
 	"time"
 
+	"imping/lab/oracle"
 	"imping/netfast"
 	"imping/netfast/fragment"
 	"imping/netfast/replicate"
@@ -118,10 +120,10 @@ func TestSwiftsReceiverTakesPutPostAndDelete(t *testing.T) {
 	c := newClient(t)
 	const index = 3
 	object := bytes.Repeat([]byte("feather "), 40000) // five segments
-	archive := srv.Archives(t, object)[index]
+	archive := archives(t, srv, object)[index]
 	chunk := len(archive)/5 + 1
 	big, small, empty, gone := "/a/c/ö %41 o", "/a/c/small", "/a/c/empty", "/a/c/gone"
-	smallArchive := srv.Archives(t, []byte("x"))[index]
+	smallArchive := archives(t, srv, []byte("x"))[index]
 
 	// First session: four objects, one a tombstone, one not durable.
 	t1, t2, t3 := "1795342301.49613", "1795342302.00000", "1795342303.00000"
@@ -351,7 +353,7 @@ func TestACutPutLeavesNothing(t *testing.T) {
 	srv := stock.Start(t, stock.Options{})
 	c := newClient(t)
 	object := []byte(strings.Repeat("half ", 1000))
-	archive := srv.Archives(t, object)[0]
+	archive := archives(t, srv, object)[0]
 	whole, half := "/a/c/whole", "/a/c/half"
 	ts := "1795342301.49613"
 	s := open(t, c, srv, 0)
@@ -388,7 +390,7 @@ func TestARefusedSubrequestIsNoSuccess(t *testing.T) {
 	s := open(t, c, srv, 0)
 	ts := mustStamp(t, "1795342301.49613")
 	offerAll(t, s, Offer{Hash: srv.Hash("/a/c/o"), Data: ts})
-	archive := srv.Archives(t, []byte("x"))[0]
+	archive := archives(t, srv, []byte("x"))[0]
 	header := archiveHeader("/a/c/o", 0, archive, []byte("x"), ts.Internal())
 	for i, f := range header {
 		if f.Key == "ETag" {
@@ -422,4 +424,28 @@ func TestAReceiverThatTakesNoMoreSaysWhy(t *testing.T) {
 	if !errors.As(err, &remote) || remote.Code != 0 || !strings.HasPrefix(remote.Text, "Too many ") || remote.Retryable() {
 		t.Errorf("after too many failures: %v, want the receiver's own words", err)
 	}
+}
+
+const encodeScript = `
+import base64, json, sys
+from pyeclib.ec_iface import ECDriver
+q = json.load(sys.stdin)
+ec = ECDriver(ec_type=q["ec_type"], k=q["k"], m=q["m"])
+data = base64.b64decode(q["data"])
+archives = [b""] * (q["k"] + q["m"])
+for at in range(0, len(data), q["segment"]):
+    archives = [a + f for a, f in zip(archives, ec.encode(data[at:at + q["segment"]]))]
+json.dump([base64.b64encode(a).decode() for a in archives], sys.stdout)
+`
+
+// archives are the fragment archives of an object with these bytes under policy 1, by
+// fragment index, as PyECLib makes them.
+func archives(t testing.TB, s *stock.Server, data []byte) [][]byte {
+	t.Helper()
+	var answer [][]byte
+	oracle.Ask(t, encodeScript, struct {
+		stock.Options
+		Data string `json:"data"`
+	}{s.Options, base64.StdEncoding.EncodeToString(data)}, &answer)
+	return answer
 }

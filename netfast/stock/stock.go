@@ -7,7 +7,6 @@ import (
 	"bufio"
 	"bytes"
 	_ "embed"
-	"encoding/base64"
 	"encoding/json"
 	"fmt"
 	"os"
@@ -18,9 +17,11 @@ import (
 	"syscall"
 	"testing"
 
-	"imping/lab/oracle"
 	"imping/swift/objhash"
 )
+
+// python is Debian's interpreter: the only one that sees Debian's python3-swift.
+const python = "/usr/bin/python3"
 
 //go:embed server.py
 var script string
@@ -88,7 +89,7 @@ func Start(t testing.TB, o Options) *Server {
 		t.Fatal(err)
 	}
 
-	cmd := exec.Command(oracle.Python, "-c", script)
+	cmd := exec.Command(python, "-c", script)
 	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
 	log := new(syncBuffer)
 	cmd.Stderr = log
@@ -140,27 +141,3 @@ func Start(t testing.TB, o Options) *Server {
 
 // Hash is the object's hash in hexadecimal; name is "/a/c/o".
 func (s *Server) Hash(name string) string { return fmt.Sprintf("%x", s.Hasher.Object(name)) }
-
-const encodeScript = `
-import base64, json, sys
-from pyeclib.ec_iface import ECDriver
-q = json.load(sys.stdin)
-ec = ECDriver(ec_type=q["ec_type"], k=q["k"], m=q["m"])
-data = base64.b64decode(q["data"])
-archives = [b""] * (q["k"] + q["m"])
-for at in range(0, len(data), q["segment"]):
-    archives = [a + f for a, f in zip(archives, ec.encode(data[at:at + q["segment"]]))]
-json.dump([base64.b64encode(a).decode() for a in archives], sys.stdout)
-`
-
-// Archives are the fragment archives of an object with these bytes under policy 1, by
-// fragment index, as PyECLib makes them.
-func (s *Server) Archives(t testing.TB, data []byte) [][]byte {
-	t.Helper()
-	var answer [][]byte
-	oracle.Ask(t, encodeScript, struct {
-		Options
-		Data string `json:"data"`
-	}{s.Options, base64.StdEncoding.EncodeToString(data)}, &answer)
-	return answer
-}
