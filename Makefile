@@ -3,7 +3,7 @@ GO       ?= go
 PREFIX   ?= bin
 PACKAGES  = swift-proxy swift-account swift-container swift-object python3-swift python3-swiftclient \
             python3-pyeclib liberasurecode1 libisal2 libjerasure2 memcached python3-xattr attr
-VERSION  := $(shell git describe --tags --always --dirty 2>/dev/null || echo unknown)
+VERSION  := $(shell git describe --tags --always 2>/dev/null || echo unknown)
 LDFLAGS   = -X main.version=$(VERSION)
 
 .PHONY: all build deps demo test race lint conformance soak fuzz bench lab-start lab-stop clean
@@ -36,7 +36,7 @@ fuzz:                 ## every fuzz target for FUZZTIME (20s)
 	@./lab/fuzz $(or $(FUZZTIME),20s)
 
 bench: build deps     ## stock and imping in turn on the lab; rewrites BENCHMARKS.md's table
-	$(PREFIX)/imping bench
+	$(PREFIX)/imping bench --write BENCHMARKS.md
 
 lab-start: build deps ## a real Swift cluster that stays: bin/imping lab exec -- swift-recon ... works in it
 	$(PREFIX)/imping lab start

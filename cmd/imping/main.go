@@ -47,7 +47,7 @@ Exit status: 0 all done, 1 could not run, 2 ran but something was left.`,
 		SilenceUsage:  true,
 		SilenceErrors: true,
 	}
-	root.AddCommand(reconstructCommand(), versionCommand(), demoCommand())
+	root.AddCommand(reconstructCommand(), versionCommand(), demoCommand(), labCommand(), benchCommand())
 	root.CompletionOptions.HiddenDefaultCmd = true
 	err := root.Execute()
 	if err == nil {

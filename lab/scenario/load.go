@@ -153,8 +153,12 @@ func (l *Layout) choose(p *policy.Policy, o *LoadOptions) ([]*Object, error) {
 		objects = append(objects, obj)
 		return nil
 	}
-	for _, size := range sizes {
-		if err := add(Sized, fmt.Sprintf("size-%d", size), size, o.Victim); err != nil {
+	for i, size := range sizes {
+		base := fmt.Sprintf("size-%d", size)
+		if slices.Contains(sizes[:i], size) {
+			base = fmt.Sprintf("size-%d.%d", size, i)
+		}
+		if err := add(Sized, base, size, o.Victim); err != nil {
 			return nil, err
 		}
 	}

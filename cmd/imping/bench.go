@@ -1,0 +1,92 @@
+package main
+
+import (
+	"fmt"
+	"os"
+	"os/signal"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"time"
+
+	"github.com/klauspost/cpuid/v2"
+	"github.com/spf13/cobra"
+
+	"imping/bench/rebuild"
+	"imping/lab/real"
+)
+
+func benchCommand() *cobra.Command {
+	var rounds, objects int
+	var write string
+	cmd := &cobra.Command{
+		Use:   "bench",
+		Short: "measure stock Swift's reconstructor and imping in turn on a real cluster (needs root)",
+		Long: `Stores objects in a Swift cluster of its own, then wipes a device and lets each
+reconstructor repair it, in turn; every repair is compared byte for byte. Prints a
+Markdown table of medians.`,
+		Example: "  imping bench --write BENCHMARKS.md\n  imping bench --rounds 1 --objects 20",
+		Args:    cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			real.Enter()
+			ctx, stop := signal.NotifyContext(cmd.Context(), os.Interrupt, syscall.SIGTERM)
+			defer stop()
+			self, err := os.Executable()
+			if err != nil {
+				return err
+			}
+			root, err := os.MkdirTemp("", "bench")
+			if err != nil {
+				return err
+			}
+			defer os.RemoveAll(root)
+			if err := os.Chmod(root, 0o755); err != nil {
+				return err
+			}
+			as := filepath.Join(root, swiftReconstructor)
+			if err := os.Symlink(self, as); err != nil {
+				return err
+			}
+			shapes := rebuild.Shapes()
+			for i := range shapes {
+				if objects > 0 && objects < shapes[i].Objects {
+					shapes[i].Name = strings.Replace(shapes[i].Name, fmt.Sprint(shapes[i].Objects), fmt.Sprint(objects), 1)
+					shapes[i].Objects = objects
+				}
+			}
+			rows, err := rebuild.Run(ctx, rebuild.Options{Root: root, Imping: as, Rounds: rounds, Shapes: shapes, Out: os.Stderr})
+			if err != nil {
+				return err
+			}
+			text := fmt.Sprintf("imping %s, %s, %s, medians of %d rounds\n\n%s", version, time.Now().UTC().Format(time.DateOnly), cpuid.CPU.BrandName, rounds, rebuild.Table(rows))
+			fmt.Print(text)
+			if write != "" {
+				return writeTable(write, text)
+			}
+			return nil
+		},
+	}
+	cmd.Flags().IntVar(&rounds, "rounds", 3, "repairs per engine and load")
+	cmd.Flags().IntVar(&objects, "objects", 0, "at most so many objects per load (for a quick look)")
+	cmd.Flags().StringVar(&write, "write", "", "put the table into this file, between its rebuild marks")
+	return cmd
+}
+
+// Marks around the table in BENCHMARKS.md.
+const (
+	tableBegin = "<!-- rebuild: begin -->"
+	tableEnd   = "<!-- rebuild: end -->"
+)
+
+func writeTable(path, text string) error {
+	b, err := os.ReadFile(path)
+	if err != nil {
+		return err
+	}
+	head, rest, ok := strings.Cut(string(b), tableBegin)
+	_, tail, ok2 := strings.Cut(rest, tableEnd)
+	if !ok || !ok2 {
+		return fmt.Errorf("%s has no line %s followed by %s", path, tableBegin, tableEnd)
+	}
+	return os.WriteFile(path, []byte(head+tableBegin+"\n"+text+tableEnd+tail), 0o644)
+}
