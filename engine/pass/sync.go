@@ -151,20 +151,20 @@ func (p *Pass) try(ctx context.Context, j *job, waiting []*partner) map[*partner
 	outcome := make(map[*partner]error, len(waiting))
 	remote := make([]suffix.Hashes, len(waiting))
 	errs := make([]error, len(waiting))
-	var wg sync.WaitGroup
-	for i, pr := range waiting {
-		wg.Add(1)
-		go func() {
-			defer wg.Done()
-			ctx, cancel := context.WithTimeout(ctx, p.cfg.HTTPTimeout)
-			defer cancel()
-			t := pr.target(j)
-			remote[i], errs[i] = replicate.Hashes(ctx, p.client, replicate.Target{
-				Addr: t.Addr, Device: t.Device, Partition: t.Partition, Policy: t.Policy,
-			}, maxHashes)
-		}()
+	deadline, cancel := context.WithTimeout(ctx, p.cfg.HTTPTimeout)
+	ask := func(i int, pr *partner) {
+		t := pr.target(j)
+		remote[i], errs[i] = replicate.Hashes(deadline, p.client, replicate.Target{
+			Addr: t.Addr, Device: t.Device, Partition: t.Partition, Policy: t.Policy,
+		}, maxHashes)
 	}
+	var wg sync.WaitGroup
+	for i, pr := range waiting[1:] {
+		wg.Go(func() { ask(i+1, pr) })
+	}
+	ask(0, waiting[0]) // here, and not in one more goroutine: a pass with nothing to do is all of this
 	wg.Wait()
+	cancel()
 
 	// What differs is hashed anew before it is believed: the stored hashes may be older
 	// than the files (rule 15).
