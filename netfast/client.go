@@ -35,6 +35,7 @@ type Client struct {
 	traffic traffic
 
 	mu     sync.Mutex
+	health map[string]*health // of peers in trouble, by host:port
 	idle   map[string][]*Conn // oldest first
 	reaper *time.Timer        // runs only while there is something idle
 	closed bool
@@ -57,7 +58,7 @@ func NewClient(o Options) *Client {
 	if o.IdleFor == 0 {
 		o.IdleFor = defaultIdleFor
 	}
-	return &Client{opt: o, idle: make(map[string][]*Conn)}
+	return &Client{opt: o, idle: make(map[string][]*Conn), health: make(map[string]*health)}
 }
 
 // Counters reads the client's counters.
@@ -94,6 +95,8 @@ func (c *Client) Dial(ctx context.Context, addr string, conn, node time.Duration
 	if err != nil {
 		if ctx.Err() != nil {
 			err = context.Cause(ctx)
+		} else {
+			c.fault(addr, err)
 		}
 		return nil, fmt.Errorf("cannot connect to %s: %w", addr, err)
 	}
@@ -135,8 +138,12 @@ func (c *Client) exchange(ctx context.Context, conn *Conn, r *Request) (*Respons
 	if err != nil {
 		stop()
 		conn.Close()
+		if !errors.Is(ctx.Err(), context.Canceled) && (!conn.reused || !isStale(conn, err)) {
+			c.fault(conn.addr, err)
+		}
 		return nil, fmt.Errorf("%s %s from %s: %w", r.Method, r.Path, conn.addr, err)
 	}
+	c.fine(conn.addr)
 	resp.client, resp.stop = c, stop
 	return resp, nil
 }

@@ -177,29 +177,16 @@ func (p *Pass) Run(ctx context.Context) Left {
 		}
 	}()
 
-	work := make(chan *partition)
+	q := newQueue(ctx, parts)
+	defer q.close()
 	var workers sync.WaitGroup
 	for range max(1, p.cfg.Concurrency) {
-		workers.Add(1)
-		go func() {
-			defer workers.Done()
-			for part := range work {
-				begin := time.Now()
-				p.Progress.PartitionsDone.Add(1)
-				p.partition(ctx, part)
-				p.Progress.partitionTook(time.Since(begin))
+		workers.Go(func() {
+			for it := q.take(); it != nil; it = q.take() {
+				p.work(ctx, q, it)
 			}
-		}()
+		})
 	}
-feed:
-	for _, part := range parts {
-		select {
-		case work <- part:
-		case <-ctx.Done():
-			break feed
-		}
-	}
-	close(work)
 	workers.Wait()
 	stop()
 	beat.Wait()
@@ -207,6 +194,25 @@ feed:
 	left := p.Progress.left()
 	left.Interrupted = ctx.Err() != nil
 	return left
+}
+
+// work does what an item of the queue needs now.
+func (p *Pass) work(ctx context.Context, q *queue, it *item) {
+	begin := time.Now()
+	if it.job == nil {
+		p.Progress.PartitionsDone.Add(1)
+		it.job = p.plan(it.partition)
+	}
+	if it.job != nil {
+		if wait, again := p.step(ctx, it.job); again {
+			it.spent += time.Since(begin)
+			q.later(it, wait)
+			return
+		}
+		p.quarantine(it.job)
+	}
+	p.Progress.partitionTook(it.spent + time.Since(begin))
+	q.done()
 }
 
 // partition is one partition of one local device: the unit of work.
@@ -232,6 +238,7 @@ func (p *Pass) collect() []*partition {
 		onlyPart[n] = true
 	}
 	var parts []*partition
+	seen := make(map[string]bool)
 	for _, pl := range p.policies {
 		if pl.ring.NextPartPower >= 0 {
 			p.cfg.Log.Warnf("next_part_power set in policy '%s'. Skipping", pl.pol.Name)
@@ -242,7 +249,10 @@ func (p *Pass) collect() []*partition {
 			if len(only) > 0 && !only[dev.Device] {
 				continue
 			}
-			p.Progress.Devices.Add(1)
+			if !seen[dev.Device] {
+				seen[dev.Device] = true
+				p.Progress.Devices.Add(1)
+			}
 			list, unexpected, err := pl.files.Partitions(dev.Device)
 			var unmounted *diskfile.NotMountedError
 			if errors.As(err, &unmounted) {
@@ -274,16 +284,16 @@ func (p *Pass) collect() []*partition {
 	return parts
 }
 
-// partition reads a partition's suffix hashes and runs its SYNC job. Partitions that do
-// not belong to the device, and fragments of other indexes, are work for REVERT, which
-// this version leaves to stock Swift: counted, never touched.
-func (p *Pass) partition(ctx context.Context, pt *partition) {
+// plan reads a partition's suffix hashes and makes its SYNC job; nil where there is none.
+// Partitions that do not belong to the device, and fragments of other indexes, are work
+// for REVERT, which this version leaves to stock Swift: counted, never touched.
+func (p *Pass) plan(pt *partition) *job {
 	hashes, n, err := pt.files.SuffixHashes(pt.dev.Device, pt.part, nil, true)
 	p.Progress.SuffixesHashed.Add(int64(n))
 	if err != nil {
 		p.cfg.Log.Errorf("Unable to read the suffix hashes of %s: %v", pt, err)
 		p.Progress.PartitionsLeft.Add(1)
-		return
+		return nil
 	}
 	primary := -1
 	nodes := pt.ring.PartNodes(pt.part)
@@ -313,16 +323,18 @@ func (p *Pass) partition(ctx context.Context, pt *partition) {
 		p.Progress.Handoffs.Add(1)
 	}
 	if primary < 0 {
-		return
+		return nil
 	}
-	job := &job{partition: pt, index: index, hashes: hashes, objects: make(map[string]*rebuild.Object)}
-	job.partners = partners(primary, nodes)
+	job := &job{partition: pt, index: index, hashes: hashes, objects: make(map[string]*rebuild.Object), begun: time.Now()}
+	for _, node := range partners(primary, nodes) {
+		job.waiting = append(job.waiting, &partner{Peer: rebuild.NewPeer(pt.pol, node)})
+	}
 	for _, node := range nodes {
 		if node.ID != pt.dev.ID {
 			job.peers = append(job.peers, rebuild.NewPeer(pt.pol, node))
 		}
 	}
-	p.sync(ctx, job)
+	return job
 }
 
 // partners are the left, right and far neighbours in the ring (Swift: _get_partners),

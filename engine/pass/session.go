@@ -194,7 +194,7 @@ func (t *task) run(acct *slab.Account) {
 	case vanished(err):
 		return
 	case err != nil:
-		log.Errorf("Unable to read %s/%s: %v", j.partition, t.hash, err)
+		log.Errorf("Unable to reconstruct from the local archive: %v", err)
 		t.p.Progress.ObjectsLeft.Add(1)
 		return
 	}

@@ -20,19 +20,21 @@ import (
 	"imping/netfast/replicate"
 	"imping/netfast/ssync"
 	"imping/swift/objhash"
-	"imping/swift/ring"
 	"imping/swift/suffix"
 )
 
 // job is the SYNC job of one primary partition, with all its partners.
 type job struct {
 	*partition
-	index    int // fragment index of this device
-	hashes   suffix.Hashes
-	partners []ring.Node
-	peers    []rebuild.Peer             // all other primaries
-	objects  map[string]*rebuild.Object // what earlier tries learned, by hash
-	mu       sync.Mutex                 // over objects
+	index   int // fragment index of this device
+	hashes  suffix.Hashes
+	peers   []rebuild.Peer             // all other primaries
+	objects map[string]*rebuild.Object // what earlier tries learned, by hash
+	mu      sync.Mutex                 // over objects
+
+	waiting       []*partner // those still to be served
+	tries, pauses int
+	begun         time.Time
 }
 
 // Retries of a job's sessions (rule 10).
@@ -61,67 +63,69 @@ func (pr *partner) key() string { return pr.Peer.String() }
 
 func (pr *partner) path(j *job) string { return fmt.Sprintf("%s/%d", pr.key(), j.part) }
 
-// sync runs a job: its partners' sessions, retried within bounds, and what they leave.
-func (p *Pass) sync(ctx context.Context, j *job) {
-	defer p.quarantine(j)
-	waiting := make([]*partner, 0, len(j.partners))
-	for _, node := range j.partners {
-		waiting = append(waiting, &partner{Peer: rebuild.NewPeer(j.pol, node)})
-	}
-	begin := time.Now()
-	wait := firstWait
-	pause, begun := false, false
-	for try := 1; len(waiting) > 0 && ctx.Err() == nil; {
-		if pause {
-			select {
-			case <-time.After(wait/2 + rand.N(wait)): // jittered: peers retry against each other too
-			case <-ctx.Done():
-				continue
-			}
-			wait *= 2
-		}
-		if pause || begun {
+// step tries a job once. When partners still wait for what can be tried again, it says
+// so, and how long to let them be: the worker takes other jobs in the meantime, so that a
+// peer that is down holds up nobody.
+func (p *Pass) step(ctx context.Context, j *job) (wait time.Duration, again bool) {
+	for {
+		if j.tries > 0 {
 			p.Progress.SessionsRetried.Add(1)
 			hashes, n, err := j.files.SuffixHashes(j.dev.Device, j.part, nil, false)
 			p.Progress.SuffixesHashed.Add(int64(n))
 			if err != nil {
 				p.cfg.Log.Errorf("Unable to read the suffix hashes of %s: %v", j.partition, err)
-				break
+				p.Progress.PartitionsLeft.Add(int64(len(j.waiting)))
+				j.waiting = nil
+				return 0, false
 			}
 			j.hashes = hashes
 		}
-		begun, pause = true, false
-		var again []*partner
-		for pr, err := range p.try(ctx, j, waiting) {
-			var source *pipeline.SourceError
-			switch {
-			case err == nil:
-			case errors.As(err, &source):
-				// Cut because a survivor proved bad. It is excluded now, and there are
-				// only so many: tried at once, as often as it takes.
-				again = append(again, pr)
-			case retryable(err) && try < maxTries && time.Since(begin) < jobLimit:
-				pause = true
-				p.cfg.Log.Debugf("%s %v: will be tried again", pr.path(j), err)
-				again = append(again, pr)
-			default:
-				p.Progress.PartitionsLeft.Add(1)
-				var unmounted *replicate.StatusError
-				if errors.As(err, &unmounted) && unmounted.Status == 507 {
-					p.cfg.Log.Errorf("%s policy#%d responded as unmounted", pr.path(j), j.pol.Index)
-				} else {
-					p.cfg.Log.Errorf("%s %v", pr.path(j), err)
-				}
+		j.tries++
+		if pause := p.judge(ctx, j, p.try(ctx, j, j.waiting)); len(j.waiting) == 0 || pause || ctx.Err() != nil {
+			break
+		}
+	}
+	if len(j.waiting) == 0 {
+		return 0, false
+	}
+	if ctx.Err() != nil {
+		p.Progress.PartitionsLeft.Add(int64(len(j.waiting)))
+		return 0, false
+	}
+	wait = firstWait << j.pauses
+	j.pauses++
+	return wait/2 + rand.N(wait), true // jittered: peers retry against each other too
+}
+
+// judge sorts the outcome of a try: what is left waits in the job, what failed for good
+// is logged and counted. It reports whether what waits should wait for a while.
+func (p *Pass) judge(ctx context.Context, j *job, outcome map[*partner]error) (pause bool) {
+	j.waiting = nil
+	for pr, err := range outcome {
+		var source *pipeline.SourceError
+		switch {
+		case err == nil:
+		case ctx.Err() != nil:
+			j.waiting = append(j.waiting, pr)
+		case errors.As(err, &source):
+			// Cut because a survivor proved bad. It is excluded now, and there are only
+			// so many: tried at once, as often as it takes.
+			j.waiting = append(j.waiting, pr)
+		case retryable(err) && j.pauses < maxTries-1 && time.Since(j.begun) < jobLimit:
+			p.cfg.Log.Debugf("%s %v: will be tried again", pr.path(j), err)
+			pause = true
+			j.waiting = append(j.waiting, pr)
+		default:
+			p.Progress.PartitionsLeft.Add(1)
+			var unmounted *replicate.StatusError
+			if errors.As(err, &unmounted) && unmounted.Status == 507 {
+				p.cfg.Log.Errorf("%s policy#%d responded as unmounted", pr.path(j), j.pol.Index)
+			} else {
+				p.cfg.Log.Errorf("%s %v", pr.path(j), err)
 			}
 		}
-		waiting = again
-		if pause {
-			try++
-		}
 	}
-	if ctx.Err() != nil && len(waiting) > 0 {
-		p.Progress.PartitionsLeft.Add(1)
-	}
+	return pause
 }
 
 // retryable tells work still to do from work that failed (law 5, rule 10).
@@ -154,6 +158,9 @@ func (p *Pass) try(ctx context.Context, j *job, waiting []*partner) map[*partner
 	deadline, cancel := context.WithTimeout(ctx, p.cfg.HTTPTimeout)
 	ask := func(i int, pr *partner) {
 		t := pr.target(j)
+		if errs[i] = p.client.Suspect(t.Addr); errs[i] != nil {
+			return
+		}
 		remote[i], errs[i] = replicate.Hashes(deadline, p.client, replicate.Target{
 			Addr: t.Addr, Device: t.Device, Partition: t.Partition, Policy: t.Policy,
 		}, maxHashes)
@@ -206,7 +213,7 @@ func (p *Pass) try(ctx context.Context, j *job, waiting []*partner) map[*partner
 	}
 
 	// Admission: the only place that blocks on memory, while nothing is held (law 9).
-	acct, err := p.pool.Open(ctx, 2*pipeline.StripeSize(j.code, j.pol.SegmentSize, len(j.partners)))
+	acct, err := p.pool.Open(ctx, 2*pipeline.StripeSize(j.code, j.pol.SegmentSize, len(waiting)))
 	if err != nil {
 		for _, pr := range todo {
 			outcome[pr] = err

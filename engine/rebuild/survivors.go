@@ -179,7 +179,7 @@ const slack = 4
 func (r *Rebuilder) candidates(o *Object, peers []Peer, want, held codec.Set, report *Insufficient) []*Peer {
 	type candidate struct {
 		p    *Peer
-		dup  bool
+		last bool // asked only when all others have been
 		load int64
 	}
 	var list []candidate
@@ -190,12 +190,15 @@ func (r *Rebuilder) candidates(o *Object, peers []Peer, want, held codec.Set, re
 			report.Answers = append(report.Answers, Answer{Peer: *p, Why: cause.Error()})
 			continue
 		}
-		list = append(list, candidate{p: p, dup: want.Has(p.Index) || seen.Has(p.Index), load: r.loads.of(p).Load()})
-		seen = seen.With(p.Index)
+		last := want.Has(p.Index) || seen.Has(p.Index) || r.Client.Suspect(p.Addr) != nil
+		list = append(list, candidate{p: p, last: last, load: r.loads.of(p).Load()})
+		if !last {
+			seen = seen.With(p.Index)
+		}
 	}
 	sort.SliceStable(list, func(i, j int) bool {
-		if list[i].dup != list[j].dup {
-			return list[j].dup
+		if list[i].last != list[j].last {
+			return list[j].last
 		}
 		if a, b := list[i].load/slack, list[j].load/slack; a != b {
 			return a < b

@@ -1,0 +1,550 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+
+	"imping/lab/real"
+	"imping/lab/scenario"
+	"imping/swift/ring"
+)
+
+// The tests of this package run this very program, under either of its names, in a real
+// Swift cluster: with asProgram in its environment the test binary is imping.
+const asProgram = "IMPING_TEST_AS_PROGRAM"
+
+func TestMain(m *testing.M) {
+	if os.Getenv(asProgram) != "" {
+		main()
+		return
+	}
+	real.Enter()
+	status := m.Run()
+	if shared.cluster != nil {
+		shared.cluster.Stop()
+		os.RemoveAll(shared.root)
+	}
+	os.Exit(status)
+}
+
+// lab is one cluster for all tests of the package, started by the first.
+type lab struct {
+	*real.Cluster
+	*testing.T
+	self  string // the program as imping
+	swift string // the program as swift-object-reconstructor
+}
+
+var shared struct {
+	cluster *real.Cluster
+	root    string
+}
+
+// startLab hands out the cluster, emptied. A failed test shows its logs.
+func startLab(t *testing.T) *lab {
+	t.Helper()
+	if testing.Short() {
+		t.Skip("needs the lab; `make test` runs it")
+	}
+	if shared.cluster == nil {
+		root, err := os.MkdirTemp("", "lab")
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := os.Chmod(root, 0o755); err != nil {
+			t.Fatal(err)
+		}
+		shared.root = root
+		if shared.cluster, err = real.Start(context.Background(), real.Options{Root: filepath.Join(root, "c"), User: "swift"}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	exe, err := os.Executable()
+	if err != nil {
+		t.Fatal(err)
+	}
+	l := &lab{Cluster: shared.cluster, T: t}
+	for name, where := range map[string]*string{"imping": &l.self, swiftReconstructor: &l.swift} {
+		*where = filepath.Join(shared.root, name)
+		if err := os.Symlink(exe, *where); err != nil && !os.IsExist(err) {
+			t.Fatal(err)
+		}
+	}
+	t.Cleanup(func() {
+		if t.Failed() {
+			l.DumpLogs(os.Stderr)
+		}
+	})
+	return l
+}
+
+// run runs the program and returns its exit status and output.
+func (l *lab) run(program string, args ...string) (int, string) {
+	l.Helper()
+	var out bytes.Buffer
+	argv := append([]string{"/usr/bin/env", asProgram + "=1", program}, args...)
+	exit, _, err := l.Cluster.Run(l.Context(), &out, argv...)
+	if err != nil {
+		l.Fatalf("%v: %v\n%s", args, err, out.String())
+	}
+	if strings.Contains(out.String(), "panic:") || strings.Contains(out.String(), "DATA RACE") {
+		l.Fatalf("%v:\n%s", args, out.String())
+	}
+	return exit, out.String()
+}
+
+// pass runs one pass of `imping reconstruct` on a node and returns its summary.
+func (l *lab) pass(node int, args ...string) (int, summary) {
+	l.Helper()
+	exit, out := l.run(l.self, append([]string{"reconstruct", l.ReplicationConf(node), "once", "--json"}, args...)...)
+	var s summary
+	i := strings.Index(out, "{\n")
+	if i < 0 {
+		l.Fatalf("no summary; exit status %d:\n%s", exit, out)
+	}
+	if err := json.Unmarshal([]byte(out[i:]), &s); err != nil {
+		l.Fatalf("%v:\n%s", err, out)
+	}
+	return exit, s
+}
+
+func (l *lab) load(o scenario.LoadOptions) *scenario.Loaded {
+	l.Helper()
+	loaded, err := scenario.Load(l.Context(), l, o)
+	if err != nil {
+		l.Fatal(err)
+	}
+	return loaded
+}
+
+func (l *lab) snapshot(dev string) *scenario.Snapshot {
+	l.Helper()
+	saved, err := os.MkdirTemp(shared.root, "saved")
+	if err != nil {
+		l.Fatal(err)
+	}
+	s, err := scenario.TakeSnapshot(l, dev, saved)
+	if err != nil {
+		l.Fatal(err)
+	}
+	return s
+}
+
+func (l *lab) wipe(dev string) {
+	l.Helper()
+	if err := scenario.Wipe(l, dev); err != nil {
+		l.Fatal(err)
+	}
+}
+
+// same fails the test when the device is not as it was.
+func (l *lab) same(before *scenario.Snapshot) {
+	l.Helper()
+	after, err := before.Retake()
+	if err != nil {
+		l.Fatal(err)
+	}
+	if report := scenario.Compare(before, after); !report.OK() {
+		l.Errorf("%v", report)
+	}
+}
+
+// logged returns the lines since mark that contain text.
+func (l *lab) logged(mark int64, text string) []string {
+	l.Helper()
+	lines, err := l.Log(mark)
+	if err != nil {
+		l.Fatal(err)
+	}
+	return slices.DeleteFunc(lines, func(s string) bool { return !strings.Contains(s, text) })
+}
+
+func (l *lab) mark() int64 {
+	l.Helper()
+	m, err := l.Mark()
+	if err != nil {
+		l.Fatal(err)
+	}
+	return m
+}
+
+const (
+	segment = 1 << 20 // of all policies of the lab
+	wiped   = "sd5"
+)
+
+// The whole of it, in the daemon's place: the program is found under Swift's name, reads
+// the node's own configuration, becomes Swift's user.
+func TestAWipedDeviceComesBackByteForByte(t *testing.T) {
+	l := startLab(t)
+	loaded := l.load(scenario.LoadOptions{
+		Seed: 1, Victim: wiped, Big: true, Random: 5,
+		Sizes: []int64{0, 1, segment - 1, segment, segment + 1, 5 << 20},
+	})
+	before := l.snapshot(wiped)
+	l.wipe(wiped)
+	mark := l.mark()
+	for _, node := range l.Nodes() {
+		if exit, out := l.run(l.swift, l.ReplicationConf(node), "once"); exit != 0 || out != "" {
+			t.Fatalf("node %d: status %d, output %q", node, exit, out)
+		}
+	}
+	l.same(before)
+	for _, text := range []string{
+		"Running object reconstructor in script mode.", "(100.00%) partitions reconstructed in ",
+		"suffixes checked - 0.00% hashed, ", "Partition times: max ", "Object reconstruction complete (once). (",
+		"Starting ", "Exited ",
+	} {
+		if len(l.logged(mark, text)) == 0 {
+			t.Errorf("Swift's log line %q is not there", text)
+		}
+	}
+	if err := scenario.VerifyGETs(t.Context(), l, loaded); err != nil {
+		t.Error(err)
+	}
+	if err := scenario.ProveStockAgrees(t.Context(), l); err != nil {
+		t.Error(err)
+	}
+	for _, node := range l.Nodes() {
+		if exit, s := l.pass(node); exit != exitDone || s.Rebuilt != 0 || s.Synced != 0 || s.Left.Any() {
+			t.Errorf("node %d: a second pass is not idle: status %d, %+v", node, exit, s)
+		}
+	}
+}
+
+// rules 4 and 5: whichever archive has rotted, the wiped one comes back right.
+func TestARottenSurvivorIsFoundAndTheObjectRebuiltFromOthers(t *testing.T) {
+	l := startLab(t)
+	for _, c := range []struct {
+		name   string
+		size   int64
+		policy string
+	}{
+		{"one segment", 100_000, "isal42"},
+		{"many segments", 5<<20 + 17, "isal104"},
+		{"many segments, GF(2^16)", 5<<20 + 17, "lec42"},
+	} {
+		for _, where := range []string{"local", "remote"} {
+			t.Run(c.name+", "+where, func(t *testing.T) {
+				l := &lab{Cluster: l.Cluster, T: t, self: l.self, swift: l.swift}
+				loaded := l.load(scenario.LoadOptions{
+					Seed: 2, Policies: []string{c.policy}, Victim: wiped, Sizes: []int64{c.size}, Kinds: []scenario.Kind{}})
+				obj := loaded.Objects[0]
+				nodes := loaded.Layout.Primaries(obj)
+				i := slices.IndexFunc(nodes, func(n ring.Node) bool { return n.Device.Device == wiped })
+				left := nodes[(i-1+len(nodes))%len(nodes)].Device.Device
+				// Data fragment 0 is read by every rebuild, unless it is one of the two.
+				liar := left
+				if where == "remote" {
+					for _, n := range nodes {
+						if liar = n.Device.Device; liar != left && liar != wiped {
+							break
+						}
+					}
+				}
+				lost, rotten := l.snapshot(wiped), l.snapshot(liar)
+				archive, err := loaded.Layout.Archive(obj, liar)
+				if err != nil {
+					t.Fatal(err)
+				}
+				flip, err := scenario.FlipPayloadByte(archive, 3)
+				if err != nil {
+					t.Fatal(err)
+				}
+				// Only this object's archive is lost.
+				if err := os.RemoveAll(loaded.Layout.HashDir(obj, wiped)); err != nil {
+					t.Fatal(err)
+				}
+				os.Remove(filepath.Join(filepath.Dir(filepath.Dir(loaded.Layout.HashDir(obj, wiped))), "hashes.pkl"))
+				mark := l.mark()
+				exit, s := l.pass(l.NodeOf(left), "-d", left)
+				if exit != exitDone || s.Rebuilt != 1 {
+					t.Errorf("status %d, %+v", exit, s)
+				}
+				l.same(lost)
+				if len(l.logged(mark, "were excluded while it was rebuilt")) == 0 {
+					t.Errorf("nobody noticed %v", flip)
+				}
+				if where == "local" && s.Quarantined != 1 {
+					t.Errorf("%d local archives were quarantined, want 1", s.Quarantined)
+				}
+				// The rotten one is quarantined now, by us or by its server: partners bring it back.
+				if _, err := os.Stat(archive); err == nil {
+					t.Errorf("%s is still in its place", archive)
+				}
+				for _, node := range l.Nodes() {
+					l.pass(node)
+				}
+				l.same(rotten)
+				if err := os.RemoveAll(filepath.Join(l.DevicePath(liar), "quarantined")); err != nil {
+					t.Fatal(err)
+				}
+			})
+		}
+	}
+}
+
+// damage is something wrong on the node that runs the pass, or at a peer; the pass says
+// so, and everything else is served.
+func TestDamageIsNamedAndTheRestIsServed(t *testing.T) {
+	l := startLab(t)
+	const name = "isal42"
+	loaded := l.load(scenario.LoadOptions{
+		Seed: 4, Policies: []string{name}, Victim: wiped, Sizes: []int64{1000, 2000, 3000, 4000, 5000, 6000}, Kinds: []scenario.Kind{}})
+	for _, c := range []struct {
+		name  string
+		spoil func(t *testing.T, archive string)
+		want  string // in the log
+	}{
+		{"wrong xattrs", func(t *testing.T, archive string) { setXattr(t, archive, []byte("\x80\x02cos\nsystem\nU\x02idR.")) }, "metadata"},
+		{"header with a bad CRC", func(t *testing.T, archive string) { flipAt(t, archive, 5) }, "header"},
+		{"truncated", func(t *testing.T, archive string) { truncate(t, archive) }, "does not match actual object size"},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			l := &lab{Cluster: l.Cluster, T: t, self: l.self, swift: l.swift}
+			lost := l.snapshot(wiped)
+			obj := loaded.Objects[0]
+			nodes := loaded.Layout.Primaries(obj)
+			i := slices.IndexFunc(nodes, func(n ring.Node) bool { return n.Device.Device == wiped })
+			left := nodes[(i-1+len(nodes))%len(nodes)].Device.Device
+			archive, err := loaded.Layout.Archive(obj, left)
+			if err != nil {
+				t.Fatal(err)
+			}
+			saved := l.snapshot(left)
+			c.spoil(t, archive)
+			l.wipe(wiped)
+			mark := l.mark()
+			l.pass(l.NodeOf(left), "-d", left)
+			for _, node := range l.Nodes() {
+				l.pass(node)
+			}
+			// Others hold enough: whoever is asked next rebuilds what this node could not.
+			l.same(lost)
+			if lines := l.logged(mark, c.want); len(lines) == 0 {
+				lines, _ := l.Log(mark)
+				t.Errorf("the log does not say %q:\n%s", c.want, strings.Join(lines, "\n"))
+			}
+			// And the damaged archive is quarantined or at least not believed; put right by hand.
+			os.RemoveAll(filepath.Join(l.DevicePath(left), "quarantined"))
+			restore(t, saved)
+		})
+	}
+}
+
+// restore puts a device's files back from the saved copy.
+func restore(t *testing.T, s *scenario.Snapshot) {
+	t.Helper()
+	for name := range s.Files {
+		var out bytes.Buffer
+		to := filepath.Join(s.Path, name)
+		if err := os.MkdirAll(filepath.Dir(to), 0o755); err != nil {
+			t.Fatal(err)
+		}
+		exit, _, err := real.Run(t.Context(), &out, "cp", "-a", "--", filepath.Join(s.Saved, name), to)
+		if err != nil || exit != 0 {
+			t.Fatalf("cannot restore %s: %v %s", to, err, out.String())
+		}
+	}
+	err := filepath.WalkDir(s.Path, func(p string, _ fs.DirEntry, err error) error {
+		if err == nil {
+			err = os.Lchown(p, swiftID(t, s), swiftGroup(t, s))
+		}
+		return err
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+}
+
+func swiftID(t *testing.T, s *scenario.Snapshot) int {
+	for _, f := range s.Files {
+		return int(f.UID)
+	}
+	t.Fatal("an empty snapshot")
+	return 0
+}
+
+func swiftGroup(_ *testing.T, s *scenario.Snapshot) int {
+	for _, f := range s.Files {
+		return int(f.GID)
+	}
+	return 0
+}
+
+func TestWhatCanNotRunSaysWhy(t *testing.T) {
+	l := startLab(t)
+	conf, err := os.ReadFile(l.ReplicationConf(3))
+	if err != nil {
+		t.Fatal(err)
+	}
+	etc, err := os.MkdirTemp(shared.root, "etc")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Chmod(etc, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	ringFile, err := os.ReadFile(filepath.Join(l.SwiftDir(), "object-1.ring.gz"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, c := range []struct {
+		name    string
+		conf    func(string) string
+		swift   func(string) string // of swift.conf
+		ring    func([]byte) []byte
+		args    []string
+		want    string
+		missing bool
+	}{
+		{name: "no configuration", missing: true, want: "none.conf"},
+		{name: "no section", conf: func(s string) string { return strings.Replace(s, "[object-reconstructor]", "[other]", 1) }, want: "object-reconstructor"},
+		{name: "a bad option", conf: func(s string) string {
+			return strings.Replace(s, "[object-reconstructor]", "[object-reconstructor]\nconcurrency = many", 1)
+		}, want: "concurrency"},
+		{name: "an unknown user", conf: func(s string) string { return strings.ReplaceAll(s, "user = swift", "user = nobody-of-that-name") }, want: "nobody-of-that-name"},
+		{name: "no ring", ring: func([]byte) []byte { return nil }, want: "object-1.ring.gz"},
+		{name: "a truncated ring", ring: func(b []byte) []byte { return b[:len(b)/2] }, want: "object-1.ring.gz"},
+		{name: "a ring that is none", ring: func([]byte) []byte { return []byte("hello") }, want: "object-1.ring.gz"},
+		{name: "swift.conf without a salt", swift: func(s string) string { return strings.ReplaceAll(s, "swift_hash_path", "other") }, want: "swift.conf"},
+		{name: "swift.conf with another policy", swift: func(s string) string {
+			return strings.Replace(s, "ec_num_parity_fragments = 2", "ec_num_parity_fragments = 3", 1)
+		}, want: "replicas"},
+		{name: "swift.conf of two minds", conf: func(s string) string { return s }, swift: func(s string) string {
+			return strings.Replace(s, "swift_hash_path_suffix = ", "swift_hash_path_suffix = x", 1)
+		}, args: []string{"two"}, want: "differ"},
+		{name: "not once", args: []string{"forever"}, want: "once"},
+		{name: "devices without once", args: []string{"forever", "-d", "sd5"}, want: "once"},
+		{name: "another node's device", args: []string{"-d", "sd14"}, want: "sd14"},
+		{name: "a partition that is no number", args: []string{"-p", "x"}, want: "x"},
+		{name: "a size that is none", args: []string{"--memory-budget", "much"}, want: "memory_budget"},
+		{name: "an unknown word", args: []string{"twice"}, want: "twice"},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			l := &lab{Cluster: l.Cluster, T: t, self: l.self, swift: l.swift}
+			dir, err := os.MkdirTemp(etc, "e")
+			if err != nil {
+				t.Fatal(err)
+			}
+			os.Chmod(dir, 0o755)
+			entries, err := filepath.Glob(filepath.Join(l.SwiftDir(), "*.ring.gz"))
+			if err != nil {
+				t.Fatal(err)
+			}
+			for _, e := range append(entries, l.SwiftConf()) {
+				b, err := os.ReadFile(e)
+				if err != nil {
+					t.Fatal(err)
+				}
+				if filepath.Base(e) == "object-1.ring.gz" {
+					b = ringFile
+					if c.ring != nil {
+						if b = c.ring(b); b == nil {
+							continue
+						}
+					}
+				}
+				if filepath.Base(e) == "swift.conf" && c.swift != nil {
+					b = []byte(c.swift(string(b)))
+				}
+				if err := os.WriteFile(filepath.Join(dir, filepath.Base(e)), b, 0o644); err != nil {
+					t.Fatal(err)
+				}
+			}
+			text := strings.ReplaceAll(string(conf), "swift_dir = "+l.SwiftDir(), "swift_dir = "+dir)
+			if c.conf != nil {
+				text = c.conf(text)
+			}
+			path := filepath.Join(dir, "node.conf")
+			if err := os.WriteFile(path, []byte(text), 0o644); err != nil {
+				t.Fatal(err)
+			}
+			if c.missing {
+				path = filepath.Join(dir, "none.conf")
+			}
+			args := []string{"reconstruct", path}
+			rest := c.args
+			if len(rest) == 0 || rest[0] != "forever" {
+				args = append(args, "once")
+			} else {
+				rest = rest[1:]
+			}
+			if len(c.args) > 0 && c.args[0] == "two" {
+				rest = nil
+			} else if c.swift != nil {
+				args = append(args, "--swift-conf", filepath.Join(dir, "swift.conf"))
+			}
+			exit, out := l.run(l.self, append(args, rest...)...)
+			if exit != exitFailed || !strings.Contains(out, c.want) || strings.Count(out, "\n") > 3 {
+				t.Errorf("status %d, want 1 and a line with %q:\n%s", exit, c.want, out)
+			}
+		})
+	}
+}
+
+// A peer that lies, and devices that can not be read, spoil only their own part.
+func TestHostilePeersAndUnreadableDevicesAreLeftAndCounted(t *testing.T) {
+	l := startLab(t)
+	loaded := l.load(scenario.LoadOptions{
+		Seed: 5, Policies: []string{"isal42"}, Victim: wiped, Sizes: []int64{1000, 2000, segment + 1}, Kinds: []scenario.Kind{}})
+	obj := loaded.Objects[0]
+	nodes := loaded.Layout.Primaries(obj)
+	i := slices.IndexFunc(nodes, func(n ring.Node) bool { return n.Device.Device == wiped })
+	left := nodes[(i-1+len(nodes))%len(nodes)].Device.Device
+	node := l.NodeOf(wiped)
+	for _, c := range []struct{ name, say string }{
+		{"a pickle that would run a program", "HTTP/1.1 200 OK\r\nContent-Length: 24\r\n\r\n\x80\x02cposix\nsystem\nU\x02idR....."},
+		{"an answer that ends early", "HTTP/1.1 200 OK\r\nContent-Length: 1000\r\n\r\n\x80\x02}q"},
+		{"no HTTP", "SSH-2.0-OpenSSH_9.2\r\n"},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			l := &lab{Cluster: l.Cluster, T: t, self: l.self, swift: l.swift}
+			if err := l.StopServer(node, real.ReplicationServer); err != nil {
+				t.Fatal(err)
+			}
+			stop := liar(t, ringAddress(nodes[i]), c.say)
+			exit, s := l.pass(l.NodeOf(left), "-d", left)
+			stop()
+			if err := l.StartServer(t.Context(), node, real.ReplicationServer); err != nil {
+				t.Fatal(err)
+			}
+			if exit != exitLeft || s.Left.Partitions == 0 {
+				t.Errorf("status %d, %+v: a partner that can't be compared is something left", exit, s)
+			}
+		})
+	}
+	t.Run("an unreadable device", func(t *testing.T) {
+		l := &lab{Cluster: l.Cluster, T: t, self: l.self, swift: l.swift}
+		objects := filepath.Join(l.DevicePath(left), "objects-1")
+		if err := os.Chmod(objects, 0); err != nil {
+			t.Fatal(err)
+		}
+		defer os.Chmod(objects, 0o755)
+		mark := l.mark()
+		exit, s := l.pass(l.NodeOf(left))
+		if exit != exitLeft || s.Left.Devices != 1 {
+			t.Errorf("status %d, %+v", exit, s)
+		}
+		if len(l.logged(mark, "Unable to list partitions in '"+objects+"'")) == 0 {
+			t.Error("the log does not name the device")
+		}
+	})
+	for _, node := range l.Nodes() {
+		if exit, s := l.pass(node); exit != exitDone {
+			t.Errorf("afterwards node %d is not well: status %d, %+v", node, exit, s)
+		}
+	}
+}
+
+func ringAddress(n ring.Node) string {
+	return fmt.Sprintf("%s:%d", n.ReplicationIP, n.ReplicationPort)
+}
