@@ -19,9 +19,10 @@ const (
 	// sendPatience is how long one line may wait for a syslog whose queue is full. Python
 	// waits without end; a second is more than a living syslog needs.
 	sendPatience = time.Second
-	// stalledPatience holds after a line that waited in vain, until one gets through: a
-	// syslog that hangs slows a pass down by next to nothing.
+	// stalledPatience holds for stalledFor after a line that waited in vain, so that a
+	// syslog that hangs can take a tenth of a pass's time at most.
 	stalledPatience = time.Millisecond
+	stalledFor      = 10 * sendPatience
 )
 
 // transport carries packets to syslog. Its methods are not goroutine-safe.
@@ -89,8 +90,8 @@ func (s *udpSocket) close() { s.conn.Close() }
 // Python: logging.handlers, SysLogHandler.
 type unixSocket struct {
 	address string
-	conn    net.Conn // nil while there is none
-	stalled bool
+	conn    net.Conn  // nil while there is none
+	stalled time.Time // when a line last waited in vain for all of sendPatience
 }
 
 func (s *unixSocket) connect() error {
@@ -120,12 +121,14 @@ func (s *unixSocket) send(packet []byte) error {
 
 func (s *unixSocket) write(packet []byte) error {
 	patience := sendPatience
-	if s.stalled {
+	if time.Since(s.stalled) < stalledFor {
 		patience = stalledPatience
 	}
 	s.conn.SetWriteDeadline(time.Now().Add(patience))
 	n, err := s.conn.Write(packet)
-	s.stalled = errors.Is(err, os.ErrDeadlineExceeded)
+	if patience == sendPatience && errors.Is(err, os.ErrDeadlineExceeded) {
+		s.stalled = time.Now()
+	}
 	if err != nil && n > 0 {
 		s.close() // half a line went into a stream
 	}
