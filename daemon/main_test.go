@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"os/exec"
+	"runtime/debug"
 	"slices"
 	"strconv"
 	"strings"
@@ -65,6 +66,10 @@ var roles = map[string]func(args []string) error{
 			return nil
 		})
 	},
+	"limits": func([]string) error {
+		RaiseLimits()
+		return report()
+	},
 	"detach": func(args []string) error {
 		var keep []*os.File
 		if args[0] == "keep" {
@@ -88,6 +93,7 @@ type state struct {
 	Leader               bool           // of its session
 	Nice, IOPriority     map[string]int // by thread
 	Files, Data          [2]uint64      // soft and hard limit
+	Heap                 int64          // Go's own limit
 }
 
 func report() error {
@@ -109,7 +115,7 @@ func report() error {
 	s := state{
 		UID: os.Getuid(), GID: os.Getgid(), EUID: os.Geteuid(), EGID: os.Getegid(), Groups: groups,
 		Home: os.Getenv("HOME"), Dir: dir, Leader: sid == os.Getpid(),
-		Nice: map[string]int{}, IOPriority: map[string]int{},
+		Nice: map[string]int{}, IOPriority: map[string]int{}, Heap: debug.SetMemoryLimit(-1),
 	}
 	s.Umask = syscall.Umask(0)
 	for resource, limits := range map[int]*[2]uint64{unix.RLIMIT_NOFILE: &s.Files, unix.RLIMIT_DATA: &s.Data} {

@@ -45,7 +45,7 @@ func TestProcessBecomesTheUserAsSwiftDoes(t *testing.T) {
 		var want state
 		oracle.Ask(t, askDrop, name, &want)
 		got := ask(t, "drop", name)
-		ignored := cmpopts.IgnoreFields(state{}, "Dir", "Umask", "Leader", "Nice", "IOPriority", "Files", "Data")
+		ignored := cmpopts.IgnoreFields(state{}, "Dir", "Umask", "Leader", "Nice", "IOPriority", "Files", "Data", "Heap")
 		if diff := cmp.Diff(want, got, ignored, cmpopts.EquateEmpty()); diff != "" {
 			t.Errorf("user %s: Swift (-), imping (+):\n%s", name, diff)
 		}
@@ -92,22 +92,51 @@ func TestUnknownUserIsFatalAndNamed(t *testing.T) {
 // rule 33
 func TestProcessWithoutRightsCanNotBecomeAnother(t *testing.T) {
 	cmd := again(t, "drop", "daemon")
-	if os.Geteuid() == 0 {
-		nobody, err := user.Lookup("nobody")
-		if err != nil {
-			t.Fatal(err)
-		}
-		uid, gid, err := ids(nobody)
-		if err != nil {
-			t.Fatal(err)
-		}
-		cmd.Path = readable(t)
-		cmd.SysProcAttr.Credential = &syscall.Credential{Uid: uint32(uid), Gid: uint32(gid), NoSetGroups: false}
-		cmd.Dir = "/"
-	}
+	asNobody(t, cmd)
 	out, err := cmd.CombinedOutput()
 	if err == nil || !strings.Contains(string(out), `cannot become user "daemon"`) {
 		t.Errorf("%v: %s", err, out)
+	}
+}
+
+// asNobody takes root's rights from the command.
+func asNobody(t *testing.T, cmd *exec.Cmd) {
+	t.Helper()
+	if os.Geteuid() != 0 {
+		return
+	}
+	nobody, err := user.Lookup("nobody")
+	if err != nil {
+		t.Fatal(err)
+	}
+	uid, gid, err := ids(nobody)
+	if err != nil {
+		t.Fatal(err)
+	}
+	cmd.Path = readable(t)
+	cmd.SysProcAttr.Credential = &syscall.Credential{Uid: uint32(uid), Gid: uint32(gid)}
+	cmd.Dir = "/"
+}
+
+// inShell runs shell commands before the command, in the same process.
+func inShell(cmd *exec.Cmd, commands string) {
+	cmd.Args = append([]string{"sh", "-c", commands + `; exec "$0" "$@"`, cmd.Path}, cmd.Args[1:]...)
+	cmd.Path = "/bin/sh"
+}
+
+// rule 35
+func TestHeapKeepsToHalfOfAMemoryLimitThatCanNotBeRaised(t *testing.T) {
+	cmd := again(t, "limits")
+	asNobody(t, cmd)
+	// Far over what a process has: the race detector maps terabytes.
+	inShell(cmd, "ulimit -S -d 60000000000; ulimit -H -d 68719476736; ulimit -S -n 512")
+	s := decode(t, cmd)
+	const limit = 68719476736 << 10
+	if s.Data != [2]uint64{limit, limit} || s.Heap != limit/2 {
+		t.Errorf("the limits on memory are %d, the heap's is %d", s.Data, s.Heap)
+	}
+	if s.Files[0] != s.Files[1] {
+		t.Errorf("the limits on files are %d", s.Files)
 	}
 }
 
@@ -144,9 +173,8 @@ func TestSetUpMakesADaemonOfTheProcess(t *testing.T) {
 		t.Fatal(err)
 	}
 	cmd := again(t, "setup", path)
-	// As swift-init starts it, but with a low limit on files.
-	cmd.Args = append([]string{"sh", "-c", `umask 077; ulimit -n 4096; ulimit -d 2097152; exec "$0" "$@"`}, append([]string{cmd.Path}, cmd.Args[1:]...)...)
-	cmd.Path = "/bin/sh"
+	// As swift-init starts it, with other limits.
+	inShell(cmd, "umask 077; ulimit -n 4096; ulimit -d 68719476736")
 	s := decode(t, cmd)
 	daemon, err := user.Lookup("daemon")
 	if err != nil {
