@@ -24,8 +24,8 @@ demo: build deps      ## wipe a disk of a real Swift cluster and rebuild it, com
 test: build deps      ## everything that must always hold; needs root for the lab
 	$(GO) test -p 1 -timeout 480s ./...
 
-race: build deps      ## the same under the race detector, without the lab
-	$(GO) test -p 1 -race -short -timeout 600s ./...
+race: build deps      ## the same under the race detector
+	GORACE=atexit_sleep_ms=0 $(GO) test -p 1 -race -timeout 900s ./...
 
 lint:                 ## gofmt, vet, staticcheck
 	@out=$$(gofmt -l .); if [ -n "$$out" ]; then echo "gofmt would change:"; echo "$$out"; exit 1; fi

@@ -426,7 +426,11 @@ func TestWhatCanNotRunSaysWhy(t *testing.T) {
 		{name: "devices without once", args: []string{"forever", "-d", "sd5"}, want: "once"},
 		{name: "another node's device", args: []string{"-d", "sd14"}, want: "sd14"},
 		{name: "a partition that is no number", args: []string{"-p", "x"}, want: "x"},
-		{name: "a size that is none", args: []string{"--memory-budget", "much"}, want: "memory_budget"},
+		{name: "a size that is none", args: []string{"--memory-budget", "much"}, want: "memory-budget"},
+		{name: "an unknown option of ours", conf: func(s string) string {
+			return strings.Replace(s, "[object-reconstructor]", "[object-reconstructor]\nimping_speed = high", 1)
+		}, want: "imping_speed"},
+		{name: "no local device", conf: func(s string) string { return strings.Replace(s, "bind_port = ", "bind_port = 1", 1) }, want: "replication address"},
 		{name: "an unknown word", args: []string{"twice"}, want: "twice"},
 	} {
 		t.Run(c.name, func(t *testing.T) {

@@ -46,6 +46,7 @@ func reconstructCommand() *cobra.Command {
 files) as swift-object-reconstructor does, compares the suffix hashes of every
 primary partition with its partners, rebuilds the fragment archives that they miss
 and pushes them by SSYNC. Fragments that belong elsewhere are left in place and counted.
+A lost device is rebuilt by its partners: make a pass on every node but its own.
 
 Exit status: 0 all done, 1 could not run, 2 something was left.`,
 		Example: `  imping reconstruct /etc/swift/object-server.conf once
@@ -99,8 +100,8 @@ func asReconstructor(argv []string) int {
 	switch {
 	case err == nil:
 		return exitDone
-	case errors.As(err, &e) && e.status == exitLeft:
-		return exitDone // stock exits 0 whatever is left (rule 36)
+	case errors.As(err, &e):
+		return exitDone // stock exits 0 whatever is left, and after SIGTERM too (rule 36)
 	}
 	fmt.Fprintln(os.Stderr, err)
 	return exitFailed
@@ -166,17 +167,19 @@ func reconstruct(o *reconstructOptions, stdout io.Writer) error {
 		return err
 	}
 	if progress == nil { // a signal came first
-		return &exitError{status: exitFailed}
+		return &exitError{status: exitFailed, err: errEnded}
 	}
 	summarise(progress, left).print(stdout, o.json)
 	if left.Interrupted {
-		return errors.New("the pass was ended early by a signal")
+		return &exitError{status: exitFailed, err: errEnded}
 	}
 	if left.Any() {
 		return &exitError{status: exitLeft}
 	}
 	return nil
 }
+
+var errEnded = errors.New("the pass was ended early by a signal")
 
 // settle makes the process what its name promises: a daemon under Swift's name, else a
 // program in the foreground that only becomes Swift's user.
@@ -209,7 +212,14 @@ func onePass(ctx context.Context, cfg *pass.Config, log *daemon.Logger, o *recon
 		return pass.Left{}, nil, fmt.Errorf("%s: %s not among this node's devices (%s)", o.conf, strings.Join(unknown, ", "), strings.Join(local, ", "))
 	}
 	if len(local) == 0 {
-		log.Warnf("No device of any erasure-code ring is local: looked for addresses of %q and port %d", cfg.RingIP, cfg.Port)
+		none := fmt.Sprintf("no device of any erasure-code ring in %s has this node's replication address: looked for %s", cfg.SwiftDir, where(cfg))
+		if !o.swiftName {
+			return pass.Left{}, nil, fmt.Errorf("%s: %s; is it the configuration of the replication server?", o.conf, none)
+		}
+		log.Warnf("%s", none) // a stock node without devices idles
+	}
+	for _, w := range cfg.Swift.Warnings {
+		log.Warnf("%s", w)
 	}
 	log.Infof("Running object reconstructor in script mode.")
 	begin := time.Now()
@@ -230,6 +240,18 @@ func onePass(ctx context.Context, cfg *pass.Config, log *daemon.Logger, o *recon
 	return left, &p.Progress, nil
 }
 
+// where is what a device's replication address has to be to be local.
+func where(cfg *pass.Config) string {
+	ip := cfg.RingIP
+	if ip == "0.0.0.0" || ip == "::" {
+		ip = "any address of this machine"
+	}
+	if cfg.Port == 0 {
+		return ip + ", any port"
+	}
+	return fmt.Sprintf("%s, port %d", ip, cfg.Port)
+}
+
 // notLocal are the given devices that this node does not have.
 func notLocal(given, local []string) []string {
 	var missing []string
@@ -244,6 +266,12 @@ func notLocal(given, local []string) []string {
 	}
 	return missing
 }
+
+// imping's own options in the configuration file (rule 40).
+const (
+	optVerify = "imping_verify_survivors"
+	optBudget = "imping_memory_budget"
+)
 
 // passConfig takes the options of [object-reconstructor] with Swift's defaults.
 func passConfig(sec *conf.Section, o *reconstructOptions) (*pass.Config, error) {
@@ -272,24 +300,29 @@ func passConfig(sec *conf.Section, o *reconstructOptions) (*pass.Config, error) 
 		}
 		cfg.OnlyPartitions = append(cfg.OnlyPartitions, n)
 	}
-	verify := o.verify
+	for _, key := range sec.Keys() {
+		if strings.HasPrefix(key, "imping_") && key != optVerify && key != optBudget {
+			return nil, fmt.Errorf("%s: [%s] has an unknown option %s (known: %s, %s)", sec.Path, sec.Name, key, optBudget, optVerify)
+		}
+	}
+	verify, from := o.verify, "--verify-survivors"
 	if verify == "" {
-		verify = sec.Get("imping_verify_survivors", "md5")
+		verify, from = sec.Get(optVerify, "md5"), sec.Path+": "+optVerify
 	}
 	switch verify {
 	case "md5":
 		cfg.Verify = true
 	case "off":
 	default:
-		return nil, fmt.Errorf("%s: verify_survivors = %q: md5 and off are known", sec.Path, verify)
+		return nil, fmt.Errorf("%s = %q: md5 and off are known", from, verify)
 	}
-	budget := o.budget
+	budget, from := o.budget, "--memory-budget"
 	if budget == "" {
-		budget = sec.Get("imping_memory_budget", "256MiB")
+		budget, from = sec.Get(optBudget, "256MiB"), sec.Path+": "+optBudget
 	}
 	var err error
 	if cfg.MemoryBudget, err = parseSize(budget); err != nil {
-		return nil, fmt.Errorf("%s: memory_budget = %q: %w", sec.Path, budget, err)
+		return nil, fmt.Errorf("%s = %q: %w", from, budget, err)
 	}
 	if sec.Has("write_legacy_ec_crc") {
 		cfg.LegacyCRC = r.bool("write_legacy_ec_crc", false)

@@ -16,6 +16,7 @@ import (
 	"time"
 
 	"imping/codec"
+	"imping/engine/pipeline"
 	"imping/engine/rebuild"
 	"imping/io/diskfile"
 	"imping/io/slab"
@@ -79,6 +80,16 @@ type place struct {
 	code  *codec.Code
 	local []*ring.Device
 	files *diskfile.Manager
+}
+
+// maxPartners are left, right and far.
+const maxPartners = 3
+
+// reserve is what a job of the policy for so many partners holds of the memory budget: a
+// stripe that is read while another is written (law 9). The segment is the policy's, or
+// that of older objects.
+func (pl *place) reserve(segment, partners int) int64 {
+	return 2 * pipeline.StripeSize(pl.code, segment, partners)
 }
 
 // New loads the rings of all erasure-code policies. An error names the ring or policy and
@@ -157,6 +168,11 @@ func (p *Pass) LocalDevices() []string {
 func (p *Pass) Run(ctx context.Context) Left {
 	p.start = time.Now()
 	p.Progress.begin()
+	for _, pl := range p.policies {
+		if least := pl.reserve(pl.pol.SegmentSize, maxPartners); least > p.cfg.MemoryBudget {
+			p.cfg.Log.Warnf("The memory budget of %d bytes is too small for policy %d (%s): raised to %d", p.cfg.MemoryBudget, pl.pol.Index, pl.pol.Name, least)
+		}
+	}
 	parts := p.collect()
 	p.Progress.collected.Store(true)
 
@@ -238,7 +254,13 @@ func (p *Pass) collect() []*partition {
 		onlyPart[n] = true
 	}
 	var parts []*partition
-	seen := make(map[string]bool)
+	seen, left := make(map[string]bool), make(map[string]bool) // over all policies
+	leave := func(dev *ring.Device) {
+		if !left[dev.Device] {
+			left[dev.Device] = true
+			p.Progress.DevicesLeft.Add(1)
+		}
+	}
 	for _, pl := range p.policies {
 		if pl.ring.NextPartPower >= 0 {
 			p.cfg.Log.Warnf("next_part_power set in policy '%s'. Skipping", pl.pol.Name)
@@ -250,18 +272,18 @@ func (p *Pass) collect() []*partition {
 				continue
 			}
 			if !seen[dev.Device] {
-				seen[dev.Device] = true
 				p.Progress.Devices.Add(1)
 			}
+			seen[dev.Device] = true
 			list, unexpected, err := pl.files.Partitions(dev.Device)
 			var unmounted *diskfile.NotMountedError
 			if errors.As(err, &unmounted) {
 				p.cfg.Log.Warnf("%s is not mounted", dev.Device)
-				p.Progress.DevicesLeft.Add(1)
+				leave(dev)
 				continue
 			} else if err != nil {
 				p.cfg.Log.Errorf("Unable to list partitions in '%s': %v", filepath.Join(p.cfg.Devices, dev.Device, pl.pol.DataDir()), err)
-				p.Progress.DevicesLeft.Add(1)
+				leave(dev)
 				continue
 			}
 			for _, name := range unexpected {
@@ -325,7 +347,7 @@ func (p *Pass) plan(pt *partition) *job {
 	if primary < 0 {
 		return nil
 	}
-	job := &job{partition: pt, index: index, hashes: hashes, objects: make(map[string]*rebuild.Object), begun: time.Now()}
+	job := &job{partition: pt, index: index, hashes: hashes, objects: make(map[string]*rebuild.Object), begun: time.Now(), segment: pt.pol.SegmentSize}
 	for _, node := range partners(primary, nodes) {
 		job.waiting = append(job.waiting, &partner{Peer: rebuild.NewPeer(pt.pol, node)})
 	}

@@ -260,6 +260,11 @@ func (t *task) rebuild(acct *slab.Account, local *diskfile.Object) bool {
 		return false
 	}
 	j.mu.Lock()
+	if o.Segment > j.segment {
+		j.longest = max(j.longest, o.Segment)
+		j.mu.Unlock()
+		return false
+	}
 	o.Inherit(j.objects[t.hash])
 	j.objects[t.hash] = o
 	j.mu.Unlock()

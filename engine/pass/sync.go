@@ -32,6 +32,9 @@ type job struct {
 	objects map[string]*rebuild.Object // what earlier tries learned, by hash
 	mu      sync.Mutex                 // over objects
 
+	segment int // bytes of a segment that memory is reserved for
+	longest int // longest segment seen: over `segment` after a try, it needs another one
+
 	waiting       []*partner // those still to be served
 	tries, pauses int
 	begun         time.Time
@@ -107,9 +110,9 @@ func (p *Pass) judge(ctx context.Context, j *job, outcome map[*partner]error) (p
 		case err == nil:
 		case ctx.Err() != nil:
 			j.waiting = append(j.waiting, pr)
-		case errors.As(err, &source):
-			// Cut because a survivor proved bad. It is excluded now, and there are only
-			// so many: tried at once, as often as it takes.
+		case errors.Is(err, errLonger), errors.As(err, &source):
+			// Longer segments, or cut because a survivor proved bad. It is excluded now,
+			// and there are only so many: tried at once, as often as it takes.
 			j.waiting = append(j.waiting, pr)
 		case retryable(err) && j.pauses < maxTries-1 && time.Since(j.begun) < jobLimit:
 			p.cfg.Log.Debugf("%s %v: will be tried again", pr.path(j), err)
@@ -213,7 +216,7 @@ func (p *Pass) try(ctx context.Context, j *job, waiting []*partner) map[*partner
 	}
 
 	// Admission: the only place that blocks on memory, while nothing is held (law 9).
-	acct, err := p.pool.Open(ctx, 2*pipeline.StripeSize(j.code, j.pol.SegmentSize, len(waiting)))
+	acct, err := p.pool.Open(ctx, j.reserve(j.segment, len(waiting)))
 	if err != nil {
 		for _, pr := range todo {
 			outcome[pr] = err
@@ -231,8 +234,21 @@ func (p *Pass) try(ctx context.Context, j *job, waiting []*partner) map[*partner
 		tried := p.group(ctx, acct, j, todo, outcome)
 		todo = slices.DeleteFunc(todo, func(pr *partner) bool { return slices.Contains(tried, pr) })
 	}
+	if j.longest > j.segment {
+		// Objects of an earlier ec_object_segment_size were passed over: more memory has
+		// to be reserved, which may only be waited for while nothing is held.
+		j.segment = j.longest
+		for pr, err := range outcome {
+			if err == nil && len(pr.suffixes) > 0 {
+				outcome[pr] = errLonger
+			}
+		}
+	}
 	return outcome
 }
+
+// errLonger asks for another try with more memory.
+var errLonger = errors.New("objects of longer segments are still to be served")
 
 // maxHashes bounds a REPLICATE answer: 4096 suffixes of some 30 fragment indexes each.
 const maxHashes = 16 << 20

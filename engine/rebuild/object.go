@@ -95,8 +95,8 @@ const (
 )
 
 // maxSegment bounds what one stripe may ask of the memory budget; Swift's default
-// segment is 1 MiB and a fragment header can not describe more than 2 GiB.
-const maxSegment = 1 << 30
+// segment is 1 MiB.
+const maxSegment = 256 << 20
 
 // Peer is a device that may hold a fragment archive of the object.
 type Peer struct {
