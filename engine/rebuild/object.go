@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"slices"
 	"strconv"
 	"sync"
 
@@ -171,14 +172,59 @@ func (o *Object) Inherit(earlier *Object) {
 }
 
 // Insufficient is the error of an object that can not be rebuilt now: too few
-// survivors agree with the local archive.
+// survivors agree with the local archive. Its numbers are those of the lines that stock
+// writes then, but that the local archive and those that proved bad take part, too
+// (Swift: obj/reconstructor.py, _handle_fragment_response, reconstruct_fa).
 type Insufficient struct {
 	Object   *Object
 	Want     int         // the wanted index
 	Have     int         // distinct useful indexes, the local one included
-	OK       int         // answers with status 200 at the local timestamp, the local archive included
+	OK       int         // answers 200 at the local timestamp, useful or not, the local archive included
+	Others   []Bucket    // answers 200 at other timestamps, ascending
 	Statuses map[int]int // other answers: how many of each status; 0 is no or an unusable answer
 	Answers  []Answer
+}
+
+// Bucket is what answered with one timestamp that is not the local one.
+type Bucket struct {
+	Data    timestamp.Timestamp
+	ECEtag  string // of the first answer
+	Have    int    // distinct indexes of this Ec-Etag, without the wanted one
+	OK      int    // answers
+	Durable bool   // someone says so
+
+	held codec.Set
+}
+
+// count takes one answer that is no survivor.
+func (e *Insufficient) count(a asked) {
+	resp := a.resp
+	if a.err != nil || resp.Status != 200 {
+		e.Statuses[a.status]++
+		return
+	}
+	if resp.FragIndex < 0 || resp.FragIndex >= e.Object.Code.N() || resp.Data.IsZero() || resp.ECEtag == "" {
+		e.Statuses[0]++
+		return
+	}
+	if resp.Data.Compare(e.Object.Data) == 0 {
+		e.OK++
+		return
+	}
+	i, found := slices.BinarySearchFunc(e.Others, resp.Data, func(b Bucket, t timestamp.Timestamp) int { return b.Data.Compare(t) })
+	if !found {
+		e.Others = slices.Insert(e.Others, i, Bucket{Data: resp.Data, ECEtag: resp.ECEtag})
+	}
+	b := &e.Others[i]
+	b.OK++
+	if resp.ECEtag != b.ECEtag {
+		return
+	}
+	b.Durable = b.Durable || resp.Durable.Compare(resp.Data) == 0
+	if resp.FragIndex != e.Want && !b.held.Has(resp.FragIndex) {
+		b.held = b.held.With(resp.FragIndex)
+		b.Have++
+	}
 }
 
 func (e *Insufficient) Error() string {

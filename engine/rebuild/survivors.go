@@ -2,7 +2,6 @@ package rebuild
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"sort"
 	"sync"
@@ -91,15 +90,13 @@ func (r *Rebuilder) survivors(ctx context.Context, o *Object, peers []Peer, want
 	held := codec.SetOf()
 	list := make([]pipeline.Source, 0, k)
 	report := &Insufficient{Object: o, Want: want.Indexes()[0], Statuses: make(map[int]int)}
-	if local := o.Index % n; !want.Has(local) && o.LocalFault() == nil {
-		etag := o.local.DataMeta["ETag"]
-		if etag == "" && r.Verify {
-			o.avoid.add(&survivor{obj: o}, errors.New("its metadata has no ETag"))
-		} else {
-			held = held.With(local)
-			list = append(list, &survivor{index: local, etag: etag, obj: o})
-			report.OK++
-		}
+	// Where bytes are verified an archive without an ETag is of no use; nothing proves that it is bad.
+	if local, etag := o.Index%n, o.local.DataMeta["ETag"]; o.LocalFault() != nil {
+		report.Statuses[0]++
+	} else if !want.Has(local) && (etag != "" || !r.Verify) {
+		held = held.With(local)
+		list = append(list, &survivor{index: local, etag: etag, obj: o})
+		report.OK++
 	}
 
 	queue := r.candidates(o, peers, want, held, report)
@@ -135,20 +132,19 @@ func (r *Rebuilder) survivors(ctx context.Context, o *Object, peers []Peer, want
 		case s != nil:
 			held = held.With(s.index)
 			list = append(list, s)
-			report.OK++
+			if !a.again {
+				report.OK++
+			}
 			continue
 		case duplicate && !a.again:
+			report.OK++
 			exclude := append(held.Indexes(), want.Indexes()...)
 			ask(a.peer, exclude, true)
 			pending++
 		default:
 			report.Answers = append(report.Answers, Answer{Peer: *a.peer, Status: a.status, Why: why})
-			if a.status == 200 && duplicate {
-				report.OK++
-			} else if a.status == 200 {
-				report.Statuses[0]++
-			} else {
-				report.Statuses[a.status]++
+			if !a.again { // stock asks once
+				report.count(a)
 			}
 		}
 		r.loads.of(a.peer).Add(-1)
@@ -188,6 +184,7 @@ func (r *Rebuilder) candidates(o *Object, peers []Peer, want, held codec.Set, re
 		p := &peers[i]
 		if cause := o.avoid.peer(p.ID); cause != nil {
 			report.Answers = append(report.Answers, Answer{Peer: *p, Why: cause.Error()})
+			report.Statuses[0]++
 			continue
 		}
 		last := want.Has(p.Index) || seen.Has(p.Index) || r.Client.Suspect(p.Addr) != nil

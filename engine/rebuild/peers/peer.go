@@ -1,0 +1,264 @@
+// Package peers is object servers on loopback, for tests: each has one device in memory
+// and answers GET, REPLICATE and SSYNC as Swift's does, or as the test tells it to lie.
+// It is no server for anything that is to be kept.
+package peers
+
+import (
+	"encoding/json"
+	"fmt"
+	"maps"
+	"net/url"
+	"slices"
+	"strconv"
+	"strings"
+	"sync"
+	"testing"
+
+	"imping/netfast/fake"
+	"imping/swift/objhash"
+	"imping/swift/timestamp"
+)
+
+// Archive is one fragment archive on a peer's device.
+type Archive struct {
+	Name   string
+	Data   timestamp.Timestamp
+	Index  int
+	Status int               // of the answer
+	Fields map[string]string // of the answer
+	Body   []byte
+	// Say, if set, answers in place of the peer, which hangs up when it returns.
+	Say func(c *fake.Conn, a *Archive)
+}
+
+// Archive is that of an index as a server answers with it: copy and change at will.
+func (o *Object) Archive(index int) *Archive {
+	meta := o.Metadata(index)
+	fields := map[string]string{
+		"Etag":                        `"` + meta["ETag"] + `"`,
+		"X-Timestamp":                 o.Data.Normal(),
+		"X-Backend-Timestamp":         o.Data.Internal(),
+		"X-Backend-Data-Timestamp":    o.Data.Internal(),
+		"X-Backend-Durable-Timestamp": o.Data.Internal(),
+	}
+	for k, v := range meta {
+		switch k {
+		case "name", "ETag", "X-Timestamp":
+		default:
+			fields[k] = v
+		}
+	}
+	return &Archive{Name: o.Name, Data: o.Data, Index: index, Status: 200, Fields: fields, Body: slices.Clone(o.Frags[index])}
+}
+
+// Head is the head of the answer.
+func (a *Archive) Head() string {
+	var b strings.Builder
+	fmt.Fprintf(&b, "HTTP/1.1 %d Said So\r\n", a.Status)
+	for _, k := range slices.Sorted(maps.Keys(a.Fields)) {
+		fmt.Fprintf(&b, "%s: %s\r\n", k, a.Fields[k])
+	}
+	return b.String() + "\r\n"
+}
+
+// Get is a GET that a peer was sent.
+type Get struct {
+	Path, Timestamp string
+	Exclude         []int
+	Head            string
+}
+
+// Peer is an object server with one device.
+type Peer struct {
+	Addr, Device string
+	Hasher       objhash.Hasher
+
+	mu       sync.Mutex
+	status   int // of every GET, unless 0
+	archives []*Archive
+	gets     []Get
+
+	hashes   func(part int, c *fake.Conn) (answer []byte)
+	asked    int // REPLICATEs
+	want     func(s *Session, hash string) string
+	script   func(s *Session)
+	sessions []*Session
+	stored   map[string]bool
+}
+
+// New starts a peer. It holds nothing, has no hashes, and wants all that it is offered
+// and was not sent yet.
+func New(t testing.TB, device string, hasher objhash.Hasher) *Peer {
+	p := &Peer{Device: device, Hasher: hasher, stored: make(map[string]bool)}
+	p.Addr = fake.Peer(t, p.serve)
+	return p
+}
+
+// Hold adds an archive.
+func (p *Peer) Hold(a *Archive) *Peer {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.archives = append(p.archives, a)
+	return p
+}
+
+// Refuse makes the peer answer every GET with a status; 0 ends that.
+func (p *Peer) Refuse(status int) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.status = status
+}
+
+// Gets are the GETs so far.
+func (p *Peer) Gets() []Get {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return slices.Clone(p.gets)
+}
+
+func (p *Peer) serve(_ int, c *fake.Conn) {
+	for {
+		head := c.Head()
+		method, path, _ := strings.Cut(head, " ")
+		path, _, _ = strings.Cut(path, " ")
+		path, err := url.PathUnescape(path)
+		if head == "" || err != nil {
+			return
+		}
+		parts := strings.SplitN(path, "/", 4)
+		if len(parts) < 3 || parts[1] != p.Device {
+			c.Say("HTTP/1.1 507 Insufficient Storage\r\nContent-Length: 0\r\n\r\n")
+			continue
+		}
+		part, _ := strconv.Atoi(parts[2])
+		switch method {
+		case "GET":
+			if !p.get(c, head, path, "/"+parts[3]) {
+				return
+			}
+		case "REPLICATE":
+			if !p.replicate(c, part) {
+				return
+			}
+		case "SSYNC":
+			p.ssync(c, head, part)
+			return
+		default:
+			c.Say("HTTP/1.1 405 Method Not Allowed\r\nContent-Length: 0\r\n\r\n")
+		}
+	}
+}
+
+// Field is a field of a head, "" if it is not there.
+func Field(head, key string) string {
+	for line := range strings.Lines(head) {
+		if k, v, ok := strings.Cut(line, ":"); ok && strings.EqualFold(k, key) {
+			return strings.TrimSpace(v)
+		}
+	}
+	return ""
+}
+
+// get answers a GET and reports whether the connection goes on.
+func (p *Peer) get(c *fake.Conn, head, path, name string) bool {
+	var prefs []struct {
+		Timestamp string
+		Exclude   []int
+	}
+	if err := json.Unmarshal([]byte(Field(head, "X-Backend-Fragment-Preferences")), &prefs); err != nil {
+		c.Say("HTTP/1.1 400 Bad Request\r\nContent-Length: 0\r\n\r\n")
+		return true
+	}
+	g := Get{Path: path, Head: head}
+	if len(prefs) > 0 {
+		g.Timestamp, g.Exclude = prefs[0].Timestamp, prefs[0].Exclude
+	}
+	p.mu.Lock()
+	p.gets = append(p.gets, g)
+	status := p.status
+	a := p.choose(name, g)
+	p.mu.Unlock()
+	switch {
+	case status == 0 && a == nil:
+		status = 404
+		fallthrough
+	case status != 0:
+		c.Say(fmt.Sprintf("HTTP/1.1 %d Said So\r\nContent-Length: 5\r\n\r\nsorry", status))
+	case a.Say != nil:
+		a.Say(c, a)
+		return false
+	default:
+		c.Say(a.Head())
+		c.Write(a.Body)
+	}
+	return true
+}
+
+// choose is Swift's choice: the highest acceptable index at the preferred time, else the
+// highest of the newest time of which not everything was refused (Swift:
+// obj/diskfile.py, ECDiskFileManager._process_ondisk_files).
+func (p *Peer) choose(name string, g Get) *Archive {
+	sets := make(map[string][]*Archive)
+	for _, a := range p.archives {
+		if a.Name == name {
+			sets[a.Data.Internal()] = append(sets[a.Data.Internal()], a)
+		}
+	}
+	highest := func(set []*Archive, exclude []int) (best *Archive) {
+		for _, a := range set {
+			if !slices.Contains(exclude, a.Index) && (best == nil || a.Index > best.Index) {
+				best = a
+			}
+		}
+		return best
+	}
+	if a := highest(sets[g.Timestamp], g.Exclude); a != nil {
+		return a
+	}
+	delete(sets, g.Timestamp)
+	newest := slices.Sorted(maps.Keys(sets))
+	if len(newest) == 0 {
+		return nil
+	}
+	return highest(sets[newest[len(newest)-1]], nil)
+}
+
+// Hashes sets what answers REPLICATE: a whole answer, head included, after which the
+// connection goes on; nil when the script said all that is to be said.
+func (p *Peer) Hashes(answer func(part int, c *fake.Conn) []byte) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.hashes = answer
+}
+
+// Asked is how many REPLICATEs there were.
+func (p *Peer) Asked() int {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.asked
+}
+
+// OK is an answer 200 with a body.
+func OK(body []byte) []byte {
+	return append(fmt.Appendf(nil, "HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n", len(body)), body...)
+}
+
+// Status is an answer without a body.
+func Status(status int) []byte {
+	return fmt.Appendf(nil, "HTTP/1.1 %d Said So\r\nContent-Length: 0\r\n\r\n", status)
+}
+
+var noHashes = OK([]byte("\x80\x02}q\x00."))
+
+func (p *Peer) replicate(c *fake.Conn, part int) bool {
+	p.mu.Lock()
+	p.asked++
+	hashes := p.hashes
+	p.mu.Unlock()
+	answer := noHashes
+	if hashes != nil {
+		answer = hashes(part, c)
+	}
+	c.Write(answer)
+	return answer != nil
+}
