@@ -35,6 +35,9 @@ type job struct {
 	segment int // bytes of a segment that memory is reserved for
 	longest int // longest segment seen: over `segment` after a try, it needs another one
 
+	left   map[leftKey]*Unrepaired // archives that could not be rebuilt, under mu
+	failed []*Unrepaired           // partners that were given up
+
 	waiting       []*partner // those still to be served
 	tries, pauses int
 	begun         time.Time
@@ -77,7 +80,9 @@ func (p *Pass) step(ctx context.Context, j *job) (wait time.Duration, again bool
 			p.Progress.SuffixesHashed.Add(int64(n))
 			if err != nil {
 				p.cfg.Log.Errorf("Unable to read the suffix hashes of %s: %v", j.partition, err)
-				p.Progress.PartitionsLeft.Add(int64(len(j.waiting)))
+				for _, pr := range j.waiting {
+					j.giveUp(pr, err)
+				}
 				j.waiting = nil
 				return 0, false
 			}
@@ -92,7 +97,9 @@ func (p *Pass) step(ctx context.Context, j *job) (wait time.Duration, again bool
 		return 0, false
 	}
 	if ctx.Err() != nil {
-		p.Progress.PartitionsLeft.Add(int64(len(j.waiting)))
+		for _, pr := range j.waiting {
+			j.giveUp(pr, context.Cause(ctx))
+		}
 		return 0, false
 	}
 	wait = firstWait << j.pauses
@@ -119,7 +126,7 @@ func (p *Pass) judge(ctx context.Context, j *job, outcome map[*partner]error) (p
 			pause = true
 			j.waiting = append(j.waiting, pr)
 		default:
-			p.Progress.PartitionsLeft.Add(1)
+			j.giveUp(pr, err)
 			var unmounted *replicate.StatusError
 			if errors.As(err, &unmounted) && unmounted.Status == 507 {
 				p.cfg.Log.Errorf("%s policy#%d responded as unmounted", pr.path(j), j.pol.Index)
@@ -397,24 +404,31 @@ func (p *Pass) noteRefused(answers []rebuild.Answer) {
 // logInsufficient writes what Swift writes when too few survivors answer.
 func (p *Pass) logInsufficient(j *job, pr *partner, e *rebuild.Insufficient) {
 	o := e.Object
-	durable := "non-durable"
-	if o.Durable {
-		durable = "durable"
-	}
 	path := fmt.Sprintf("%s%s policy#%d", pr.path(j), o.Name, j.pol.Index)
-	if e.OK > 0 {
-		p.cfg.Log.Errorf("Unable to get enough responses (%d/%d from %d ok responses) to reconstruct %s %s frag#%d with ETag %s and timestamp %s",
-			e.Have, o.Code.K(), e.OK, durable, path, e.Want, o.ECEtag, o.Data.Internal())
+	buckets := append(slices.Clone(e.Others), rebuild.Bucket{Data: o.Data, ECEtag: o.ECEtag, Have: e.Have, OK: e.OK, Durable: o.Durable})
+	slices.SortFunc(buckets, func(a, b rebuild.Bucket) int { return a.Data.Compare(b.Data) })
+	for _, b := range buckets {
+		if b.OK > 0 {
+			p.cfg.Log.Errorf("Unable to get enough responses (%d/%d from %d ok responses) to reconstruct %s %s frag#%d with ETag %s and timestamp %s",
+				b.Have, o.Code.K(), b.OK, durability(b.Durable), path, e.Want, b.ECEtag, b.Data.Internal())
+		}
 	}
 	if len(e.Statuses) > 0 {
 		p.cfg.Log.Errorf("Unable to get enough responses (%s error responses) to reconstruct %s %s frag#%d",
-			statuses(e.Statuses), durable, path, e.Want)
+			statuses(e.Statuses), durability(o.Durable), path, e.Want)
 	}
 	for _, a := range e.Answers {
 		if a.Status != 404 {
 			p.cfg.Log.Warnf("%s is no survivor of %s: %s", a.Peer, o.Name, a.Why)
 		}
 	}
+}
+
+func durability(durable bool) string {
+	if durable {
+		return "durable"
+	}
+	return "non-durable"
 }
 
 func statuses(m map[int]int) string {
