@@ -71,6 +71,7 @@ type Pass struct {
 	policies  []*place
 	targets   targetLocks
 	start     time.Time
+	firstWait time.Duration // before the second try; a field for the tests
 }
 
 // place is a policy with what belongs to it.
@@ -101,7 +102,8 @@ func New(cfg Config) (*Pass, error) {
 			ConnTimeout: cfg.ConnTimeout, NodeTimeout: cfg.NodeTimeout,
 			UserAgent: UserAgent(), IdlePerHost: 32, IdleFor: 20 * time.Second,
 		}),
-		pool: slab.New(cfg.MemoryBudget),
+		pool:      slab.New(cfg.MemoryBudget),
+		firstWait: firstWait,
 	}
 	crc := codec.Zlib
 	if cfg.LegacyCRC {

@@ -102,7 +102,7 @@ func (p *Pass) step(ctx context.Context, j *job) (wait time.Duration, again bool
 		}
 		return 0, false
 	}
-	wait = firstWait << j.pauses
+	wait = p.firstWait << j.pauses
 	j.pauses++
 	return wait/2 + rand.N(wait), true // jittered: peers retry against each other too
 }
