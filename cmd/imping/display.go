@@ -135,10 +135,12 @@ type summary struct {
 	Retries        int64     `json:"tries_repeated"`
 	Quarantined    int64     `json:"local_archives_quarantined"`
 	Left           pass.Left `json:"left"`
+
+	Unrepaired []*pass.Unrepaired `json:"unrepaired"`
 }
 
-func summarise(g *pass.Progress, left pass.Left) summary {
-	return summary{
+func summarise(g *pass.Progress, left pass.Left) *summary {
+	return &summary{
 		Seconds: g.Elapsed().Seconds(), Devices: g.Devices.Load(),
 		Partitions: g.Partitions.Load(), PartitionsDone: g.PartitionsDone.Load(),
 		Suffixes: g.Suffixes.Load(), Synced: g.SuffixesSynced.Load(), Wanted: g.ObjectsWanted.Load(),
@@ -148,7 +150,7 @@ func summarise(g *pass.Progress, left pass.Left) summary {
 	}
 }
 
-func (s summary) print(w io.Writer, asJSON bool) {
+func (s *summary) print(w io.Writer, asJSON bool) {
 	if asJSON {
 		enc := json.NewEncoder(w)
 		enc.SetIndent("", "  ")

@@ -12,8 +12,10 @@ import (
 	"strings"
 	"testing"
 
+	"imping/engine/pass"
 	"imping/lab/real"
 	"imping/lab/scenario"
+	"imping/swift/recon"
 	"imping/swift/ring"
 )
 
@@ -207,6 +209,12 @@ func TestAWipedDeviceComesBackByteForByte(t *testing.T) {
 			t.Errorf("Swift's log line %q is not there", text)
 		}
 	}
+	for _, node := range l.Nodes() {
+		cache, err := recon.Load(filepath.Join(l.ReconPath(node), recon.ObjectFile))
+		if err != nil || cache["object_reconstruction_last"] == nil || cache["object_reconstruction_time"] == nil {
+			t.Errorf("node %d: recon cache %v, %v", node, cache, err)
+		}
+	}
 	if err := scenario.VerifyGETs(t.Context(), l, loaded); err != nil {
 		t.Error(err)
 	}
@@ -292,6 +300,70 @@ func TestARottenSurvivorIsFoundAndTheObjectRebuiltFromOthers(t *testing.T) {
 	}
 }
 
+// Beyond what the code can bear nothing is written; what is left is counted, listed and
+// logged as stock logs it.
+func TestWhatIsBeyondRepairIsCountedListedAndLogged(t *testing.T) {
+	l := startLab(t)
+	loaded := l.load(scenario.LoadOptions{
+		Seed: 6, Policies: []string{"isal42"}, Victim: wiped, Sizes: []int64{4321}, Kinds: []scenario.Kind{}})
+	obj := loaded.Objects[0]
+	nodes := loaded.Layout.Primaries(obj)
+	var saved []*scenario.Snapshot
+	lost := map[string]bool{}
+	for i := range 3 {
+		dev := nodes[i].Device.Device
+		saved = append(saved, l.snapshot(dev))
+		lost[dev] = true
+		l.wipe(dev)
+	}
+	holder := nodes[3].Device.Device
+	mark := l.mark()
+	exit, s := l.pass(l.NodeOf(holder))
+	if exit != exitLeft || s.Left.Objects == 0 {
+		t.Errorf("status %d, %+v: objects without enough survivors are something left", exit, s)
+	}
+	for dev := range lost {
+		if archive, err := loaded.Layout.Archive(obj, dev); err == nil {
+			t.Errorf("%s was written from too few survivors", archive)
+		}
+	}
+	if len(l.logged(mark, "Unable to get enough responses (3/4 from 3 ok responses) to reconstruct durable ")) == 0 {
+		t.Error("Swift's log line is not there")
+	}
+	list, err := os.ReadFile(filepath.Join(l.ReconPath(l.NodeOf(holder)), pass.UnrepairedFile))
+	if err != nil {
+		t.Fatal(err)
+	}
+	found := 0
+	for line := range strings.Lines(string(list)) {
+		var u pass.Unrepaired
+		if err := json.Unmarshal([]byte(line), &u); err != nil {
+			t.Fatal(err)
+		}
+		if u.Object == "/"+l.Account()+"/"+obj.Container+"/"+obj.Name {
+			found++
+			if u.Have != 3 || u.Need != 4 || len(u.Nodes) == 0 || u.Policy != obj.Policy.Index || u.Reason != "too few survivors" {
+				t.Errorf("listed as %s", line)
+			}
+		}
+	}
+	if found == 0 {
+		t.Errorf("%s is not in the list:\n%s", obj.Name, list)
+	}
+	for _, before := range saved {
+		restore(t, before)
+	}
+	for _, node := range l.Nodes() {
+		if exit, s := l.pass(node); exit != exitDone {
+			t.Errorf("afterwards node %d is not well: status %d, %+v", node, exit, s)
+		}
+	}
+	list, err = os.ReadFile(filepath.Join(l.ReconPath(l.NodeOf(holder)), pass.UnrepairedFile))
+	if err != nil || len(list) > 0 {
+		t.Errorf("the list of the next pass is not empty: %v\n%s", err, list)
+	}
+}
+
 // damage is something wrong on the node that runs the pass, or at a peer; the pass says
 // so, and everything else is served.
 func TestDamageIsNamedAndTheRestIsServed(t *testing.T) {
@@ -343,7 +415,7 @@ func TestDamageIsNamedAndTheRestIsServed(t *testing.T) {
 // restore puts a device's files back from the saved copy.
 func restore(t *testing.T, s *scenario.Snapshot) {
 	t.Helper()
-	for name := range s.Files {
+	for name, f := range s.Files {
 		var out bytes.Buffer
 		to := filepath.Join(s.Path, name)
 		if err := os.MkdirAll(filepath.Dir(to), 0o755); err != nil {
@@ -352,6 +424,9 @@ func restore(t *testing.T, s *scenario.Snapshot) {
 		exit, _, err := real.Run(t.Context(), &out, "cp", "-a", "--", filepath.Join(s.Saved, name), to)
 		if err != nil || exit != 0 {
 			t.Fatalf("cannot restore %s: %v %s", to, err, out.String())
+		}
+		if err := os.Chmod(to, fs.FileMode(f.Mode)); err != nil {
+			t.Fatal(err)
 		}
 	}
 	err := filepath.WalkDir(s.Path, func(p string, _ fs.DirEntry, err error) error {

@@ -18,6 +18,7 @@ import (
 	"imping/engine/pass"
 	"imping/swift/conf"
 	"imping/swift/policy"
+	"imping/swift/recon"
 )
 
 // swiftReconstructor is the name of the daemon that `imping reconstruct` stands in for.
@@ -153,11 +154,10 @@ func reconstruct(o *reconstructOptions, stdout io.Writer) error {
 	if err := settle(sec, log, o); err != nil {
 		return err
 	}
-	var left pass.Left
-	var progress *pass.Progress
+	var did *summary
 	err = daemon.Run(context.Background(), log, func(ctx context.Context) error {
 		var err error
-		left, progress, err = onePass(ctx, cfg, log, o)
+		did, err = onePass(ctx, cfg, log, o)
 		if err != nil && o.swiftName {
 			log.Errorf("%v", err) // standard error may be /dev/null
 		}
@@ -166,14 +166,14 @@ func reconstruct(o *reconstructOptions, stdout io.Writer) error {
 	if err != nil {
 		return err
 	}
-	if progress == nil { // a signal came first
+	if did == nil { // a signal came first
 		return &exitError{status: exitFailed, err: errEnded}
 	}
-	summarise(progress, left).print(stdout, o.json)
-	if left.Interrupted {
+	did.print(stdout, o.json)
+	if did.Left.Interrupted {
 		return &exitError{status: exitFailed, err: errEnded}
 	}
-	if left.Any() {
+	if did.Left.Any() {
 		return &exitError{status: exitLeft}
 	}
 	return nil
@@ -200,21 +200,21 @@ func settle(sec *conf.Section, log *daemon.Logger, o *reconstructOptions) error 
 }
 
 // onePass makes the pass and shows how it gets on.
-func onePass(ctx context.Context, cfg *pass.Config, log *daemon.Logger, o *reconstructOptions) (pass.Left, *pass.Progress, error) {
+func onePass(ctx context.Context, cfg *pass.Config, log *daemon.Logger, o *reconstructOptions) (*summary, error) {
 	cfg.Log = log
 	p, err := pass.New(*cfg)
 	if err != nil {
-		return pass.Left{}, nil, err
+		return nil, err
 	}
 	defer p.Close()
 	local := p.LocalDevices()
 	if unknown := notLocal(o.devices, local); len(unknown) > 0 && !o.swiftName {
-		return pass.Left{}, nil, fmt.Errorf("%s: %s not among this node's devices (%s)", o.conf, strings.Join(unknown, ", "), strings.Join(local, ", "))
+		return nil, fmt.Errorf("%s: %s not among this node's devices (%s)", o.conf, strings.Join(unknown, ", "), strings.Join(local, ", "))
 	}
 	if len(local) == 0 {
 		none := fmt.Sprintf("no device of any erasure-code ring in %s has this node's replication address: looked for %s", cfg.SwiftDir, where(cfg))
 		if !o.swiftName {
-			return pass.Left{}, nil, fmt.Errorf("%s: %s; is it the configuration of the replication server?", o.conf, none)
+			return nil, fmt.Errorf("%s: %s; is it the configuration of the replication server?", o.conf, none)
 		}
 		log.Warnf("%s", none) // a stock node without devices idles
 	}
@@ -235,9 +235,13 @@ func onePass(ctx context.Context, cfg *pass.Config, log *daemon.Logger, o *recon
 		log.Warnf("%d partitions hold fragments that belong elsewhere: reverting them is left to swift-object-reconstructor", left.Handoffs)
 	}
 	if !left.Interrupted {
-		log.Infof("Object reconstruction complete (once). (%.02f minutes)", time.Since(begin).Minutes())
+		took := time.Since(begin)
+		log.Infof("Object reconstruction complete (once). (%.02f minutes)", took.Minutes())
+		p.DumpRecon(took)
 	}
-	return left, &p.Progress, nil
+	did := summarise(&p.Progress, left)
+	did.Unrepaired = p.Unrepaired()
+	return did, nil
 }
 
 // where is what a device's replication address has to be to be local.
@@ -289,6 +293,8 @@ func passConfig(sec *conf.Section, o *reconstructOptions) (*pass.Config, error) 
 		CommitWindow:  r.seconds("commit_window", 60*time.Second),
 		StatsInterval: r.seconds("stats_interval", 300*time.Second),
 		OnlyDevices:   o.devices,
+		ReconPath:     sec.Get("recon_cache_path", recon.DefaultPath),
+		Workers:       r.int("reconstructor_workers", 0),
 	}
 	if r.int("servers_per_port", 0) == 0 {
 		cfg.Port = r.int("bind_port", 6200)

@@ -58,6 +58,8 @@ type Config struct {
 	Verify       bool // verify_survivors = md5 (rule 5)
 	LegacyCRC    bool // write_legacy_ec_crc
 	MemoryBudget int64
+	ReconPath    string // recon_cache_path
+	Workers      int    // reconstructor_workers: decides how recon figures are kept
 	Log          Log
 }
 
@@ -70,6 +72,7 @@ type Pass struct {
 	rebuilder *rebuild.Rebuilder
 	policies  []*place
 	targets   targetLocks
+	leftovers leftovers
 	start     time.Time
 	firstWait time.Duration // before the second try; a field for the tests
 }
@@ -228,6 +231,7 @@ func (p *Pass) work(ctx context.Context, q *queue, it *item) {
 			return
 		}
 		p.quarantine(it.job)
+		p.account(it.job)
 	}
 	p.Progress.partitionTook(it.spent + time.Since(begin))
 	q.done()
@@ -349,7 +353,7 @@ func (p *Pass) plan(pt *partition) *job {
 	if primary < 0 {
 		return nil
 	}
-	job := &job{partition: pt, index: index, hashes: hashes, objects: make(map[string]*rebuild.Object), begun: time.Now(), segment: pt.pol.SegmentSize}
+	job := &job{partition: pt, index: index, hashes: hashes, objects: make(map[string]*rebuild.Object), left: make(map[leftKey]*Unrepaired), begun: time.Now(), segment: pt.pol.SegmentSize}
 	for _, node := range partners(primary, nodes) {
 		job.waiting = append(job.waiting, &partner{Peer: rebuild.NewPeer(pt.pol, node)})
 	}

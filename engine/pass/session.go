@@ -192,10 +192,15 @@ func (t *task) run(acct *slab.Account) {
 		t.deleted(deleted)
 		return
 	case vanished(err):
+		for _, w := range t.wants {
+			j.served(w.session.partner, t.hash)
+		}
 		return
 	case err != nil:
 		log.Errorf("Unable to reconstruct from the local archive: %v", err)
-		t.p.Progress.ObjectsLeft.Add(1)
+		for _, w := range t.wants {
+			j.leave(w.session.partner, t.hash, &Unrepaired{Reason: err.Error()})
+		}
 		return
 	}
 	defer local.Close()
@@ -256,7 +261,9 @@ func (t *task) rebuild(acct *slab.Account, local *diskfile.Object) bool {
 	o, err := rebuild.NewObject(j.code, j.pol, j.part, local)
 	if err != nil {
 		log.Errorf("Unable to reconstruct from %v", err)
-		t.p.Progress.ObjectsLeft.Add(1)
+		for _, s := range sinks {
+			j.leave(s.session.partner, t.hash, &Unrepaired{Object: local.Name, Reason: err.Error()})
+		}
 		return false
 	}
 	j.mu.Lock()
@@ -295,6 +302,7 @@ func (t *task) rebuild(acct *slab.Account, local *diskfile.Object) bool {
 		if s.committed {
 			s.session.rebuilt++
 			s.session.bytes += o.Length
+			j.served(s.session.partner, t.hash)
 		}
 	}
 	if err == nil || t.ctx.Err() != nil {
@@ -303,12 +311,15 @@ func (t *task) rebuild(acct *slab.Account, local *diskfile.Object) bool {
 	if slices.ContainsFunc(sinks, func(s *sink) bool { return s.session.done }) {
 		return false // a session broke: the job decides whether it is tried again
 	}
-	t.p.Progress.ObjectsLeft.Add(int64(len(sinks)))
 	if e, ok := rebuild.IsInsufficient(err); ok {
 		for _, s := range sinks {
 			t.p.logInsufficient(j, s.session.partner, e)
+			j.leave(s.session.partner, t.hash, insufficient(e))
 		}
 	} else {
+		for _, s := range sinks {
+			j.leave(s.session.partner, t.hash, &Unrepaired{Object: o.Name, Reason: err.Error()})
+		}
 		log.Errorf("Error trying to rebuild %s policy#%d frag#%d: %v", o.Name, j.pol.Index, sinks[0].Index(), err)
 	}
 	return false

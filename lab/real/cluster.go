@@ -145,7 +145,7 @@ func (c *Cluster) lay() error {
 	folders := []string{c.etc(), c.logFolder(), filepath.Join(c.databasesPath(), databasesDevice)}
 	owned := []string{filepath.Join(c.databasesPath(), databasesDevice)}
 	for n := 1; n <= c.opts.Nodes; n++ {
-		owned = append(owned, c.reconPath(n))
+		owned = append(owned, c.ReconPath(n))
 		for _, d := range c.Devices(n) {
 			owned = append(owned, c.DevicePath(d))
 		}
@@ -381,7 +381,9 @@ func (c *Cluster) databasesPath() string { return filepath.Join(c.opts.Root, "da
 func (c *Cluster) devicesPath(node int) string {
 	return filepath.Join(c.opts.Root, "nodes", strconv.Itoa(node))
 }
-func (c *Cluster) reconPath(node int) string {
+
+// ReconPath is the recon_cache_path of a node.
+func (c *Cluster) ReconPath(node int) string {
 	return filepath.Join(c.opts.Root, "recon", strconv.Itoa(node))
 }
 

@@ -118,7 +118,7 @@ func (c *Cluster) defaults(ip string, port int, logName string, more ...string) 
 
 func (c *Cluster) objectConf(node int, kind Kind) []byte {
 	port := clientPort(node)
-	recon := c.reconPath(node)
+	recon := c.ReconPath(node)
 	app := egg("app", "object-server", "object")
 	if kind == ReplicationServer {
 		port = replicationPort(node)
