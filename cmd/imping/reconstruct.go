@@ -293,6 +293,7 @@ func passConfig(sec *conf.Section, o *reconstructOptions) (*pass.Config, error) 
 		CommitWindow:  r.seconds("commit_window", 60*time.Second),
 		StatsInterval: r.seconds("stats_interval", 300*time.Second),
 		OnlyDevices:   o.devices,
+		Handoffs:      r.int("rebuild_handoff_node_count", 2),
 		ReconPath:     sec.Get("recon_cache_path", recon.DefaultPath),
 		Workers:       r.int("reconstructor_workers", 0),
 	}

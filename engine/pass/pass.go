@@ -58,6 +58,7 @@ type Config struct {
 	Verify       bool // verify_survivors = md5 (rule 5)
 	LegacyCRC    bool // write_legacy_ec_crc
 	MemoryBudget int64
+	Handoffs     int    // rebuild_handoff_node_count: -1 all, 0 none
 	ReconPath    string // recon_cache_path
 	Workers      int    // reconstructor_workers: decides how recon figures are kept
 	Log          Log

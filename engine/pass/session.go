@@ -351,12 +351,19 @@ type sink struct {
 	session   *session
 	put       *ssync.Put
 	fields    ssync.PutHead
+	header    []ssync.Field // without an ETag
 	committed bool
 	mu        sync.Mutex // Abort may come from another goroutine than WriteFragment
 }
 
-func (s *sink) Index() int          { return s.session.partner.Index }
-func (s *sink) Sink() pipeline.Sink { return s }
+func (s *sink) Index() int { return s.session.partner.Index }
+func (s *sink) Sink(etag string) pipeline.Sink {
+	s.fields.Header = s.header
+	if etag != "" {
+		s.fields.Header = append(slices.Clone(s.header), ssync.Field{Key: "ETag", Value: etag})
+	}
+	return s
+}
 func (s *sink) Started() bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -364,7 +371,8 @@ func (s *sink) Started() bool {
 }
 
 func (s *sink) head(local *diskfile.Object, o *rebuild.Object) {
-	s.fields = ssync.PutHead{Path: local.Name, Length: o.Length, Header: putFields(local.DataMeta, s.Index()), NoCommit: !o.Durable}
+	s.header = putFields(local.DataMeta, s.Index())
+	s.fields = ssync.PutHead{Path: local.Name, Length: o.Length, NoCommit: !o.Durable}
 }
 
 // begin waits for the turn and sends the head of the subrequest.

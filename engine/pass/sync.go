@@ -58,6 +58,7 @@ const (
 type partner struct {
 	rebuild.Peer
 	suffixes []string
+	handoffs []rebuild.Peer // devices that may take its place; nil: not looked up yet
 }
 
 func (pr *partner) target(j *job) ssync.Target {
@@ -128,9 +129,7 @@ func (p *Pass) judge(ctx context.Context, j *job, outcome map[*partner]error) (p
 		default:
 			j.giveUp(pr, err)
 			var unmounted *replicate.StatusError
-			if errors.As(err, &unmounted) && unmounted.Status == 507 {
-				p.cfg.Log.Errorf("%s policy#%d responded as unmounted", pr.path(j), j.pol.Index)
-			} else {
+			if !errors.As(err, &unmounted) || unmounted.Status != 507 { // that one has been logged
 				p.cfg.Log.Errorf("%s %v", pr.path(j), err)
 			}
 		}
@@ -166,15 +165,7 @@ func (p *Pass) try(ctx context.Context, j *job, waiting []*partner) map[*partner
 	remote := make([]suffix.Hashes, len(waiting))
 	errs := make([]error, len(waiting))
 	deadline, cancel := context.WithTimeout(ctx, p.cfg.HTTPTimeout)
-	ask := func(i int, pr *partner) {
-		t := pr.target(j)
-		if errs[i] = p.client.Suspect(t.Addr); errs[i] != nil {
-			return
-		}
-		remote[i], errs[i] = replicate.Hashes(deadline, p.client, replicate.Target{
-			Addr: t.Addr, Device: t.Device, Partition: t.Partition, Policy: t.Policy,
-		}, maxHashes)
-	}
+	ask := func(i int, pr *partner) { remote[i], errs[i] = p.remoteHashes(deadline, j, pr) }
 	var wg sync.WaitGroup
 	for i, pr := range waiting[1:] {
 		wg.Go(func() { ask(i+1, pr) })
@@ -252,6 +243,52 @@ func (p *Pass) try(ctx context.Context, j *job, waiting []*partner) map[*partner
 		}
 	}
 	return outcome
+}
+
+// remoteHashes asks a partner for its suffix hashes. Where it answers that the device is
+// not mounted, a handoff takes its place: only one whose place in the ring's order of
+// handoffs is that of the wanted index, and each only after a further 507, so that
+// fragments do not pile up anywhere (rule 9; Swift: _iter_nodes_for_frag).
+func (p *Pass) remoteHashes(ctx context.Context, j *job, pr *partner) (suffix.Hashes, error) {
+	for {
+		if err := p.client.Suspect(pr.Addr); err != nil {
+			return nil, err
+		}
+		hashes, err := replicate.Hashes(ctx, p.client, replicate.Target{
+			Addr: pr.Addr, Device: pr.Device, Partition: j.part, Policy: j.pol.Index,
+		}, maxHashes)
+		var answer *replicate.StatusError
+		if !errors.As(err, &answer) || answer.Status != 507 {
+			return hashes, err
+		}
+		p.cfg.Log.Errorf("%s policy#%d responded as unmounted", pr.path(j), j.pol.Index)
+		next, ok := p.handoff(j, pr)
+		if !ok {
+			return nil, err
+		}
+		pr.Peer = next
+	}
+}
+
+// handoff is the next device that may hold what belongs on the partner's.
+func (p *Pass) handoff(j *job, pr *partner) (rebuild.Peer, bool) {
+	if pr.handoffs == nil {
+		pr.handoffs = []rebuild.Peer{}
+		for node := range j.ring.MoreNodes(j.part) {
+			if p.cfg.Handoffs >= 0 && len(pr.handoffs) >= p.cfg.Handoffs {
+				break
+			}
+			if peer := rebuild.NewPeer(j.pol, node); peer.Index == pr.Index {
+				pr.handoffs = append(pr.handoffs, peer)
+			}
+		}
+	}
+	if len(pr.handoffs) == 0 {
+		return rebuild.Peer{}, false
+	}
+	next := pr.handoffs[0]
+	pr.handoffs = pr.handoffs[1:]
+	return next, true
 }
 
 // errLonger asks for another try with more memory.

@@ -136,7 +136,7 @@ func (s *Spec) check() error {
 			return fmt.Errorf("pipeline: source %s has no ETag to verify it by", src)
 		}
 		for _, w := range s.Want {
-			if w.Index == i { // rule 3
+			if w.Index == i && len(s.Sources) > 1 { // rule 3: alone it is carried over
 				return fmt.Errorf("pipeline: source %s has fragment index %d, which is wanted", src, i)
 			}
 		}

@@ -34,9 +34,9 @@ type run struct {
 	ctx     context.Context
 	inputs  []*input         // by index, ascending: the order of a stripe's slots
 	md5     []*digest.Stream // one per input, none without VerifyMD5
-	plan    *codec.Plan
-	used    []int // slots that the plan reads, in its order
-	outSlot []int // per Want
+	plan    *codec.Plan      // nil: the only source is what is wanted
+	used    []int            // slots that the plan reads, in its order
+	outSlot []int            // per Want
 	stripes []*stripe
 	nseg    int64
 
@@ -167,27 +167,10 @@ func noSinkLeft(sinks []error) error {
 // move takes the object from its sources to its sinks, up to the commit.
 func (r *run) move(acct *slab.Account) error {
 	spec := r.spec
-	var have, want codec.Set
-	for _, in := range r.inputs {
-		have = have.With(in.index)
-	}
-	for _, w := range spec.Want {
-		want = want.With(w.Index)
-	}
-	var err error
-	if r.plan, err = spec.Code.Plan(have, want); err != nil {
+	if err := r.makePlan(); err != nil {
 		return err
 	}
-	r.used = make([]int, 0, len(r.inputs))
-	for slot, in := range r.inputs {
-		if slices.Contains(r.plan.In(), in.index) {
-			r.used = append(r.used, slot)
-		}
-	}
-	r.outSlot = make([]int, len(spec.Want))
-	for i, w := range spec.Want {
-		r.outSlot[i] = slices.Index(r.plan.Out(), w.Index)
-	}
+	var err error
 
 	r.nseg = spec.segments()
 	n := spec.Stripes
@@ -225,6 +208,35 @@ func (r *run) move(acct *slab.Account) error {
 	}
 	if err != nil {
 		return r.failure() // the first cause: what came after it may be its echo
+	}
+	return nil
+}
+
+// makePlan decides how outputs come from inputs. A single source of the wanted index needs
+// no plan: its archive goes through as it is.
+func (r *run) makePlan() (err error) {
+	r.outSlot = make([]int, len(r.spec.Want))
+	if len(r.inputs) == 1 && !slices.ContainsFunc(r.spec.Want, func(w Want) bool { return w.Index != r.inputs[0].index }) {
+		return nil
+	}
+	var have, want codec.Set
+	for _, in := range r.inputs {
+		have = have.With(in.index)
+	}
+	for _, w := range r.spec.Want {
+		want = want.With(w.Index)
+	}
+	if r.plan, err = r.spec.Code.Plan(have, want); err != nil {
+		return err
+	}
+	r.used = make([]int, 0, len(r.inputs))
+	for slot, in := range r.inputs {
+		if slices.Contains(r.plan.In(), in.index) {
+			r.used = append(r.used, slot)
+		}
+	}
+	for i, w := range r.spec.Want {
+		r.outSlot[i] = slices.Index(r.plan.Out(), w.Index)
 	}
 	return nil
 }
@@ -363,18 +375,22 @@ func (r *run) fill(slot int, no int64) error {
 // write decodes a stripe that was checked, hands its output to the sinks and frees it.
 func (r *run) write(no int64) error {
 	s := r.stripe(no)
-	r.plan.Run(s.payOut, s.payIn)
-	r.result.Stripes++
-	for i, index := range r.plan.Out() {
-		h := r.spec.Code.Header(index, s.seg.bytes)
-		h.BackendVersion, h.LibecVersion = s.seg.backendVersion, s.seg.libecVersion
-		h.Put(s.out[i], r.spec.CRC)
+	out := s.in
+	if r.plan != nil {
+		out = s.out
+		r.plan.Run(s.payOut, s.payIn)
+		for i, index := range r.plan.Out() {
+			h := r.spec.Code.Header(index, s.seg.bytes)
+			h.BackendVersion, h.LibecVersion = s.seg.backendVersion, s.seg.libecVersion
+			h.Put(s.out[i], r.spec.CRC)
+		}
 	}
+	r.result.Stripes++
 	for i, w := range r.spec.Want {
 		if r.sinks[i] != nil {
 			continue
 		}
-		slot := s.out[r.outSlot[i]]
+		slot := out[r.outSlot[i]]
 		if err := w.Sink.WriteFragment(slot); err != nil {
 			r.sinks[i] = err
 			r.live--

@@ -43,10 +43,13 @@ type content struct {
 	backendVersion, libecVersion uint32 // as rebuilt headers get them
 }
 
-// newStripes takes n stripes at most, at least one, for in sources and the inputs and outputs of a plan.
+// newStripes takes n stripes at most, at least one, for in sources and the inputs and outputs of a plan, if there is one.
 func newStripes(ctx context.Context, acct *slab.Account, spec *Spec, n, in int, plan *codec.Plan) ([]*stripe, error) {
 	payload := spec.Code.PayloadSize(spec.segmentBytes(0))
-	used, out := len(plan.In()), len(plan.Out())
+	used, out := 0, 0
+	if plan != nil {
+		used, out = len(plan.In()), len(plan.Out())
+	}
 	step := stride(payload)
 	size := (in + out) * step
 	var all []*stripe

@@ -246,6 +246,7 @@ type target struct {
 	buf       []byte
 	writes    int
 	sinks     int
+	etag      string // as the last sink was asked for
 	started   bool
 	committed bool
 	aborts    []error
@@ -255,8 +256,9 @@ var errTarget = errors.New("the target is gone")
 
 func (t *target) Index() int    { return t.index }
 func (t *target) Started() bool { return t.started }
-func (t *target) Sink() pipeline.Sink {
+func (t *target) Sink(etag string) pipeline.Sink {
 	t.sinks++
+	t.etag = etag
 	return &memory{target: t}
 }
 

@@ -16,9 +16,12 @@ import (
 
 // Target is someone who misses a fragment archive of the object.
 type Target interface {
-	Index() int          // the wanted fragment index
-	Sink() pipeline.Sink // for one try; after an Abort with nothing sent a new one is asked for
-	Started() bool       // whether anything of the archive has been sent: then a failed try can not be repeated
+	Index() int // the wanted fragment index
+	// Sink is for one try; after an Abort with nothing sent a new one is asked for. etag,
+	// unless it is "", is the MD5 that the archive is known to have, since it is a copy of
+	// a living one: the receiver is to be told, so that it finds rot by itself (rule 6).
+	Sink(etag string) pipeline.Sink
+	Started() bool // whether anything of the archive has been sent: then a failed try can not be repeated
 }
 
 // Rebuilder holds what rebuilds share: connections, the peers' loads, how to verify.
@@ -100,9 +103,10 @@ func (r *Rebuilder) once(ctx context.Context, acct *slab.Account, o *Object, pee
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	var sources []pipeline.Source
+	var etag string
 	if o.Size > 0 {
 		var err error
-		if sources, err = r.survivors(ctx, o, peers, want); err != nil {
+		if sources, etag, err = r.open(ctx, o, peers, want); err != nil {
 			return pipeline.Result{}, err
 		}
 	}
@@ -111,7 +115,7 @@ func (r *Rebuilder) once(ctx context.Context, acct *slab.Account, o *Object, pee
 		CRC: r.CRC, VerifyMD5: r.Verify, Spare: spare,
 	}
 	for _, t := range targets {
-		spec.Want = append(spec.Want, pipeline.Want{Index: t.Index(), Sink: t.Sink()})
+		spec.Want = append(spec.Want, pipeline.Want{Index: t.Index(), Sink: t.Sink(etag)})
 	}
 	return pipeline.Run(ctx, acct, spec)
 }

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"slices"
 	"strings"
 	"testing"
 
@@ -188,35 +187,23 @@ func TestWhatAPeerAnswersCountsNotWhatItShouldHave(t *testing.T) {
 			t.Errorf("%d peers were asked, noted %+v", n, l.notes)
 		}
 	})
-	t.Run("the wanted index, and its own behind it", func(t *testing.T) {
-		l := newLab(t, isal, multi, 0, 5)
-		l.nodes[2].Hold(l.obj.Archive(5))
-		if _, err := l.run(bg); err != nil {
-			t.Fatal(err)
-		}
-		l.good()
-		gets := l.nodes[2].Gets()
-		if len(gets) != 2 || len(gets[0].Exclude) != 0 || !slices.Contains(gets[1].Exclude, 5) || !slices.Contains(gets[1].Exclude, 0) {
-			t.Errorf("asked %+v, want a second request that excludes 5, which is wanted, and 0, which is held", gets)
-		}
-		if n := l.asked(); n != 4 || len(l.notes) != 0 {
-			t.Errorf("%d requests, noted %+v", n, l.notes)
-		}
-	})
-	t.Run("the wanted index and nothing else", func(t *testing.T) {
-		l := newLab(t, isal, multi, 0, 5)
-		p := peers.New(t, "sdb", hasher)
-		p.Hold(l.obj.Archive(5))
-		l.nodes[2] = p
-		if _, err := l.run(bg); err != nil {
-			t.Fatal(err)
-		}
-		l.good()
-		if n := len(p.Gets()); n != 2 {
-			t.Errorf("asked %d times, want once and once more", n)
-		}
-		if n := l.asked(); n != 5 || len(l.notes) != 1 {
-			t.Errorf("%d requests, noted %+v", n, l.notes)
+	t.Run("the wanted index", func(t *testing.T) { // rule 6: it is streamed as it is
+		for _, own := range []bool{true, false} {
+			l := newLab(t, isal, multi, 0, 5)
+			if !own {
+				l.nodes[2] = peers.New(t, "sdb", hasher)
+			}
+			l.nodes[2].Hold(l.obj.Archive(5))
+			if _, err := l.run(bg); err != nil {
+				t.Fatal(err)
+			}
+			l.good()
+			if want := l.obj.Archive(5).Fields["Etag"]; l.targets[0].etag != strings.Trim(want, `"`) {
+				t.Errorf("the receiver is told MD5 %q, want %s", l.targets[0].etag, want)
+			}
+			if n := l.asked(); n != 3 {
+				t.Errorf("%d requests, want 3", n)
+			}
 		}
 	})
 	t.Run("the local index", func(t *testing.T) {
@@ -233,7 +220,7 @@ func TestWhatAPeerAnswersCountsNotWhatItShouldHave(t *testing.T) {
 	t.Run("always the same index, whatever is excluded", func(t *testing.T) {
 		l := newLab(t, isal, multi, 0, 5)
 		l.spoil(2, func(a *peers.Archive) {
-			b := l.obj.Archive(5)
+			b := l.obj.Archive(0)
 			a.Say = func(c *fake.Conn, _ *peers.Archive) { c.Say(b.Head()); c.Write(b.Body) }
 		})
 		if _, err := l.run(bg); err != nil {
@@ -260,26 +247,65 @@ func TestWhatAPeerAnswersCountsNotWhatItShouldHave(t *testing.T) {
 	})
 }
 
-// rule 3
-func TestTheWantedIndexIsNeverAnInput(t *testing.T) {
-	l := newLab(t, isal, multi, 2, 2) // the local device holds what the target misses
-	for i := range l.nodes {
-		if i != 2 {
-			l.nodes[i].Hold(l.obj.Archive(2)) // and so does everybody else
-		}
-	}
-	l.nodes[2] = peers.New(t, "sdb", hasher)
-	if _, err := l.run(bg); err != nil {
-		t.Fatal(err)
-	}
-	l.good()
-	for i, n := range l.nodes {
-		for _, g := range n.Gets()[min(1, len(n.Gets())):] {
-			if !slices.Contains(g.Exclude, 2) {
-				t.Errorf("peer %d was asked again without excluding 2: %+v", i, g)
+// rules 3 and 6
+func TestALivingCopyOfTheWantedArchiveIsStreamed(t *testing.T) {
+	t.Run("from the local disk", func(t *testing.T) {
+		for _, size := range []int64{1, single, multi} {
+			l := newLab(t, isal, size, 2, 2)
+			l.nodes[2] = peers.New(t, "sdb", hasher)
+			if _, err := l.run(bg); err != nil {
+				t.Fatal(err)
+			}
+			l.good()
+			if n := l.asked(); n != 0 || l.targets[0].etag != l.local.DataMeta["ETag"] {
+				t.Errorf("%d peers were asked, MD5 %q", n, l.targets[0].etag)
 			}
 		}
-	}
+	})
+	t.Run("from the peer that the ring names", func(t *testing.T) {
+		l := newLab(t, isal, multi, 0, 5)
+		twin := peers.New(t, "sdb", hasher)
+		twin.Hold(l.obj.Archive(5))
+		from := append(l.peers(), Peer{ID: 999, Addr: twin.Addr, Device: twin.Device, Index: 5})
+		if _, err := l.runFor(bg, from, []Target{l.targets[0]}, false); err != nil {
+			t.Fatal(err)
+		}
+		l.good()
+		if n := l.asked(); n != 0 || len(twin.Gets()) != 1 {
+			t.Errorf("%d others were asked, the twin %d times", n, len(twin.Gets()))
+		}
+	})
+	t.Run("not when it is another object's", func(t *testing.T) {
+		l := newLab(t, isal, multi, 0, 5)
+		twin := peers.New(t, "sdb", hasher)
+		a := l.obj.Archive(5)
+		a.Fields["X-Object-Sysmeta-Ec-Etag"] = strings.Repeat("0", 32)
+		twin.Hold(a)
+		from := append(l.peers(), Peer{ID: 999, Addr: twin.Addr, Device: twin.Device, Index: 5})
+		if _, err := l.runFor(bg, from, []Target{l.targets[0]}, false); err != nil {
+			t.Fatal(err)
+		}
+		l.good()
+		if l.targets[0].etag != "" {
+			t.Error("a rebuilt archive's MD5 is not known beforehand")
+		}
+	})
+	t.Run("not when it has rotted", func(t *testing.T) { // rule 5
+		l := newLab(t, isal, single, 0, 5)
+		twin := peers.New(t, "sdb", hasher)
+		a := l.obj.Archive(5)
+		a.Body = append([]byte(nil), a.Body...)
+		a.Body[200] ^= 1
+		twin.Hold(a)
+		from := append(l.peers(), Peer{ID: 999, Addr: twin.Addr, Device: twin.Device, Index: 5})
+		if _, err := l.runFor(bg, from, []Target{l.targets[0]}, false); err != nil {
+			t.Fatal(err)
+		}
+		l.good()
+		if l.object.Avoiding() != 1 || l.targets[0].etag != "" {
+			t.Errorf("%d archives are avoided, MD5 %q", l.object.Avoiding(), l.targets[0].etag)
+		}
+	})
 }
 
 // rule 4
@@ -643,12 +669,6 @@ func TestInsufficientCountsAsStockDoes(t *testing.T) {
 			l.nodes[4].Refuse(404)
 		}, 3, 3, map[int]int{0: 1, 404: 1}},
 		// An answer 200 at the local time counts as one, useful or not.
-		{"the wanted index", func(l *lab) {
-			for _, i := range []int{3, 4} {
-				l.nodes[i] = peers.New(l.t, "sdb", hasher)
-				l.nodes[i].Hold(l.obj.Archive(2))
-			}
-		}, 3, 5, map[int]int{}},
 		{"duplicates", func(l *lab) {
 			for _, i := range []int{3, 4} {
 				l.nodes[i] = peers.New(l.t, "sdb", hasher)

@@ -82,22 +82,73 @@ type asked struct {
 	err    error
 }
 
+// open opens what the pipeline needs: a living copy of the wanted archive, to be streamed
+// as it is, with its MD5 (rules 3 and 6), else K survivors.
+func (r *Rebuilder) open(ctx context.Context, o *Object, peers []Peer, want codec.Set) (sources []pipeline.Source, etag string, err error) {
+	if s := r.living(ctx, o, peers, want); s != nil {
+		return []pipeline.Source{s}, s.etag, nil
+	}
+	return r.survivors(ctx, o, peers, want)
+}
+
+// living looks for the wanted archive where the ring says that a duplicate of it is: with
+// ec_duplication_factor on the local disk, or at a peer. One fragment is moved then
+// instead of K.
+func (r *Rebuilder) living(ctx context.Context, o *Object, peers []Peer, want codec.Set) *survivor {
+	if want.Len() != 1 {
+		return nil
+	}
+	if s := r.localArchive(o); s != nil && want.Has(s.index) && s.etag != "" {
+		return s
+	}
+	for i := range peers {
+		p := &peers[i]
+		if !want.Has(p.Index) || o.avoid.peer(p.ID) != nil || r.Client.Suspect(p.Addr) != nil {
+			continue
+		}
+		load := r.loads.of(p)
+		load.Add(1)
+		resp, err := fragment.Get(ctx, r.Client, &fragment.Request{
+			Addr: p.Addr, Device: p.Device, Partition: o.Partition, Name: o.Name, Policy: o.Policy.Index, Timestamp: o.Data,
+		})
+		if s, _, _ := r.judge(o, asked{peer: p, resp: resp, err: err}, codec.SetOf(), codec.SetOf()); s != nil && want.Has(s.index) && s.etag != "" {
+			return s
+		}
+		load.Add(-1)
+		if resp != nil {
+			resp.Close()
+		}
+	}
+	return nil
+}
+
+// localArchive is the local archive as a survivor, or nil when it is none. Where bytes
+// are verified one without an ETag is of no use; nothing proves that it is bad.
+func (r *Rebuilder) localArchive(o *Object) *survivor {
+	etag := o.local.DataMeta["ETag"]
+	if o.LocalFault() != nil || etag == "" && r.Verify {
+		return nil
+	}
+	return &survivor{index: o.Index % o.Code.N(), etag: etag, obj: o}
+}
+
 // survivors opens K archives of distinct index, none of them wanted: the local one
 // first, then peers, fewest outstanding reads first, each refusal replaced at once by
-// the next peer (rules 1 to 3). It asks no more peers than it needs.
-func (r *Rebuilder) survivors(ctx context.Context, o *Object, peers []Peer, want codec.Set) ([]pipeline.Source, error) {
-	k, n := o.Code.K(), o.Code.N()
+// the next peer (rules 1 to 3). It asks no more peers than it needs. Where one of them
+// turns out to hold the wanted archive itself, that one is returned alone, with its MD5.
+func (r *Rebuilder) survivors(ctx context.Context, o *Object, peers []Peer, want codec.Set) ([]pipeline.Source, string, error) {
+	k := o.Code.K()
 	held := codec.SetOf()
 	list := make([]pipeline.Source, 0, k)
 	report := &Insufficient{Object: o, Want: want.Indexes()[0], Statuses: make(map[int]int)}
-	// Where bytes are verified an archive without an ETag is of no use; nothing proves that it is bad.
-	if local, etag := o.Index%n, o.local.DataMeta["ETag"]; o.LocalFault() != nil {
+	if o.LocalFault() != nil {
 		report.Statuses[0]++
-	} else if !want.Has(local) && (etag != "" || !r.Verify) {
-		held = held.With(local)
-		list = append(list, &survivor{index: local, etag: etag, obj: o})
+	} else if local := r.localArchive(o); local != nil && !want.Has(local.index) {
+		held = held.With(local.index)
+		list = append(list, local)
 		report.OK++
 	}
+	var living *survivor
 
 	queue := r.candidates(o, peers, want, held, report)
 	results := make(chan asked, len(queue)+1) // never blocks a goroutine that outlives us
@@ -117,7 +168,7 @@ func (r *Rebuilder) survivors(ctx context.Context, o *Object, peers []Peer, want
 	}
 	pending := 0
 	for {
-		for len(list)+pending < k && len(queue) > 0 {
+		for living == nil && len(list)+pending < k && len(queue) > 0 {
 			ask(queue[0], nil, false)
 			queue = queue[1:]
 			pending++
@@ -136,7 +187,10 @@ func (r *Rebuilder) survivors(ctx context.Context, o *Object, peers []Peer, want
 				report.OK++
 			}
 			continue
-		case duplicate && !a.again:
+		case duplicate && want.Len() == 1 && want.Has(a.resp.FragIndex) && a.resp.ETag != "" && living == nil:
+			living = r.survivorAt(o, a)
+			continue
+		case duplicate && !a.again && living == nil:
 			report.OK++
 			exclude := append(held.Indexes(), want.Indexes()...)
 			ask(a.peer, exclude, true)
@@ -153,15 +207,19 @@ func (r *Rebuilder) survivors(ctx context.Context, o *Object, peers []Peer, want
 		}
 	}
 	report.Have = len(list)
+	if living != nil {
+		closeAll(list)
+		return []pipeline.Source{living}, living.etag, nil
+	}
 	if len(list) < k {
 		closeAll(list)
 		if err := ctx.Err(); err != nil {
-			return nil, context.Cause(ctx)
+			return nil, "", context.Cause(ctx)
 		}
-		return nil, report
+		return nil, "", report
 	}
 	r.note(report.Answers)
-	return list, nil
+	return list, "", nil
 }
 
 // slack is how many more outstanding reads than another a peer may have and still be
@@ -233,7 +291,12 @@ func (r *Rebuilder) judge(o *Object, a asked, want, held codec.Set) (s *survivor
 	case want.Has(resp.FragIndex) || held.Has(resp.FragIndex):
 		return nil, true, fmt.Sprintf("fragment %d is wanted or held already", resp.FragIndex)
 	}
-	return &survivor{index: resp.FragIndex, etag: resp.ETag, peer: a.peer, obj: o, resp: resp, load: r.loads.of(a.peer)}, false, ""
+	return r.survivorAt(o, a), false, ""
+}
+
+// survivorAt is an answer that was proved.
+func (r *Rebuilder) survivorAt(o *Object, a asked) *survivor {
+	return &survivor{index: a.resp.FragIndex, etag: a.resp.ETag, peer: a.peer, obj: o, resp: a.resp, load: r.loads.of(a.peer)}
 }
 
 func closeAll(list []pipeline.Source) {
