@@ -65,7 +65,7 @@ type decoder struct {
 // Swift writes shares one), so a value is a tree and its size is that of the input.
 func Decode(b []byte, limits Limits) (any, error) {
 	if len(b) > limits.Bytes {
-		return nil, fmt.Errorf("pickle of %d bytes exceeds the limit of %d", len(b), limits.Bytes)
+		return nil, refuse("pickle of %d bytes exceeds the limit of %d", len(b), limits.Bytes)
 	}
 	d := &decoder{in: string(b), limits: limits}
 	for {
@@ -78,10 +78,10 @@ func Decode(b []byte, limits Limits) (any, error) {
 		if op == '.' {
 			v, err := d.pop()
 			if err == nil && len(d.stack) != 0 {
-				err = fmt.Errorf("%d values are left behind", len(d.stack))
+				err = refuse("%d values are left behind", len(d.stack))
 			}
 			if g, ok := v.(global); ok && err == nil {
-				err = fmt.Errorf("its value is a %s", typeName(g))
+				err = refuse("its value is a %s", typeName(g))
 			}
 			if err != nil {
 				return nil, fmt.Errorf("cannot decode pickle: STOP at byte %d: %w", at, err)
@@ -102,7 +102,7 @@ func (d *decoder) step(op byte) error {
 			return err
 		}
 		if b[0] > 2 {
-			return fmt.Errorf("protocol %d (2 is the highest that is read)", b[0])
+			return refuse("protocol %d (2 is the highest that is read)", b[0])
 		}
 		return nil
 	case '(':
@@ -257,7 +257,7 @@ func (d *decoder) step(op byte) error {
 		}
 		g, ok := globals[module+" "+name]
 		if !ok {
-			return fmt.Errorf("global %s.%s is not allowed", clip(module), clip(name))
+			return refuse("global %s.%s is not allowed", clip(module), clip(name))
 		}
 		return d.push(g)
 	case 'R':
@@ -286,7 +286,7 @@ func (d *decoder) step(op byte) error {
 		return d.putOrGet(op == 'r', uint64(le32(b)))
 	}
 	if name, ok := refused[op]; ok {
-		return fmt.Errorf("%s is not allowed", name)
+		return refuse("%s is not allowed", name)
 	}
 	return errors.New("no such opcode")
 }
@@ -341,7 +341,7 @@ func (d *decoder) line() (string, error) {
 
 func (d *decoder) push(v any) error {
 	if d.objects++; d.objects > d.limits.Objects {
-		return fmt.Errorf("more than %d objects", d.limits.Objects)
+		return refuse("more than %d objects", d.limits.Objects)
 	}
 	d.stack = append(d.stack, v)
 	return nil
@@ -401,10 +401,10 @@ func (d *decoder) nested(v any) (int, error) {
 		}
 		depth = max(depth, 2)
 	case global:
-		return 0, errors.New("a global is not a value")
+		return 0, refuse("a global is not a value")
 	}
 	if depth > d.limits.Depth {
-		return 0, fmt.Errorf("nested deeper than %d", d.limits.Depth)
+		return 0, refuse("nested deeper than %d", d.limits.Depth)
 	}
 	return depth, nil
 }
@@ -500,7 +500,7 @@ func (d *decoder) putOrGet(put bool, n uint64) error {
 	case mark:
 		return fmt.Errorf("memo index %d was never put", n)
 	case *Dict, *List, Tuple:
-		return fmt.Errorf("memo index %d is a shared %s, which is not allowed", n, typeName(v))
+		return refuse("memo index %d is a shared %s, which is not allowed", n, typeName(v))
 	}
 	return d.push(d.memo[n])
 }
@@ -573,7 +573,7 @@ func (d *decoder) long(size int) error {
 		return err
 	}
 	if len(b) > 8 {
-		return fmt.Errorf("an integer of %d bytes", len(b))
+		return refuse("an integer of %d bytes", len(b))
 	}
 	var n int64
 	for i := range len(b) {

@@ -31,22 +31,22 @@ func DecodeMetadata(b []byte) (map[string]string, error) {
 			key = string(k)
 		case string:
 			if key, err = rawBytes(k); err != nil {
-				return nil, fmt.Errorf("metadata key %s: %w", clip(k), err)
+				return nil, refuse("metadata key %s: %w", clip(k), err)
 			}
 		default:
-			return nil, fmt.Errorf("metadata has a key of type %s", typeName(p.Key))
+			return nil, refuse("metadata has a key of type %s", typeName(p.Key))
 		}
 		switch v := p.Value.(type) {
 		case Bytes:
 			m[key] = string(v)
 		case string:
 			if m[key], err = rawBytes(v); err != nil {
-				return nil, fmt.Errorf("metadata %s: %w", clip(key), err)
+				return nil, refuse("metadata %s: %w", clip(key), err)
 			}
 		case int64:
 			m[key] = strconv.FormatInt(v, 10)
 		default:
-			return nil, fmt.Errorf("metadata %s is a %s, not text", clip(key), typeName(p.Value))
+			return nil, refuse("metadata %s is a %s, not text", clip(key), typeName(p.Value))
 		}
 	}
 	return m, nil

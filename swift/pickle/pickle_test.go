@@ -3,6 +3,7 @@ package pickle
 import (
 	"encoding/base64"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"math/rand/v2"
 	"strings"
@@ -399,4 +400,31 @@ func FuzzDecode(f *testing.F) {
 			t.Fatal(diff)
 		}
 	})
+}
+
+// Whoever quarantines for bad metadata must not do so for what Python reads.
+func TestWhatPythonMayLoadIsRefusedRatherThanBroken(t *testing.T) {
+	for in, refused := range map[string]bool{
+		"\x80\x04}.":                      true,
+		"cos\nsystem\n(S'true'\ntR.":      true,
+		"}I1\nVx\ns.":                     true,
+		"}S'k'\nNs.":                      true,
+		"}S'k'\nF1.5\ns.":                 true,
+		"}S'k'\n(lp1\ns.":                 true,
+		"NN.":                             true,
+		"N.":                              false,
+		"(lp1\n.":                         false,
+		"":                                false,
+		"hello":                           false,
+		"\x80\x02}q\x01(U\x04nam":         false,
+		"}S'k'\ns.":                       false,
+		string(make([]byte, 2<<20)):       true,
+		"}S'k'\n\x8a\x09123456789s.":      true,
+		"\x80\x02}X\x03\x00\x00\x00\xff.": false,
+	} {
+		_, err := DecodeMetadata([]byte(in))
+		if _, ok := errors.AsType[*RefusedError](err); err == nil || ok != refused {
+			t.Errorf("%.40q: %v, refused: %v, want %v", in, err, ok, refused)
+		}
+	}
 }
