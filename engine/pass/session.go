@@ -6,6 +6,7 @@ import (
 	"slices"
 	"sort"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"imping/engine/pipeline"
@@ -26,6 +27,16 @@ type session struct {
 	rebuilt, bytes, metadata, tombstones int64 // written; counted when the session ended well
 	done                                 bool  // finished, well or badly
 	err                                  error
+}
+
+// refused reports whether an update failed because of what it is: nothing of it was sent,
+// and the session goes on without it. Otherwise the session has failed.
+func (s *session) refused(err error) bool {
+	if s.conn.Err() == nil {
+		return true
+	}
+	s.fail(err)
+	return false
 }
 
 // fail ends a session that can not go on.
@@ -143,7 +154,8 @@ type task struct {
 	ctx   context.Context
 
 	cancel context.CancelCauseFunc
-	stale  bool // the prefetch gave up; its sinks agree on that, whenever the turn comes
+	stale  atomic.Bool       // the prefetch gave up; its sinks agree on that, whenever the turn comes
+	failed map[*session]bool // those that did not get the archive, and live
 }
 
 // want is what one session wants of the object.
@@ -220,7 +232,9 @@ func (t *task) deleted(d *diskfile.DeletedError) {
 		}
 		w.session.touched = time.Now()
 		if err := w.session.conn.Delete(d.Name, d.Timestamp); err != nil {
-			w.session.fail(err)
+			if w.session.refused(err) {
+				t.leave(w.session.partner, d.Name, err)
+			}
 			continue
 		}
 		w.session.tombstones++
@@ -233,16 +247,24 @@ func (t *task) metadata(local *diskfile.Object) {
 		return
 	}
 	for _, w := range t.wants {
-		if w.session.done || !w.parts.Meta {
+		if w.session.done || !w.parts.Meta || t.failed[w.session] {
 			continue
 		}
 		w.session.touched = time.Now()
 		if err := w.session.conn.Post(local.Name, postFields(local.FileMeta)); err != nil {
-			w.session.fail(err)
+			if w.session.refused(err) {
+				t.leave(w.session.partner, local.Name, err)
+			}
 			continue
 		}
 		w.session.metadata++
 	}
+}
+
+// leave logs and remembers what could not be sent to a partner.
+func (t *task) leave(pr *partner, name string, cause error) {
+	t.p.cfg.Log.Errorf("Error trying to rebuild %s policy#%d frag#%d: %v", name, t.j.pol.Index, pr.Index, cause)
+	t.j.leave(pr, t.hash, &Unrepaired{Object: name, Reason: cause.Error()})
 }
 
 // rebuild sends the rebuilt archive to those who want it. It reports whether the object
@@ -291,7 +313,7 @@ func (t *task) rebuild(acct *slab.Account, local *diskfile.Object) bool {
 		return false
 	}
 	if errors.Is(err, pipeline.ErrNoSpare) || errors.Is(err, errStale) {
-		t.stale = false
+		t.stale.Store(false)
 		res, err = t.p.rebuilder.Run(t.ctx, acct, o, peers, targets, false)
 	}
 	t.p.Progress.BytesRead.Add(res.BytesIn)
@@ -305,24 +327,27 @@ func (t *task) rebuild(acct *slab.Account, local *diskfile.Object) bool {
 			j.served(s.session.partner, t.hash)
 		}
 	}
-	if err == nil || t.ctx.Err() != nil {
+	if t.ctx.Err() != nil {
 		return err == nil
 	}
-	if slices.ContainsFunc(sinks, func(s *sink) bool { return s.session.done }) {
-		return false // a session broke: the job decides whether it is tried again
-	}
-	if e, ok := rebuild.IsInsufficient(err); ok {
-		for _, s := range sinks {
+	t.failed = make(map[*session]bool)
+	for i, s := range sinks {
+		if s.committed || s.session.done {
+			continue // whether a session that broke is tried again, the job decides
+		}
+		t.failed[s.session] = true
+		cause := err
+		if cause == nil {
+			cause = res.Sinks[i]
+		}
+		if e, ok := rebuild.IsInsufficient(cause); ok {
 			t.p.logInsufficient(j, s.session.partner, e)
 			j.leave(s.session.partner, t.hash, insufficient(e))
+		} else {
+			t.leave(s.session.partner, o.Name, cause)
 		}
-	} else {
-		for _, s := range sinks {
-			j.leave(s.session.partner, t.hash, &Unrepaired{Object: o.Name, Reason: err.Error()})
-		}
-		log.Errorf("Error trying to rebuild %s policy#%d frag#%d: %v", o.Name, j.pol.Index, sinks[0].Index(), err)
 	}
-	return false
+	return err == nil
 }
 
 func causes(o *rebuild.Object, err error) error {
@@ -380,7 +405,7 @@ func (s *sink) begin() error {
 	if s.put != nil {
 		return nil
 	}
-	if s.task.stale {
+	if s.task.stale.Load() {
 		return errStale
 	}
 	select {
@@ -393,7 +418,7 @@ func (s *sink) begin() error {
 		case <-s.task.ctx.Done():
 			return context.Cause(s.task.ctx)
 		case <-stale.C:
-			s.task.stale = true
+			s.task.stale.Store(true)
 			return errStale
 		}
 	}
@@ -405,7 +430,7 @@ func (s *sink) begin() error {
 	}
 	put, err := s.session.conn.Put(s.fields)
 	if err != nil {
-		s.session.fail(err)
+		s.session.refused(err)
 		return err
 	}
 	s.mu.Lock()
