@@ -111,8 +111,10 @@ func (p *Pass) step(ctx context.Context, j *job) (wait time.Duration, again bool
 // judge sorts the outcome of a try: what is left waits in the job, what failed for good
 // is logged and counted. It reports whether what waits should wait for a while.
 func (p *Pass) judge(ctx context.Context, j *job, outcome map[*partner]error) (pause bool) {
+	waiting := j.waiting
 	j.waiting = nil
-	for pr, err := range outcome {
+	for _, pr := range waiting {
+		err := outcome[pr]
 		var source *pipeline.SourceError
 		switch {
 		case err == nil:
@@ -414,11 +416,17 @@ func (p *Pass) open(ctx context.Context, j *job, pr *partner, offers []ssync.Off
 // comes last, so that the object was still offered and rebuilt from the others.
 func (p *Pass) quarantine(j *job) {
 	for hash, o := range j.objects {
-		cause := o.LocalFault()
-		if cause == nil {
+		if o.LocalFault() == nil {
 			continue
 		}
-		to, err := j.files.Quarantine(j.dev.Device, j.part, hash)
+		cause, err := p.condemn(j, o)
+		if err == nil && cause == nil {
+			continue
+		}
+		var to string
+		if err == nil {
+			to, err = j.files.Quarantine(j.dev.Device, j.part, hash)
+		}
 		if err != nil {
 			p.cfg.Log.Errorf("Unable to quarantine %s/%s/%s: %v", j.partition, objhash.Suffix(hash), hash, err)
 			continue
@@ -426,6 +434,32 @@ func (p *Pass) quarantine(j *job) {
 		p.Progress.Corrupt.Add(1)
 		p.cfg.Log.Warnf("Quarantined object %s: %v", to, cause)
 	}
+}
+
+// condemn looks again at an archive that was no survivor, since what is quarantined is
+// the whole directory of the object: newer data may have come in the meantime, and an
+// archive that differs from the others, as in the version of the library that wrote it,
+// need not be bad. It says why the archive is to go; nil: it stays.
+func (p *Pass) condemn(j *job, o *rebuild.Object) (cause, err error) {
+	local, err := j.files.Open(j.dev.Device, j.part, o.Hash, j.index, false)
+	var corrupt *diskfile.CorruptError
+	var deleted *diskfile.DeletedError
+	switch {
+	case errors.As(err, &corrupt):
+		return err, nil
+	case errors.As(err, &deleted), vanished(err):
+		return nil, nil
+	case err != nil:
+		return nil, err
+	}
+	defer local.Close()
+	if local.Data.Compare(o.Data) != 0 {
+		return nil, nil
+	}
+	if cause = o.Prove(local); cause == nil {
+		p.cfg.Log.Warnf("%s is not quarantined: it is what its metadata says (%v)", local.Path, o.LocalFault())
+	}
+	return cause, nil
 }
 
 // noteRefused logs answers that were no survivors although the object was rebuilt.

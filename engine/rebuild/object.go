@@ -1,11 +1,15 @@
 package rebuild
 
 import (
+	"crypto/md5"
+	"encoding/hex"
 	"errors"
 	"fmt"
+	"io"
 	"net"
 	"slices"
 	"strconv"
+	"strings"
 	"sync"
 
 	"imping/codec"
@@ -141,8 +145,36 @@ func (a *avoid) peer(id int) error {
 	return a.peers[id]
 }
 
+// Prove reads an archive of the object from disk and says what is wrong with it, as
+// Swift's server would when it serves it: bytes that can not be read, a fragment header
+// that is none or not of this archive, an MD5 that is not the ETag. nil: nothing is.
+// Swift: obj/diskfile.py, ECDiskFileReader.
+func (o *Object) Prove(local *diskfile.Object) error {
+	sum := md5.New()
+	if _, err := io.CopyBuffer(sum, io.NewSectionReader(local, 0, local.Length), make([]byte, 256<<10)); err != nil {
+		return fmt.Errorf("%s: %w", local.Path, err)
+	}
+	if etag, ok := local.DataMeta["ETag"]; ok && !strings.EqualFold(etag, hex.EncodeToString(sum.Sum(nil))) {
+		return fmt.Errorf("%s: MD5 is %x, ETag says %s", local.Path, sum.Sum(nil), etag)
+	}
+	head := make([]byte, codec.HeaderSize)
+	for off := int64(0); off < local.Length; off += int64(o.Code.FragmentSize(o.Segment)) {
+		if _, err := local.ReadAt(head, off); err != nil {
+			return fmt.Errorf("%s: cannot read the fragment header at %d: %w", local.Path, off, err)
+		}
+		h, err := codec.ParseHeader(head)
+		if err == nil && h.Index != o.Index%o.Code.N() {
+			err = fmt.Errorf("index %d, want %d", h.Index, o.Index%o.Code.N())
+		}
+		if err != nil {
+			return fmt.Errorf("%s: fragment header at %d: %w", local.Path, off, err)
+		}
+	}
+	return nil
+}
+
 // LocalFault is why the local archive is no survivor, or nil. After the job the
-// caller quarantines such an archive (rule 4).
+// caller quarantines such an archive, if it is still there and Prove agrees (rule 4).
 func (o *Object) LocalFault() error {
 	o.avoid.mu.Lock()
 	defer o.avoid.mu.Unlock()
