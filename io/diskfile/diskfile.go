@@ -51,6 +51,7 @@ type Manager struct {
 	commitWindow time.Duration
 	now          func() time.Time
 	warn         func(format string, args ...any)
+	sync         func(*os.File) error // (*os.File).Sync, but in tests that have no time for it
 }
 
 // NewManager makes a Manager. The policy must be one of erasure coding.
@@ -58,6 +59,7 @@ func NewManager(c Config) *Manager {
 	m := &Manager{
 		devices: c.Devices, mountCheck: c.MountCheck, policy: c.Policy, hasher: c.Hasher,
 		reclaimAge: c.ReclaimAge, commitWindow: c.CommitWindow, now: c.Now, warn: c.Warn,
+		sync: (*os.File).Sync,
 	}
 	if m.now == nil {
 		m.now = time.Now

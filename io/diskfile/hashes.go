@@ -230,22 +230,22 @@ func (m *Manager) writeHashes(path string, f *suffix.File) (raw string, err erro
 	if _, err := tmp.Write(b); err != nil {
 		return "", err
 	}
-	if err := tmp.Sync(); err != nil {
+	if err := m.sync(tmp); err != nil {
 		return "", err
 	}
 	if err := os.Rename(tmp.Name(), filepath.Join(path, hashesFile)); err != nil {
 		return "", err
 	}
-	return string(b), syncDir(path)
+	return string(b), m.syncDir(path)
 }
 
-func syncDir(path string) error {
+func (m *Manager) syncDir(path string) error {
 	d, err := os.Open(path)
 	if err != nil {
 		return err
 	}
 	defer d.Close()
-	return d.Sync()
+	return m.sync(d)
 }
 
 // Invalidate notes in hashes.invalid that a suffix has changed. A missing partition is

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"crypto/md5"
 	"encoding/hex"
+	"errors"
 	"fmt"
 	"io/fs"
 	"os"
@@ -24,19 +25,36 @@ const (
 	maxAttribute = 64 << 10
 )
 
-// CorruptError tells that a file of an object is not what Swift writes; the object
-// directory is to be quarantined.
+// CorruptError tells that a file of an object is not what Swift writes. The object is of
+// no use to a caller then, whether or not Quarantine is set.
 type CorruptError struct {
 	Path   string // the file
 	Reason string // "metadata checksum mismatch", ...
+	// Quarantine tells that Swift's DiskFile.open quarantines the object directory for it,
+	// when the object is opened by name or, as the auditor does, by directory. It is false for
+	// what Swift does not look at and for what only limits of this package refuse.
+	// Swift: BaseDiskFile.open, _failsafe_read_metadata, _verify_name_matches_hash,
+	// _verify_data_file.
+	Quarantine bool
+	Err        error // what the disk answered, nil if it is the content that is wrong
 }
 
 func (e *CorruptError) Error() string { return fmt.Sprintf("%s: %s", e.Path, e.Reason) }
 
+func (e *CorruptError) Unwrap() error { return e.Err }
+
+// badDisk reports errors by which a disk tells that it lost what was written, for which
+// Swift takes the metadata for missing. It does so for any other too; but a missing
+// permission must not send a device's objects to quarantine.
+func badDisk(err error) bool {
+	return err == unix.EIO || err == unix.EUCLEAN || err == unix.EBADMSG
+}
+
 // ReadMetadata reads and decodes the metadata in a file's extended attributes, names and
 // values as raw bytes. Metadata without a checksum (of old versions) is accepted.
-// Errors: *CorruptError for metadata that is missing, does not match its checksum or can
-// not be decoded; those of the file system. Swift: obj/diskfile.py, read_metadata.
+// Errors: *CorruptError for metadata that is missing, lost by the disk, does not match its
+// checksum or can not be decoded; those of the file system.
+// Swift: obj/diskfile.py, read_metadata.
 func ReadMetadata(path string) (map[string]string, error) {
 	return readMetadata(path, func(name string, b []byte) (int, error) { return unix.Getxattr(path, name, b) })
 }
@@ -54,11 +72,14 @@ func readMetadata(path string, get func(name string, b []byte) (int, error)) (ma
 			name += strconv.Itoa(piece)
 		}
 		if piece == maxPieces {
-			return nil, &CorruptError{path, fmt.Sprintf("metadata of more than %d pieces", maxPieces)}
+			return nil, &CorruptError{Path: path, Reason: fmt.Sprintf("metadata of more than %d pieces", maxPieces)}
 		}
 		b, err := attribute(get, name, &buf)
 		if err == unix.ENODATA {
 			break
+		}
+		if badDisk(err) {
+			return nil, &CorruptError{Path: path, Reason: fmt.Sprintf("cannot read metadata: getxattr %s: %v", name, err), Quarantine: true, Err: err}
 		}
 		if err != nil {
 			return nil, &fs.PathError{Op: "getxattr " + name, Path: path, Err: err}
@@ -66,7 +87,7 @@ func readMetadata(path string, get func(name string, b []byte) (int, error)) (ma
 		raw = append(raw, b...)
 	}
 	if len(raw) == 0 {
-		return nil, &CorruptError{path, "missing metadata"}
+		return nil, &CorruptError{Path: path, Reason: "missing metadata", Quarantine: true}
 	}
 	checksum, err := attribute(get, checksumKey, &buf)
 	if err != nil && err != unix.ENODATA {
@@ -75,12 +96,13 @@ func readMetadata(path string, get func(name string, b []byte) (int, error)) (ma
 	if err == nil && len(checksum) > 0 {
 		sum := md5.Sum(raw)
 		if computed := hex.AppendEncode(nil, sum[:]); !bytes.Equal(checksum, computed) {
-			return nil, &CorruptError{path, fmt.Sprintf("metadata checksum mismatch: stored %.40q, computed %q", checksum, computed)}
+			return nil, &CorruptError{Path: path, Reason: fmt.Sprintf("metadata checksum mismatch: stored %.40q, computed %q", checksum, computed), Quarantine: true}
 		}
 	}
 	m, err := pickle.DecodeMetadata(raw)
 	if err != nil {
-		return nil, &CorruptError{path, "exception reading metadata: " + err.Error()}
+		_, refused := errors.AsType[*pickle.RefusedError](err)
+		return nil, &CorruptError{Path: path, Reason: "exception reading metadata: " + err.Error(), Quarantine: !refused}
 	}
 	return m, nil
 }

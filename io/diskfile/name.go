@@ -3,7 +3,6 @@ package diskfile
 import (
 	"errors"
 	"fmt"
-	"math"
 	"regexp"
 	"strconv"
 	"strings"
@@ -68,28 +67,55 @@ func splitExt(name string) (stem, ext string) {
 	return name[:dot], name[dot:]
 }
 
-// parseIndex reads a whole number as Python's int() does: signs, spaces around and single
-// underscores between digits are fine.
+// format is the name that Swift gives to such a file; of a content type's offset it keeps
+// none. Swift: ECDiskFileManager.make_on_disk_filename.
+func (f *file) format() string {
+	switch {
+	case f.ext == ".meta" && !f.ctype.IsZero():
+		return timestamp.EncodePair(f.time, f.ctype) + f.ext
+	case f.ext == ".data" && f.durable:
+		return f.time.Internal() + "#" + strconv.Itoa(f.index) + "#d" + f.ext
+	case f.ext == ".data":
+		return f.time.Internal() + "#" + strconv.Itoa(f.index) + f.ext
+	}
+	return f.time.Internal() + f.ext
+}
+
+// parseIndex reads a fragment index, with all that Python's int() takes for a number.
 func parseIndex(s string) (int, error) {
-	t := strings.Trim(s, " \t\n\v\f\r")
-	neg := strings.HasPrefix(t, "-")
-	if neg || strings.HasPrefix(t, "+") {
-		t = t[1:]
-	}
-	n, digit := 0, false
-	for i := range len(t) {
-		c := t[i]
-		if c == '_' && digit && i+1 < len(t) {
-			digit = false
-			continue
-		}
-		if c < '0' || c > '9' || n > math.MaxInt/10-10 {
-			return 0, errors.New(strconv.Quote(s))
-		}
-		n, digit = n*10+int(c-'0'), true
-	}
-	if !digit || neg && n > 0 {
+	digits, negative, ok := wholeNumber(s)
+	n, err := strconv.Atoi(digits)
+	if !ok || err != nil || negative && n > 0 {
 		return 0, errors.New(strconv.Quote(s))
 	}
 	return n, nil
+}
+
+// wholeNumber takes a number apart as Python's int() does: a sign, spaces around and single
+// underscores between digits are fine. The digits come without underscores and leading
+// zeros.
+func wholeNumber(s string) (digits string, negative, ok bool) {
+	t := strings.Trim(s, " \t\n\v\f\r")
+	negative = strings.HasPrefix(t, "-")
+	if negative || strings.HasPrefix(t, "+") {
+		t = t[1:]
+	}
+	digit := false
+	for i := range len(t) {
+		switch c := t[i]; {
+		case c == '_' && digit:
+			digit = false
+		case c >= '0' && c <= '9':
+			digit = true
+		default:
+			return "", false, false
+		}
+	}
+	if !digit {
+		return "", false, false
+	}
+	if digits = strings.TrimLeft(strings.ReplaceAll(t, "_", ""), "0"); digits == "" {
+		digits = "0"
+	}
+	return digits, negative, true
 }

@@ -51,8 +51,8 @@ type Object struct {
 // of the highest index if fragIndex is negative, of the newest durable time, or of the
 // newest time at all with nonDurable. Expired objects open too. Files that are
 // obsolete are removed before, as Swift does. Errors: ErrNotExist, *DeletedError,
-// *CorruptError (nothing is quarantined for it), *NotMountedError, those of the file
-// system. A hash directory that is none is quarantined, and does not exist.
+// *CorruptError (nothing is quarantined for it here; its field Quarantine says whether
+// Swift would), *NotMountedError, those of the file system. A hash directory that is none is quarantined, and does not exist.
 // Swift: BaseDiskFileManager.get_diskfile_from_hash and BaseDiskFile.open(open_expired=True).
 func (m *Manager) Open(dev string, part int, hash string, fragIndex int, nonDurable bool) (*Object, error) {
 	if _, err := m.DevicePath(dev); err != nil {
@@ -97,28 +97,30 @@ func (m *Manager) deleted(dir, hash string, ts *file) error {
 	if err != nil {
 		return err
 	}
-	if err := m.check(path, hash, ts, meta); err != nil {
+	// Swift takes the time from the metadata and the name from no one.
+	name := meta["name"]
+	if !isObjectName(name) || objhash.Hex(m.hasher.Object(name)) != hash {
+		return &CorruptError{Path: path, Reason: fmt.Sprintf("name %.200q in metadata does not match directory name", name)}
+	}
+	if err := checkTime(path, ts, meta); err != nil {
 		return err
 	}
-	return &DeletedError{Name: meta["name"], Timestamp: ts.time}
+	return &DeletedError{Name: name, Timestamp: ts.time}
 }
 
-// check compares the metadata of a .data or .ts file with where the file is.
-func (m *Manager) check(path, hash string, f *file, meta map[string]string) error {
-	name, ok := meta["name"]
-	if !ok {
-		return &CorruptError{path, "missing name metadata"}
-	}
-	if parts := strings.SplitN(name, "/", 4); len(parts) != 4 || parts[0] != "" || parts[1] == "" || parts[2] == "" || parts[3] == "" {
-		return &CorruptError{path, fmt.Sprintf("name %.200q is not /account/container/object", name)}
-	}
-	if objhash.Hex(m.hasher.Object(name)) != hash {
-		return &CorruptError{path, fmt.Sprintf("hash of name in metadata (%.200q) does not match directory name", name)}
-	}
+// checkTime compares the time in a file's metadata with that in its name, which Swift
+// takes to be the same.
+func checkTime(path string, f *file, meta map[string]string) error {
 	if t, err := timestamp.Parse(meta["X-Timestamp"]); err != nil || t != f.time {
-		return &CorruptError{path, fmt.Sprintf("X-Timestamp %.80q in metadata does not match file name", meta["X-Timestamp"])}
+		return &CorruptError{Path: path, Reason: fmt.Sprintf("X-Timestamp %.80q in metadata does not match file name", meta["X-Timestamp"])}
 	}
 	return nil
+}
+
+// isObjectName reports "/account/container/object".
+func isObjectName(name string) bool {
+	parts := strings.SplitN(name, "/", 4)
+	return len(parts) == 4 && parts[0] == "" && parts[1] != "" && parts[2] != "" && parts[3] != ""
 }
 
 func (m *Manager) open(dir, hash string, c *choice) (*Object, error) {
@@ -129,7 +131,7 @@ func (m *Manager) open(dir, hash string, c *choice) (*Object, error) {
 		return nil, fmt.Errorf("%s: %w", path, ErrNotExist)
 	}
 	if errors.Is(err, syscall.ENODATA) {
-		return nil, &CorruptError{path, "failed to open: " + err.Error()}
+		return nil, &CorruptError{Path: path, Reason: "failed to open: " + err.Error(), Quarantine: true, Err: err}
 	}
 	if err != nil {
 		return nil, fmt.Errorf("cannot open fragment archive: %w", err)
@@ -151,92 +153,110 @@ func (m *Manager) load(o *Object, dir string, c *choice) (err error) {
 		return fmt.Errorf("cannot stat fragment archive: %w", err)
 	}
 	if !info.Mode().IsRegular() {
-		return &CorruptError{o.Path, "not a regular file"}
+		return &CorruptError{Path: o.Path, Reason: "not a regular file"}
 	}
 	o.Length = info.Size()
 	if o.DataMeta, err = readFileMetadata(o.file); err != nil {
 		return err
 	}
-	if err := m.check(o.Path, o.Hash, c.data, o.DataMeta); err != nil {
-		return err
-	}
-	o.Name = o.DataMeta["name"]
-	if err := o.checkData(); err != nil {
-		return err
-	}
+	// The name and the expiry that Swift looks at are those of the newest .meta file.
+	path, newest := o.Path, o.DataMeta
 	if c.meta != nil {
-		if err := o.loadMeta(dir, c); err != nil {
+		path = filepath.Join(dir, c.meta.name)
+		if newest, err = o.loadMeta(path, dir, c); err != nil {
 			return err
 		}
 	}
-	deleteAt, ok := o.DataMeta["X-Delete-At"]
-	if c.meta != nil {
-		deleteAt, ok = o.FileMeta["X-Delete-At"]
-	}
-	if _, err := strconv.ParseInt(strings.TrimSpace(deleteAt), 10, 64); ok && err != nil {
-		return &CorruptError{o.Path, fmt.Sprintf("bad metadata x-delete-at value %.80q", deleteAt)}
-	}
-	return nil
-}
-
-// checkData compares the archive's metadata with the file.
-// Swift: BaseDiskFile._verify_data_file.
-func (o *Object) checkData() error {
-	length, ok := o.DataMeta["Content-Length"]
-	if !ok {
-		return &CorruptError{o.Path, "missing content-length in metadata"}
-	}
-	n, err := strconv.ParseInt(strings.TrimSpace(length), 10, 64)
-	if err != nil {
-		return &CorruptError{o.Path, fmt.Sprintf("bad metadata content-length value %.80q", length)}
-	}
-	if n != o.Length {
-		return &CorruptError{o.Path, fmt.Sprintf("metadata content-length %d does not match actual object size %d", n, o.Length)}
-	}
-	// Not checked by Swift, which answers GETs with this index.
-	if index, ok := o.DataMeta["X-Object-Sysmeta-Ec-Frag-Index"]; ok {
-		if n, err := parseIndex(index); err != nil || n != o.FragIndex {
-			return &CorruptError{o.Path, fmt.Sprintf("fragment index %.80q in metadata does not match file name", index)}
-		}
-	}
-	return nil
-}
-
-// loadMeta reads the .meta file and, if it is another one, that with the newest content
-// type. Swift: BaseDiskFile._construct_from_data_file, _merge_content_type_metadata.
-func (o *Object) loadMeta(dir string, c *choice) error {
-	meta, err := readMetaFile(filepath.Join(dir, c.meta.name))
-	if err != nil {
+	if err := m.checkAsSwift(o, path, newest); err != nil {
 		return err
 	}
-	path := filepath.Join(dir, c.meta.name)
-	if meta["name"] != o.Name {
-		return &CorruptError{path, fmt.Sprintf("name %.200q in metadata is not that of the data, %.200q", meta["name"], o.Name)}
+	return o.checkFurther(path, newest, c)
+}
+
+// checkAsSwift finds what Swift finds and quarantines.
+// Swift: BaseDiskFile._verify_name_matches_hash, _verify_data_file.
+func (m *Manager) checkAsSwift(o *Object, path string, newest map[string]string) error {
+	bad := func(path, format string, args ...any) error {
+		return &CorruptError{Path: path, Reason: fmt.Sprintf(format, args...), Quarantine: true}
 	}
-	if t, err := timestamp.Parse(meta["X-Timestamp"]); err != nil || t != c.meta.time {
-		return &CorruptError{path, fmt.Sprintf("X-Timestamp %.80q in metadata does not match file name", meta["X-Timestamp"])}
+	name, ok := newest["name"]
+	if !ok {
+		return bad(path, "missing name metadata")
+	}
+	if objhash.Hex(m.hasher.Object("/"+strings.TrimLeft(name, "/"))) != o.Hash {
+		return bad(path, "hash of name in metadata (%.200q) does not match directory name", name)
+	}
+	if deleteAt, ok := newest["X-Delete-At"]; ok {
+		if _, _, ok := wholeNumber(deleteAt); !ok {
+			return bad(path, "bad metadata x-delete-at value %.80q", deleteAt)
+		}
+	}
+	length, ok := o.DataMeta["Content-Length"]
+	if !ok {
+		return bad(o.Path, "missing content-length in metadata")
+	}
+	n, negative, ok := wholeNumber(length)
+	if !ok {
+		return bad(o.Path, "bad metadata content-length value %.80q", length)
+	}
+	if n != strconv.FormatInt(o.Length, 10) || negative && o.Length > 0 {
+		return bad(o.Path, "metadata content-length %.40s does not match actual object size %d", length, o.Length)
+	}
+	return nil
+}
+
+// checkFurther finds what Swift does not look at but goes on with: a fragment of the wrong
+// index or time must not become a survivor.
+func (o *Object) checkFurther(path string, newest map[string]string, c *choice) error {
+	if o.Name = newest["name"]; !isObjectName(o.Name) {
+		return &CorruptError{Path: path, Reason: fmt.Sprintf("name %.200q is not /account/container/object", o.Name)}
+	}
+	if err := checkTime(o.Path, c.data, o.DataMeta); err != nil {
+		return err
+	}
+	if index, ok := o.DataMeta["X-Object-Sysmeta-Ec-Frag-Index"]; ok {
+		if n, err := parseIndex(index); err != nil || n != o.FragIndex {
+			return &CorruptError{Path: o.Path, Reason: fmt.Sprintf("fragment index %.80q in metadata does not match file name", index)}
+		}
+	}
+	if c.meta == nil {
+		return nil
+	}
+	if name, ok := o.DataMeta["name"]; !ok || name != o.Name {
+		return &CorruptError{Path: o.Path, Reason: fmt.Sprintf("name %.200q in metadata is not that of the .meta file, %.200q", name, o.Name)}
+	}
+	return checkTime(path, c.meta, newest)
+}
+
+// loadMeta reads the .meta file of that path into FileMeta, with the content type of
+// another one if that is newer, and returns what it holds with the name.
+// Swift: BaseDiskFile._construct_from_data_file, _merge_content_type_metadata.
+func (o *Object) loadMeta(path, dir string, c *choice) (map[string]string, error) {
+	meta, err := readMetaFile(path)
+	if err != nil {
+		return nil, err
 	}
 	o.Meta = c.meta.time
 	o.FileMeta = maps.Clone(meta)
 	delete(o.FileMeta, "name")
 	if c.ctype == nil {
-		return nil
+		return meta, nil
 	}
 	o.ContentType = c.ctype.ctype
 	if c.ctype == c.meta {
-		return nil
+		return meta, nil
 	}
 	const key, timeKey = "Content-Type", "Content-Type-Timestamp"
 	newer, err := readMetaFile(filepath.Join(dir, c.ctype.name))
 	if err != nil {
-		return err
+		return nil, err
 	}
 	value, ok := newer[key]
 	at, err := timestamp.Parse(newer[timeKey])
 	if ok && err == nil && newer[timeKey] > meta[timeKey] && at.After(o.Data) {
 		o.FileMeta[key], o.FileMeta[timeKey] = value, newer[timeKey]
 	}
-	return nil
+	return meta, nil
 }
 
 // readMetaFile is ReadMetadata of a file that may be replaced at any moment: that is
