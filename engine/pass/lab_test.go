@@ -54,6 +54,7 @@ type lab struct {
 	disk  peers.Disk
 	files *diskfile.Manager
 	peers []*peers.Peer // by index; nil: the local device
+	spare *peers.Peer   // the only handoff, thus the first: for fragment 0
 	log   *recorder
 	pass  *Pass // of the last run
 }
@@ -76,6 +77,7 @@ func newLab(t testing.TB) *lab {
 			l.peers[i] = peers.New(t, fmt.Sprintf("sd%d", i), hasher)
 		}
 	}
+	l.spare = peers.New(t, "spare", hasher)
 	l.cfg = Config{
 		SwiftDir: t.TempDir(), Devices: l.disk.Root, RingIP: "127.0.0.1", Port: 1,
 		Swift:       &policy.Swift{HashSuffix: hasher.Suffix, Policies: []*policy.Policy{l.pol}},
@@ -88,12 +90,12 @@ func newLab(t testing.TB) *lab {
 }
 
 // writeRing writes the policy's ring: device i has the fragments i, the local one is the
-// own-th, and a device that is never up replaces it in partition 3.
+// own-th, and the spare device replaces it in partition 3.
 func (l *lab) writeRing(change func(ring map[string]any)) {
 	l.t.Helper()
 	n := len(l.peers)
 	var devs []any
-	for i, p := range l.peers {
+	for i, p := range append(slices.Clone(l.peers), l.spare) {
 		d := map[string]any{"id": i, "region": 1, "zone": 1, "weight": 1, "ip": "127.0.0.1", "port": 1, "device": "sda", "meta": ""}
 		if p != nil {
 			host, port, _ := net.SplitHostPort(p.Addr)
@@ -102,7 +104,6 @@ func (l *lab) writeRing(change func(ring map[string]any)) {
 		}
 		devs = append(devs, d)
 	}
-	devs = append(devs, map[string]any{"id": n, "region": 1, "zone": 1, "weight": 1, "ip": "127.0.0.1", "port": 2, "device": "spare", "meta": ""})
 	ring := map[string]any{"byteorder": "little", "devs": devs, "part_shift": 32 - power, "replica_count": n}
 	if change != nil {
 		change(ring)

@@ -657,6 +657,52 @@ func TestATargetHasOneSessionAtATime(t *testing.T) { // rule 11
 	l.received(right, objects...)
 }
 
+func TestAHandoffTakesThePlaceOfAnUnmountedDevice(t *testing.T) { // rule 9
+	t.Parallel()
+	unmounted := func(int, *fake.Conn) []byte { return peers.Status(507) }
+	for _, c := range []struct {
+		name     string
+		handoffs int
+		away     int
+		spareToo bool
+		asked    int // how often the spare is
+		counts   string
+	}{
+		{"the one for its index", -1, left, false, 1, "rebuilt=2"},
+		{"as many as are allowed", 1, left, false, 1, "rebuilt=2"},
+		{"unless none is allowed", 0, left, false, 0, "rebuilt=1 left.partitions=1"},
+		{"unless it is away, too", -1, left, true, 1, "rebuilt=1 left.partitions=1"},
+		{"unless it is for another index", -1, right, false, 0, "rebuilt=1 left.partitions=1"},
+	} {
+		l := newLab(t)
+		l.cfg.Handoffs = c.handoffs
+		l.only(left, right)
+		o := l.object(0, "/a/c/o", multi, left, right)
+		l.peers[c.away].Hashes(unmounted)
+		if c.spareToo {
+			l.spare.Hashes(unmounted)
+		}
+		l.want(l.run(bg), c.counts)
+		if n := l.spare.Asked(); n != c.asked {
+			t.Errorf("%s: the handoff was asked %d times, want %d", c.name, n, c.asked)
+		}
+		if n := len(l.peers[c.away].Sessions()); n != 0 {
+			t.Errorf("%s: the unmounted device had %d sessions", c.name, n)
+		}
+		got := l.spare.Stored()
+		if c.asked == 1 && !c.spareToo {
+			if len(got) != 1 || string(got[0].Body) != string(o.Frags[left]) || got[0].Fields["X-Object-Sysmeta-Ec-Frag-Index"] != "0" {
+				t.Errorf("%s: the handoff got %+v, want fragment 0", c.name, got)
+			}
+		} else if len(got) != 0 {
+			t.Errorf("%s: the handoff got %+v", c.name, got)
+		}
+		if !l.logged(l.peers[c.away].Addr + "/" + l.peers[c.away].Device + "/0 policy#1 responded as unmounted") {
+			t.Errorf("%s: nothing is said of the unmounted device:\n%s", c.name, l.log)
+		}
+	}
+}
+
 func TestAnUnmountedDeviceIsLeft(t *testing.T) {
 	t.Parallel()
 	l := newLab(t)
