@@ -22,8 +22,19 @@ const (
 	// can number) of 250 bytes are 16 MiB; the rest is room for long "meta" texts.
 	maxJSON = 32 << 20
 
-	// maxDevs is how many devices the rows can number.
+	// maxDevs is how many devices two-byte ids can number.
 	maxDevs = 1 << 16
+
+	// maxWideDevs is how many devices a ring of version 2 may have. Its ids could number
+	// 2^32; a million disks are 16 times what version 1 allows.
+	maxWideDevs = 1 << 20
+
+	// maxWideJSON bounds the devices of version 2, as maxJSON does: 250 bytes each. It is
+	// not held as a whole.
+	maxWideJSON = 256 << 20
+
+	// maxDevice bounds the JSON of one device, nearly all of which could be "meta".
+	maxDevice = 1 << 20
 
 	// maxRows is how many replicas there may be: a device each.
 	maxRows = maxDevs
@@ -38,11 +49,12 @@ const (
 	maxRatio = 1032
 )
 
-// Load reads a ring file of version 1. Every error names the file: one that is missing
-// (errors.Is fs.ErrNotExist), truncated, corrupt (the gzip checksum is checked, which
-// Swift does not), never rebalanced, of another version, or at odds with itself. At most
-// maxTable bytes and five times maxJSON are held while reading.
-// Swift: common/ring/ring.py, RingData.load and deserialize_v1.
+// Load reads a ring file of version 1 or 2. Every error names the file: one that is
+// missing (errors.Is fs.ErrNotExist), truncated, corrupt (of version 1 the gzip checksum
+// is checked, which Swift does not, of version 2 those of the sections), never
+// rebalanced, of another version, or at odds with itself. While reading, at most
+// maxTable bytes are held, with five times maxJSON in version 1, twice maxWideJSON in
+// version 2. Swift: common/ring/ring.py, RingData.load.
 func Load(path string) (*Ring, error) {
 	r, err := load(path)
 	if err != nil {
@@ -76,49 +88,52 @@ func load(path string) (*Ring, error) {
 	return r, nil
 }
 
-// read reads the whole file; r.Size is its length.
-func (r *Ring) read(file io.Reader) error {
-	gz, err := gzip.NewReader(bufio.NewReaderSize(file, 64<<10))
+// read reads the whole file, of r.Size bytes.
+func (r *Ring) read(file io.ReaderAt) error {
+	gz, err := gzip.NewReader(bufio.NewReaderSize(io.NewSectionReader(file, 0, r.Size), 64<<10))
 	if err != nil {
 		return fmt.Errorf("not a gzip file: %w", noEOF(err))
 	}
 	// Swift reads the first gzip member only.
 	gz.Multistream(false)
-	rowCount, order, err := r.readHeader(gz)
-	if err != nil {
-		return err
-	}
-	return r.readRows(gz, rowCount, order)
-}
-
-// readHeader reads all that stands before the rows. rowCount is -1 when the file does
-// not tell it.
-func (r *Ring) readHeader(in io.Reader) (rowCount int, order binary.ByteOrder, err error) {
-	var head [10]byte
-	if n, err := io.ReadFull(in, head[:6]); err != nil {
-		return 0, nil, fmt.Errorf("truncated in the magic, after %d bytes: %w", n, noEOF(err))
+	var head [6]byte
+	if n, err := io.ReadFull(gz, head[:]); err != nil {
+		return fmt.Errorf("truncated in the magic, after %d bytes: %w", n, noEOF(err))
 	}
 	if string(head[:4]) != magic {
-		return 0, nil, fmt.Errorf("not a ring: it starts with %q instead of %q (pickled rings from before 2012 are not supported)", head[:4], magic)
+		return fmt.Errorf("not a ring: it starts with %q instead of %q (pickled rings from before 2012 are not supported)", head[:4], magic)
 	}
-	if v := binary.BigEndian.Uint16(head[4:]); v != 1 {
-		return 0, nil, fmt.Errorf("ring version %d is not supported yet", v)
+	switch v := binary.BigEndian.Uint16(head[4:]); v {
+	case 1:
+		return r.readVersion1(gz)
+	case 2:
+		return r.readVersion2(file)
+	default:
+		return fmt.Errorf("ring version %d is not supported, only 1 and 2", v)
 	}
-	if _, err := io.ReadFull(in, head[6:]); err != nil {
-		return 0, nil, fmt.Errorf("truncated in the length of the JSON: %w", noEOF(err))
+}
+
+// readVersion1 reads what follows the magic: the length of a JSON object, the object,
+// and rows of two-byte ids. Swift: common/ring/ring.py, RingData.deserialize_v1.
+func (r *Ring) readVersion1(in io.Reader) error {
+	var head [4]byte
+	if _, err := io.ReadFull(in, head[:]); err != nil {
+		return fmt.Errorf("truncated in the length of the JSON: %w", noEOF(err))
 	}
-	length := int64(binary.BigEndian.Uint32(head[6:]))
+	length := int64(binary.BigEndian.Uint32(head[:]))
 	if length > maxJSON {
-		return 0, nil, fmt.Errorf("%d bytes of JSON are more than %d", length, maxJSON)
+		return fmt.Errorf("%d bytes of JSON are more than %d", length, maxJSON)
 	}
 	var text bytes.Buffer // grows with what is really there
 	if n, err := io.CopyN(&text, in, length); err != nil {
-		return 0, nil, fmt.Errorf("truncated after %d of %d bytes of JSON: %w", n, length, noEOF(err))
+		return fmt.Errorf("truncated after %d of %d bytes of JSON: %w", n, length, noEOF(err))
 	}
-	if rowCount, order, err = r.parseJSON(text.Bytes()); err != nil {
-		return 0, nil, fmt.Errorf("bad JSON: %w", err)
+	rowCount, order, err := r.parseJSON(text.Bytes())
+	if err != nil {
+		return fmt.Errorf("bad JSON: %w", err)
 	}
-	return rowCount, order, nil
+	r.rows, err = readRows[uint16](r, in, rowCount, order)
+	return err
 }
 
 // parseJSON reads what stands before the rows: rowCount is -1 when it is left out, and
@@ -129,10 +144,7 @@ func (r *Ring) parseJSON(text []byte) (rowCount int, order binary.ByteOrder, err
 		return 0, nil, err
 	}
 	o.require("part_shift", "devs")
-	r.PartShift = uint(o.integer("part_shift", 0, 0, 32))
-	r.PartPower = 32 - r.PartShift
-	r.NextPartPower = o.integer("next_part_power", -1, 0, 32)
-	r.Version = int64(o.integer("version", 0, math.MinInt, math.MaxInt))
+	r.setNumbers(o)
 	rowCount = o.integer("replica_count", -1, 0, maxRows)
 	switch name := o.text("byteorder", ""); name {
 	case "":
@@ -147,33 +159,122 @@ func (r *Ring) parseJSON(text []byte) (rowCount int, order binary.ByteOrder, err
 	if o.err != nil {
 		return 0, nil, o.err
 	}
-	r.Devs, err = parseDevs(o.values["devs"])
+	r.Devs, err = parseDevs(bytes.NewReader(o.values["devs"]), maxDevs)
 	return rowCount, order, err
 }
 
+// setNumbers takes the numbers that both versions have.
+func (r *Ring) setNumbers(o *object) {
+	r.PartShift = uint(o.integer("part_shift", 0, 0, 32))
+	r.PartPower = 32 - r.PartShift
+	r.NextPartPower = o.integer("next_part_power", -1, 0, 32)
+	r.Version = int64(o.integer("version", 0, math.MinInt, math.MaxInt))
+}
+
+// readVersion2 reads the three sections that make a ring, wherever they are; others in
+// the file are nobody's here. Swift: common/ring/ring.py, RingData.deserialize_v2.
+func (r *Ring) readVersion2(file io.ReaderAt) error {
+	x, err := readIndex(file, r.Size)
+	if err != nil {
+		return fmt.Errorf("cannot read the index at its end (is it truncated, or was it recompressed?): %w", err)
+	}
+	idBytes := 0
+	err = x.read("swift/ring/metadata", maxIndex, func(in io.Reader, _ int64) error {
+		idBytes, err = r.parseMetadata(in)
+		return err
+	})
+	if err != nil {
+		return err
+	}
+	err = x.read("swift/ring/devices", maxWideJSON, func(in io.Reader, _ int64) error {
+		r.Devs, err = parseDevs(in, maxWideDevs)
+		return err
+	})
+	if err != nil {
+		return err
+	}
+	return x.read("swift/ring/assignments", maxTable, func(in io.Reader, length int64) error {
+		rowBytes := int64(idBytes) << r.PartPower
+		rowCount := (length + rowBytes - 1) / rowBytes
+		if rowCount > maxRows {
+			return fmt.Errorf("%d replicas are more than %d", rowCount, maxRows)
+		}
+		if idBytes == 2 {
+			r.rows, err = readRows[uint16](r, in, int(rowCount), binary.BigEndian)
+		} else {
+			r.rows, err = readRows[uint32](r, in, int(rowCount), binary.BigEndian)
+		}
+		return err
+	})
+}
+
+// parseMetadata reads the section "swift/ring/metadata"; idBytes is 2 or 4. The count of
+// replicas in it is of no use: it is the length of the rows that counts.
+func (r *Ring) parseMetadata(in io.Reader) (idBytes int, err error) {
+	text, err := io.ReadAll(in)
+	if err != nil {
+		return 0, err
+	}
+	o, err := parseObject(text, "part_shift", "dev_id_bytes", "next_part_power", "version")
+	if err != nil {
+		return 0, err
+	}
+	o.require("part_shift", "dev_id_bytes")
+	r.setNumbers(o)
+	idBytes = o.integer("dev_id_bytes", 0, 0, 8)
+	if idBytes != 2 && idBytes != 4 {
+		o.fail("dev_id_bytes is neither 2 nor 4: %d", idBytes)
+	}
+	return idBytes, o.err
+}
+
 // parseDevs goes through the list member by member, so that a list of a million nulls
-// ends at the first that is too much.
-func parseDevs(raw json.RawMessage) ([]*Device, error) {
-	dec := json.NewDecoder(bytes.NewReader(raw))
+// ends at the first that is too much, and nothing is held but the devices. It reads in
+// to its end.
+func parseDevs(in io.Reader, limit int) ([]*Device, error) {
+	rationed := &ration{in: in, left: maxDevice}
+	dec := json.NewDecoder(rationed)
 	if start, err := dec.Token(); err != nil || start != json.Delim('[') {
 		return nil, errors.New("devs is not a list")
 	}
 	var devs []*Device
+	var member json.RawMessage // one memory for all
 	for dec.More() {
-		if len(devs) == maxDevs {
-			return nil, fmt.Errorf("more than %d devices", maxDevs)
+		if len(devs) == limit {
+			return nil, fmt.Errorf("more than %d devices", limit)
 		}
-		var member json.RawMessage
 		if err := dec.Decode(&member); err != nil {
-			return nil, err
+			return nil, fmt.Errorf("device %d: %w", len(devs), noEOF(err))
 		}
 		d, err := parseDevice(member, len(devs))
 		if err != nil {
 			return nil, err
 		}
 		devs = append(devs, d)
+		rationed.left = maxDevice
+	}
+	if _, err := dec.Token(); err != nil { // the closing bracket
+		return nil, noEOF(err)
+	}
+	if _, err := dec.Token(); err != io.EOF {
+		return nil, errors.New("something follows the list of devices")
 	}
 	return devs, nil
+}
+
+// ration is a reader that gives no more than left bytes.
+type ration struct {
+	in   io.Reader
+	left int
+}
+
+func (r *ration) Read(p []byte) (int, error) {
+	if r.left <= 0 {
+		return 0, fmt.Errorf("more than %d bytes", maxDevice)
+	}
+	n, err := r.in.Read(p[:min(len(p), r.left)])
+	r.left -= n
+	return n, err
 }
 
 // nativeOrder is this machine's byte order, for files from before "byteorder".
@@ -182,80 +283,6 @@ func nativeOrder() binary.ByteOrder {
 		return binary.LittleEndian
 	}
 	return binary.BigEndian
-}
-
-// readRows reads rowCount rows, or all that there are when rowCount is -1. The last may
-// be short, even empty; nothing may follow it.
-func (r *Ring) readRows(in io.Reader, rowCount int, order binary.ByteOrder) error {
-	rowBytes := int64(2) << r.PartPower
-	if rowCount == 0 {
-		return errors.New("no partition is assigned to a device: was it rebalanced?")
-	}
-	if rowBytes > maxTable || int64(max(rowCount, 1)) > maxTable/rowBytes {
-		return fmt.Errorf("%d rows of 2^%d partitions are more than %d bytes", max(rowCount, 1), r.PartPower, int64(maxTable))
-	}
-	if whole := int64(max(rowCount-1, 1)); whole*rowBytes > r.Size*maxRatio {
-		return fmt.Errorf("truncated or corrupt: %d bytes of gzip can not hold %d rows of 2^%d partitions", r.Size, whole, r.PartPower)
-	}
-	limit := rowCount
-	if rowCount < 0 {
-		limit = int(min(maxTable/rowBytes, maxRows))
-	}
-	buf := make([]byte, min(rowBytes, 64<<10))
-	for len(r.rows) < limit {
-		row, err := r.readRow(in, order, buf)
-		if err != nil {
-			return err
-		}
-		short := len(row) < 1<<r.PartPower
-		if short && (len(r.rows) == 0 || len(r.rows) < rowCount-1) {
-			return fmt.Errorf("truncated: row %d of %d ends after %d of 2^%d partitions", len(r.rows), rowCount, len(row), r.PartPower)
-		}
-		if short && rowCount < 0 && len(row) == 0 {
-			break
-		}
-		r.rows = append(r.rows, row)
-		if short {
-			break
-		}
-	}
-	// Reading on to the end makes gzip check its checksum.
-	n, err := io.ReadFull(in, buf[:1])
-	if n > 0 {
-		return fmt.Errorf("more data than its %d rows of 2^%d partitions", len(r.rows), r.PartPower)
-	}
-	if err != io.EOF {
-		return fmt.Errorf("truncated or corrupt behind the last row: %w", noEOF(err))
-	}
-	return nil
-}
-
-// readRow reads one row, short if the data ends. buf is scratch space.
-func (r *Ring) readRow(in io.Reader, order binary.ByteOrder, buf []byte) ([]uint16, error) {
-	row := make([]uint16, 1<<r.PartPower)
-	for done := 0; done < len(row); {
-		chunk := buf[:min(len(buf), 2*(len(row)-done))]
-		n, err := io.ReadFull(in, chunk)
-		ended := err == io.EOF || err == io.ErrUnexpectedEOF && atEnd(in)
-		if err != nil && !ended {
-			return nil, fmt.Errorf("truncated or corrupt in row %d after %d partitions: %w", len(r.rows), done+n/2, noEOF(err))
-		}
-		if n%2 != 0 {
-			return nil, fmt.Errorf("truncated: row %d ends in the middle of partition %d", len(r.rows), done+n/2)
-		}
-		for i := 0; i < n; i += 2 {
-			id := order.Uint16(chunk[i:])
-			if int(id) >= len(r.Devs) || r.Devs[id] == nil {
-				return nil, fmt.Errorf("partition %d, replica %d is on device %d, which is not among the devices", done+i/2, len(r.rows), id)
-			}
-			row[done+i/2] = id
-		}
-		done += n / 2
-		if ended {
-			return row[:done:done], nil
-		}
-	}
-	return row, nil
 }
 
 // atEnd tells a clean end of the data, checksum included, from a cut file: io.ReadFull

@@ -19,16 +19,13 @@ import (
 type testRing struct {
 	devs, power, rows int
 	removed           []int  // devices that are null
-	version           int    // of the format; 0 is 1
 	json              string // instead of the one that the rest implies
 	table             []uint16
 	tail              []byte // behind the table
 }
 
-func (tr testRing) text() string {
-	if tr.json != "" {
-		return tr.json
-	}
+// devices is the list "devs".
+func (tr testRing) devices() string {
 	var devs []string
 	for id := range tr.devs {
 		if slices.Contains(tr.removed, id) {
@@ -37,25 +34,34 @@ func (tr testRing) text() string {
 		}
 		devs = append(devs, fmt.Sprintf(`{"id": %d, "region": %d, "zone": %d, "ip": "10.0.0.%d", "port": 6200, "device": "d%d", "weight": 1.0}`, id, 1+id%2, id%3, id%7, id))
 	}
-	return fmt.Sprintf(`{"byteorder": "little", "devs": [%s], "part_shift": %d, "replica_count": %d}`, strings.Join(devs, ", "), 32-tr.power, tr.rows)
+	return "[" + strings.Join(devs, ", ") + "]"
+}
+
+// ids is the table, row after row.
+func (tr testRing) ids() []uint16 {
+	if tr.table != nil {
+		return tr.table
+	}
+	var ids []uint16
+	for id := 0; len(ids) < tr.rows<<tr.power; id++ {
+		if id %= tr.devs; !slices.Contains(tr.removed, id) {
+			ids = append(ids, uint16(id))
+		}
+	}
+	return ids
 }
 
 // raw is what stands inside the gzip.
 func (tr testRing) raw() []byte {
-	text := tr.text()
+	text := tr.json
+	if text == "" {
+		text = fmt.Sprintf(`{"byteorder": "little", "devs": %s, "part_shift": %d, "replica_count": %d}`, tr.devices(), 32-tr.power, tr.rows)
+	}
 	b := []byte(magic)
-	b = binary.BigEndian.AppendUint16(b, uint16(max(tr.version, 1)))
+	b = binary.BigEndian.AppendUint16(b, 1)
 	b = binary.BigEndian.AppendUint32(b, uint32(len(text)))
 	b = append(b, text...)
-	if tr.table == nil {
-		for i, id := 0, 0; i < tr.rows<<tr.power; id++ {
-			if id %= tr.devs; !slices.Contains(tr.removed, id) {
-				b = binary.LittleEndian.AppendUint16(b, uint16(id))
-				i++
-			}
-		}
-	}
-	for _, id := range tr.table {
+	for _, id := range tr.ids() {
 		b = binary.LittleEndian.AppendUint16(b, id)
 	}
 	return append(b, tr.tail...)
@@ -117,15 +123,14 @@ func TestFilesThatAreNoRingsAreRefused(t *testing.T) {
 		{"text", []byte("hello, I am not a ring"), "not a gzip file"},
 		{"empty gzip", zip(nil), "truncated in the magic"},
 		{"pickle", zip([]byte("\x80\x02}q\x01.........")), "not a ring"},
-		{"version 0", zip([]byte("R1NG\x00\x00\x00\x00\x00\x00")), "ring version 0 is not supported yet"},
-		{"version 2", zip(testRing{devs: 4, power: 3, rows: 2, version: 2}.raw()), "ring version 2 is not supported yet"},
-		{"version 2, nothing else", zip([]byte("R1NG\x00\x02")), "ring version 2 is not supported yet"},
+		{"version 0", zip([]byte("R1NG\x00\x00\x00\x00\x00\x00")), "ring version 0 is not supported, only 1 and 2"},
+		{"version 3", zip([]byte("R1NG\x00\x03\x00\x00\x00\x00")), "ring version 3 is not supported, only 1 and 2"},
 		{"no JSON", zip([]byte("R1NG\x00\x01")), "truncated in the length of the JSON"},
 		{"long JSON", zip([]byte("R1NG\x00\x01\xff\xff\xff\xff")), "4294967295 bytes of JSON are more than 33554432"},
 		{"JSON ends", zip([]byte("R1NG\x00\x01\x00\x00\x00\x09{}")), "truncated after 2 of 9 bytes of JSON"},
 		{"rows missing", zip(testRing{devs: 4, power: 3, rows: 3, table: []uint16{1, 2, 3, 0, 1, 2, 3, 0}}.raw()), "truncated: row 1 of 3 ends after 0 of 2^3 partitions"},
 		{"first row short", zip(testRing{devs: 4, power: 3, rows: 1, table: []uint16{1, 2}}.raw()), "truncated: row 0 of 1"},
-		{"odd end", zip(testRing{devs: 4, power: 3, rows: 2, table: make([]uint16, 12), tail: []byte{0}}.raw()), "truncated: row 1 ends in the middle of partition 4"},
+		{"odd end", zip(testRing{devs: 4, power: 3, rows: 2, table: make([]uint16, 12), tail: []byte{0}}.raw()), "row 1: truncated in the middle of partition 4"},
 		{"too much", zip(append(good.raw(), 0)), "more data than its 2 rows of 2^3 partitions"},
 		{"device out of range", zip(testRing{devs: 4, power: 1, rows: 2, table: []uint16{0, 1, 2, 4}}.raw()), "partition 1, replica 1 is on device 4, which is not among the devices"},
 		{"unassigned partition", zip(testRing{devs: 4, power: 1, rows: 2, table: []uint16{65535, 1, 2, 3}}.raw()), "partition 0, replica 0 is on device 65535"},
@@ -253,25 +258,35 @@ func TestBombsTakeNoMemory(t *testing.T) {
 		"JSON of one byte keys": {json: `{` + strings.Repeat(`"a":0,`, 1<<17) + `"b":0}`},
 		"JSON of nulls":         {json: `{"part_shift": 31, "devs": [` + strings.Repeat(`null,`, 1<<18) + `null]}`},
 	} {
-		path := tr.write(t)
-		var before, after runtime.MemStats
-		runtime.ReadMemStats(&before)
-		_, err := Load(path)
-		runtime.ReadMemStats(&after)
-		if err == nil {
-			t.Errorf("%s: loaded", name)
-		}
-		if used := after.TotalAlloc - before.TotalAlloc; used > 64<<20 {
-			t.Errorf("%s: %d MiB allocated: %v", name, used>>20, err)
-		}
+		checkBomb(t, name, tr.write(t), 64<<20)
+	}
+}
+
+func checkBomb(t *testing.T, name, path string, limit uint64) {
+	t.Helper()
+	var before, after runtime.MemStats
+	runtime.ReadMemStats(&before)
+	_, err := Load(path)
+	runtime.ReadMemStats(&after)
+	if err == nil {
+		t.Errorf("%s: loaded", name)
+	}
+	if used := after.TotalAlloc - before.TotalAlloc; used > limit {
+		t.Errorf("%s: %d MiB allocated: %v", name, used>>20, err)
 	}
 }
 
 func FuzzLoad(f *testing.F) {
 	f.Add([]byte{})
+	for _, name := range goldenRings(f) {
+		file, err := os.ReadFile(name)
+		if err != nil {
+			f.Fatal(err)
+		}
+		f.Add(file)
+	}
 	for _, tr := range []testRing{
 		{devs: 4, power: 3, rows: 2}, {devs: 9, power: 2, rows: 3, removed: []int{4}}, {devs: 1, power: 0, rows: 1}, {devs: 2, power: 2, rows: 2, table: []uint16{0, 1, 0, 1, 1}},
-		{devs: 2, power: 1, rows: 1, version: 2},
 	} {
 		f.Add(tr.raw())
 	}
@@ -289,19 +304,25 @@ func FuzzLoad(f *testing.F) {
 				}
 				continue
 			}
-			for _, part := range []int{0, r.Partitions() - 1, r.Partitions()} {
-				seen := map[int]bool{}
-				nodes := slices.AppendSeq(r.PartNodes(part), r.MoreNodes(part))
-				for _, n := range nodes {
-					if seen[n.ID] {
-						t.Fatalf("partition %d: device %d twice", part, n.ID)
-					}
-					seen[n.ID] = true
-				}
-				if len(nodes) > r.tiers[tierDevice].alive {
-					t.Fatalf("partition %d: %d nodes of %d", part, len(nodes), r.tiers[tierDevice].alive)
-				}
-			}
+			checkSanity(t, r)
 		}
 	})
+}
+
+// checkSanity goes through some partitions of a ring that nobody knows.
+func checkSanity(t *testing.T, r *Ring) {
+	t.Helper()
+	for _, part := range []int{0, r.Partitions() - 1, r.Partitions()} {
+		seen := map[int]bool{}
+		nodes := slices.AppendSeq(r.PartNodes(part), r.MoreNodes(part))
+		for _, n := range nodes {
+			if seen[n.ID] {
+				t.Fatalf("partition %d: device %d twice", part, n.ID)
+			}
+			seen[n.ID] = true
+		}
+		if len(nodes) > r.tiers[tierDevice].alive {
+			t.Fatalf("partition %d: %d nodes of %d", part, len(nodes), r.tiers[tierDevice].alive)
+		}
+	}
 }

@@ -37,12 +37,7 @@ type tier struct {
 // number numbers regions, zones, servers and devices. A zone is one of its region, a
 // server one of its zone. Swift: common/ring/ring.py, Ring._update_bookkeeping.
 func (r *Ring) number() {
-	assigned := make([]bool, len(r.Devs))
-	for _, row := range r.rows {
-		for _, id := range row {
-			assigned[id] = true
-		}
-	}
+	assigned := r.rows.assigned(len(r.Devs))
 	type place struct {
 		region, zone int
 		ip           string
@@ -89,21 +84,7 @@ func (r *Ring) PartNodes(part int) []Node {
 	if part < 0 || part >= r.Partitions() {
 		return nil
 	}
-	nodes := make([]Node, 0, len(r.rows))
-replicas:
-	for _, row := range r.rows {
-		if part >= len(row) {
-			break // the short last row
-		}
-		d := r.Devs[row[part]]
-		for i := range nodes {
-			if nodes[i].Device == d {
-				continue replicas
-			}
-		}
-		nodes = append(nodes, Node{Device: d, Index: len(nodes)})
-	}
-	return nodes
+	return r.rows.nodes(part, r.Devs)
 }
 
 // MoreNodes are the handoffs of a partition, found one by one as they are asked for:
@@ -124,12 +105,12 @@ func (r *Ring) MoreNodes(part int) iter.Seq[Node] {
 		// In large rings only every inc-th partition is looked at, 65536 in all.
 		inc := max(parts/65536, 1)
 		for t := range r.tiers {
-			if !s.look(t, start, parts, inc, yield) {
+			if !r.rows.look(s, t, start, parts, inc, yield) {
 				return
 			}
 			// Not from 0 but from where the steps come out after a turn around the ring
 			// (inc when they hit its end): what Swift does is what must be met.
-			if !s.look(t, inc-(parts-start)%inc, start, inc, yield) {
+			if !r.rows.look(s, t, inc-(parts-start)%inc, start, inc, yield) {
 				return
 			}
 		}
@@ -165,30 +146,4 @@ func (s *search) mark(id int) {
 			s.touched[t]++
 		}
 	}
-}
-
-// look yields the devices of partitions from, from+inc, ... below to that are the first
-// of their region, zone, server or device, as t says. It reports whether more are wanted.
-func (s *search) look(t, from, to, inc int, yield func(Node) bool) bool {
-	for part := from; part < to; part += inc {
-		for _, row := range s.ring.rows {
-			if s.touched[t] == s.ring.tiers[t].alive {
-				return true
-			}
-			if part >= len(row) {
-				break
-			}
-			id := int(row[part])
-			if s.seen[t][s.ring.tiers[t].of[id]] {
-				continue
-			}
-			s.mark(id)
-			n := Node{Device: s.ring.Devs[id], Index: s.next, Handoff: true}
-			s.next++
-			if !yield(n) {
-				return false
-			}
-		}
-	}
-	return true
 }

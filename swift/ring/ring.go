@@ -29,9 +29,8 @@ type Ring struct {
 	ModTime time.Time
 	Size    int64
 
-	// rows[replica][partition] is a device id; the last row may be shorter than the
-	// others (fractional replicas). Every id in it has a device in Devs.
-	rows [][]uint16
+	// rows are the device ids. Every id in them has a device in Devs.
+	rows table
 	// tiers number what a device stands in, from the widest to the narrowest.
 	tiers [numTiers]tier
 }
@@ -46,14 +45,11 @@ func Name(policyIndex int) string {
 }
 
 // Partitions is the number of partitions: 2^PartPower.
-func (r *Ring) Partitions() int { return len(r.rows[0]) }
+func (r *Ring) Partitions() int { return r.rows.partitions() }
 
 // Replicas is the number of replicas; not whole when only some partitions have the
 // last one.
-func (r *Ring) Replicas() float64 {
-	last := len(r.rows) - 1
-	return float64(last) + float64(len(r.rows[last]))/float64(r.Partitions())
-}
+func (r *Ring) Replicas() float64 { return r.rows.replicas() }
 
 // Partition is the partition of an object's hash.
 func (r *Ring) Partition(hash [16]byte) int { return objhash.Partition(hash, r.PartPower) }

@@ -1,4 +1,7 @@
-"""Writes random rings and answers what Swift's Ring makes of each: JSON in, JSON out."""
+"""Writes random rings and answers what Swift's Ring makes of each: JSON in, JSON out.
+
+Version 2 ("format": 2) takes Swift 2.36 or later; golden/rings.json is its answer to golden/question.json.
+"""
 import array
 import gzip
 import json
@@ -43,6 +46,8 @@ def build(rnd):
         if i == 0:
             d['weight'] = 100
         b.add_dev(d)
+    if q.get('format') == 2 and rnd.random() < .2:
+        b.add_dev(dict(device(rnd, 65535 + rnd.randint(0, 99)), weight=100))  # ids of four bytes
     b.rebalance(seed=rnd.randint(0, 999))
     for _ in range(rnd.randint(0, 2)):
         live = [d for d in b.devs if d and d['weight'] > 0]
@@ -65,13 +70,18 @@ def build(rnd):
 def thrown(rnd, power):
     """A ring as no builder would make it: any device anywhere."""
     devs = [device(rnd, i) for i in range(rnd.randint(1, 40))]
-    usable = [d['id'] for d in devs if rnd.random() < .8] or [0]
-    rows = [array.array('H', rnd.choices(usable, k=1 << power)) for _ in range(rnd.randint(1, 6))]
+    width = 'H'
+    if q.get('format') == 2:
+        width = rnd.choice('HI')
+        if width == 'I' and rnd.random() < .3:
+            devs += [None] * 65536 + [device(rnd, 65536 + len(devs) + i) for i in range(rnd.randint(1, 5))]
+    usable = [d['id'] for d in devs if d and rnd.random() < .8] or [0]
+    rows = [array.array(width, rnd.choices(usable, k=1 << power)) for _ in range(rnd.randint(1, 6))]
     if len(rows) > 1:
         del rows[-1][rnd.choice([1, 1, 1 << power, rnd.randint(0, 1 << power)]):]
     used = set(i for row in rows for i in row)
     for i, d in enumerate(devs):
-        if i not in used and rnd.random() < .5:
+        if d and i not in used and rnd.random() < .5:
             devs[i] = None
     return dict(devs=devs, part_shift=32 - power, replica2part2dev_id=rows, version=rnd.choice([None, rnd.randint(0, 99)]),
                 next_part_power=rnd.choice([None, power, power + 1]))
@@ -114,8 +124,9 @@ def answer(rnd, path, exhaustive):
     more = parts + [r.partition_count, r.partition_count + rnd.randint(0, 9999)]
     name = ['AUTH_%d' % rnd.randint(0, 99), 'c', '\u9df9%d' % rnd.randint(0, 99)]
     return dict(
-        path=path, parts=r.partition_count, replicas=r.replica_count, part_power=r.part_power,
-        next_part_power=r.next_part_power, version=r.version, devs=r.devs, object=name, hash_part=r.get_part(*name),
+        path=path, dev_id_bytes=r._replica2part2dev_id[0].itemsize, parts=r.partition_count, replicas=r.replica_count, part_power=r.part_power,
+        next_part_power=r.next_part_power, version=r.version, dev_count=len(r.devs),
+        devs={d['id']: d for d in r.devs if d}, object=name, hash_part=r.get_part(*name),
         nodes={p: [(n['id'], n['index']) for n in r.get_part_nodes(p)] for p in more},
         handoffs={p: [(n['id'], n['handoff_index']) for n in r.get_more_nodes(p)] for p in more})
 
@@ -129,7 +140,9 @@ for i in range(q['built'] + q['thrown'] + q['large']):
         r = built(rnd)
     else:
         r = thrown(rnd, rnd.randint(0, 6) if i < q['built'] + q['thrown'] else rnd.randint(16, 18))
-    if rnd.random() < .3:
+    if q.get('format') == 2:
+        ring.RingData(r['replica2part2dev_id'], r['devs'], r['part_shift'], r['next_part_power'], r['version']).save(path, format_version=2)
+    elif rnd.random() < .3:
         ring.RingData(r['replica2part2dev_id'], r['devs'], r['part_shift'], r['next_part_power'], r['version']).save(path)
     else:
         write(rnd, path, r)
