@@ -71,9 +71,6 @@ func readMetadata(path string, get func(name string, b []byte) (int, error)) (ma
 		if piece > 0 {
 			name += strconv.Itoa(piece)
 		}
-		if piece == maxPieces {
-			return nil, &CorruptError{Path: path, Reason: fmt.Sprintf("metadata of more than %d pieces", maxPieces)}
-		}
 		b, err := attribute(get, name, &buf)
 		if err == unix.ENODATA {
 			break
@@ -83,6 +80,9 @@ func readMetadata(path string, get func(name string, b []byte) (int, error)) (ma
 		}
 		if err != nil {
 			return nil, &fs.PathError{Op: "getxattr " + name, Path: path, Err: err}
+		}
+		if piece == maxPieces {
+			return nil, &CorruptError{Path: path, Reason: fmt.Sprintf("metadata of more than %d pieces", maxPieces)}
 		}
 		raw = append(raw, b...)
 	}

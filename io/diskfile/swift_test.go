@@ -176,9 +176,12 @@ func randomDir(r *rand.Rand, dir, name string, now time.Time) []testFile {
 	return files
 }
 
-const swiftScript = `
+// swiftSetup begins the scripts that ask Swift about the devices of this test.
+const swiftSetup = `
 import sys, json, os, stat, logging
 logging.disable(logging.CRITICAL)
+logger = logging.getLogger()
+logger.increment = lambda name: None
 from swift.common import utils, storage_policy
 from swift.common.exceptions import *
 utils.HASH_PATH_PREFIX, utils.HASH_PATH_SUFFIX = b'before', b'after'
@@ -193,8 +196,6 @@ os.fsync = lambda fd: None  # only slow here
 listdir = os.listdir
 os.listdir = lambda path: sorted(listdir(path), reverse=True)
 
-def stamp(ts): return ts.internal if ts else ''
-
 def tree(root):
     out = []
     for d, dirs, files in os.walk(root):
@@ -204,6 +205,10 @@ def tree(root):
             out.append('%s %o' % (os.path.relpath(p, root), st.st_mode & 0o7777 if n in
                        ('.lock', 'hashes.pkl', 'hashes.invalid', 'quarantined') else 0))
     return sorted(out)
+`
+
+const swiftScript = swiftSetup + `
+def stamp(ts): return ts.internal if ts else ''
 
 def run(mgr, root, op):
     kind = op['Kind']
@@ -243,7 +248,7 @@ def run(mgr, root, op):
 out = []
 for q in json.load(sys.stdin):
     mgr = diskfile.ECDiskFileManager({'devices': q['Root'], 'mount_check': 'false',
-        'reclaim_age': q['ReclaimAge'], 'commit_window': 60}, logging.getLogger())
+        'reclaim_age': q['ReclaimAge'], 'commit_window': 60}, logger)
     answers = []
     for op in q['Ops']:
         try:
