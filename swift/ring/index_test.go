@@ -376,3 +376,13 @@ func FuzzSections(f *testing.F) {
 		}
 	})
 }
+
+func BenchmarkLoadVersion2(b *testing.B) {
+	path := writeFile(b, testRing{devs: 500, power: 20, rows: 14}.file(2).bytes())
+	b.ReportAllocs()
+	for b.Loop() {
+		if _, err := Load(path); err != nil {
+			b.Fatal(err)
+		}
+	}
+}
