@@ -61,6 +61,7 @@ type lab struct {
 	r       *Rebuilder
 	pool    *slab.Pool
 	notes   []Answer
+	cutBy   int64 // for TestAnArchiveIsProvedAgain
 }
 
 func policyOf(s codec.Scheme) *policy.Policy {

@@ -67,6 +67,46 @@ func TestKnowledgeOfBadArchivesIsInheritedByTheSameDataOnly(t *testing.T) {
 	}
 }
 
+func TestAnArchiveIsProvedAgain(t *testing.T) { // rule 4
+	for _, c := range []struct {
+		what  string
+		spoil func(l *lab)
+		why   string
+	}{
+		{"whole", func(*lab) {}, ""},
+		{"without an ETag", func(l *lab) { l.put(func(m map[string]string) { delete(m, "ETag") }) }, ""},
+		{"an ETag in capitals", func(l *lab) { l.put(func(m map[string]string) { m["ETag"] = strings.ToUpper(m["ETag"]) }) }, ""},
+		{"a byte changed", func(l *lab) { flip(l.t, l.path, 200) }, "ETag says"},
+		{"a header that is none, and was never", func(l *lab) {
+			l.obj.Frags[0][2*l.code.FragmentSize(segment)] ^= 1
+			l.put(nil)
+		}, "fragment header at 2"},
+		{"an archive of another index", func(l *lab) {
+			l.obj.Frags[0] = l.obj.Frags[3]
+			l.put(nil)
+		}, "index 3, want 0"},
+		{"cut meanwhile", func(l *lab) { l.cutBy = 3 }, "ETag says"},
+		{"cut before a header meanwhile", func(l *lab) {
+			l.put(func(m map[string]string) { delete(m, "ETag") })
+			l.cutBy = int64(l.code.FragmentSize(multi%segment)) - 1
+		}, "cannot read the fragment header"},
+	} {
+		l := newLabWith(t, isal, multi, 0, nil, 2)
+		c.spoil(l)
+		l.open()
+		if l.cutBy > 0 {
+			cut(t, l.path, l.cutBy)
+		}
+		err := l.object.Prove(l.local)
+		if (err == nil) != (c.why == "") || err != nil && (!strings.Contains(err.Error(), c.why) || !strings.Contains(err.Error(), l.path)) {
+			t.Errorf("%s: %v, want %q", c.what, err, c.why)
+		}
+	}
+}
+
+// put writes the local archive anew.
+func (l *lab) put(change func(map[string]string)) { l.disk.Put(l.t, part, l.obj, 0, change) }
+
 // Stock's own function counts the same answers.
 func TestInsufficientNumbersAreStocks(t *testing.T) {
 	type answer struct {

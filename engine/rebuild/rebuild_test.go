@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"testing"
 
@@ -206,6 +207,21 @@ func TestWhatAPeerAnswersCountsNotWhatItShouldHave(t *testing.T) {
 			}
 		}
 	})
+	t.Run("a wanted index of two, and its own behind it", func(t *testing.T) {
+		l := newLab(t, wide, multi, 1, 0, 13)
+		l.nodes[3].Hold(l.obj.Archive(13))
+		if _, err := l.run(bg); err != nil {
+			t.Fatal(err)
+		}
+		l.good()
+		gets := l.nodes[3].Gets()
+		if len(gets) != 2 || len(gets[0].Exclude) != 0 || !slices.Contains(gets[1].Exclude, 13) || !slices.Contains(gets[1].Exclude, 1) {
+			t.Errorf("asked %+v, want a second request that excludes 13, which is wanted, and 1, which is held", gets)
+		}
+		if n := l.asked(); n != 10 || len(l.notes) != 0 {
+			t.Errorf("%d requests, noted %+v", n, l.notes)
+		}
+	})
 	t.Run("the local index", func(t *testing.T) {
 		l := newLab(t, isal, multi, 0, 5)
 		l.nodes[2].Hold(l.obj.Archive(2))
@@ -260,6 +276,24 @@ func TestALivingCopyOfTheWantedArchiveIsStreamed(t *testing.T) {
 			if n := l.asked(); n != 0 || l.targets[0].etag != l.local.DataMeta["ETag"] {
 				t.Errorf("%d peers were asked, MD5 %q", n, l.targets[0].etag)
 			}
+		}
+	})
+	t.Run("not from the local disk when it has rotted", func(t *testing.T) { // rule 4
+		l := newLab(t, isal, multi, 2, 2)
+		l.nodes[2] = peers.New(t, "sdb", hasher)
+		l.nodes[2].Refuse(507)
+		flip(t, l.path, 200)
+		if _, err := l.run(bg); err == nil {
+			t.Fatal("rot was not found before the target was begun")
+		}
+		l.bad()
+		l.again()
+		if _, err := l.run(bg); err != nil {
+			t.Fatal(err)
+		}
+		l.good()
+		if l.targets[0].etag != "" || l.object.LocalFault() == nil {
+			t.Errorf("MD5 %q, fault %v", l.targets[0].etag, l.object.LocalFault())
 		}
 	})
 	t.Run("from the peer that the ring names", func(t *testing.T) {
@@ -437,6 +471,28 @@ func TestTheSameObjectMayBeRunAgainAfterALie(t *testing.T) { // rule 5, without 
 }
 
 // Without a check of the bytes a lie is published: this is what rule 5 is for.
+// rule 2: with ec_duplication_factor 2 every index is to be had twice.
+func TestPeersOfDistinctIndexAreAskedFirst(t *testing.T) {
+	l := newLab(t, isal, multi, 0, 2)
+	var from []Peer
+	for i := range 6 { // the twins of the local node and of the target, too
+		twin := peers.New(t, "sdc", hasher)
+		if i != 2 {
+			twin.Hold(l.obj.Archive(i))
+		}
+		from = append(from, Peer{ID: 200 + i, Addr: twin.Addr, Device: twin.Device, Index: i})
+	}
+	from = append(from[:2:2], from[3:]...) // he who misses it was not asked
+	from = append(from, l.peers()...)
+	if _, err := l.runFor(bg, from, []Target{l.targets[0]}, false); err != nil {
+		t.Fatal(err)
+	}
+	l.good()
+	if n := l.r.Client.Counters().Dials; n != 3 || len(l.notes) != 0 {
+		t.Errorf("%d connections, noted %+v; want 3: no index twice", n, l.notes)
+	}
+}
+
 func TestWithVerificationOffOnlyHeadersAreChecked(t *testing.T) {
 	l := newLab(t, isal, single, 0, 2)
 	l.r.Verify = false
@@ -762,6 +818,9 @@ func TestTheEndOfTheContextEndsARebuild(t *testing.T) {
 			l.spoil(1, func(a *peers.Archive) { a.Say = c.say(func() { cancel(why) }) })
 			if _, err := l.run(ctx); !errors.Is(err, why) {
 				t.Errorf("%s: %v, want the cause", c.what, err)
+			}
+			if l.object.Avoiding() != 0 {
+				t.Errorf("%s: %d archives are blamed for it", c.what, l.object.Avoiding())
 			}
 			l.bad()
 			cancel(nil)
