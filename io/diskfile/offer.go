@@ -3,10 +3,12 @@ package diskfile
 import (
 	"bytes"
 	"errors"
+	"fmt"
 	"io/fs"
 	"iter"
 	"path/filepath"
 	"slices"
+	"syscall"
 
 	"imping/swift/objhash"
 	"imping/swift/suffix"
@@ -27,8 +29,8 @@ type Offer struct {
 // tombstone or the wanted fragment, in the order of their hashes; fragIndex and
 // nonDurable as with Open. Files that are obsolete are removed on the way, as Swift does,
 // and suffixes in which nothing is left are invalidated. A directory that can not be read
-// yields nothing and is passed to Warn. The error is non-nil only in a single last pair:
-// *NotMountedError. Swift: BaseDiskFileManager.yield_hashes.
+// is an error with no offer, and others follow; Swift only logs it. A *NotMountedError is
+// the only pair. Swift: BaseDiskFileManager.yield_hashes.
 func (m *Manager) YieldHashes(dev string, part int, suffixes []string, fragIndex int, nonDurable bool) iter.Seq2[Offer, error] {
 	return func(yield func(Offer, error) bool) {
 		if _, err := m.DevicePath(dev); err != nil {
@@ -37,17 +39,27 @@ func (m *Manager) YieldHashes(dev string, part int, suffixes []string, fragIndex
 		}
 		path := m.PartitionPath(dev, part)
 		if suffixes == nil {
-			suffixes = m.list(path)
+			var err error
+			if suffixes, err = m.list(path); err != nil && !yield(Offer{}, err) {
+				return
+			}
 		}
-		hashes, left, found := m.listHashes(path, suffixes)
+		hashes, left, found, unread := m.listHashes(path, suffixes)
+		for _, err := range unread {
+			if !yield(Offer{}, err) {
+				return
+			}
+		}
 		q := query{index: max(fragIndex, -1), nonDurable: nonDurable}
 		for _, h := range hashes {
 			hash := objhash.Hex(h)
 			s := objhash.Suffix(hash)
 			c, names, err := m.cleanup(filepath.Join(path, s, hash), q)
 			if err != nil {
-				m.warn("Cannot list object directory: %v", err)
 				found[s] = true
+				if !yield(Offer{}, fmt.Errorf("cannot list an object directory: %w", err)) {
+					return
+				}
 			} else if len(names) > 0 {
 				found[s] = true
 			}
@@ -63,19 +75,23 @@ func (m *Manager) YieldHashes(dev string, part int, suffixes []string, fragIndex
 	}
 }
 
-// list is a listing whose failure goes to Warn.
-func (m *Manager) list(path string) []string {
+// list is a listing; what is not there is empty, and so is what is no directory.
+func (m *Manager) list(path string) ([]string, error) {
 	names, err := listDir(path)
-	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+	switch {
+	case err == nil || errors.Is(err, fs.ErrNotExist):
+		return names, nil
+	case errors.Is(err, syscall.ENOTDIR):
 		m.warn("ERROR: Skipping %s due to error with listdir attempt: %v", path, err)
+		return nil, nil
 	}
-	return names
+	return nil, fmt.Errorf("skipping %s due to error with listdir attempt: %w", path, err)
 }
 
 // listHashes gives the hash directories of the suffixes, ascending, and how many there
-// are in each suffix; found has the suffixes that hold something else besides. Suffixes
-// that hold nothing are invalidated.
-func (m *Manager) listHashes(path string, suffixes []string) (hashes [][16]byte, left map[string]int, found map[string]bool) {
+// are in each suffix; found has the suffixes that hold something else besides, unread says
+// which could not be listed. Suffixes that hold nothing are invalidated.
+func (m *Manager) listHashes(path string, suffixes []string) (hashes [][16]byte, left map[string]int, found map[string]bool, unread []error) {
 	found = map[string]bool{}
 	left = make(map[string]int, len(suffixes))
 	for _, s := range suffixes {
@@ -83,7 +99,13 @@ func (m *Manager) listHashes(path string, suffixes []string) (hashes [][16]byte,
 			continue
 		}
 		left[s] = 0
-		for _, name := range m.list(filepath.Join(path, s)) {
+		names, err := m.list(filepath.Join(path, s))
+		if err != nil {
+			unread = append(unread, err)
+			found[s] = true
+			continue
+		}
+		for _, name := range names {
 			h, err := objhash.Parse(name)
 			if err != nil || objhash.Suffix(name) != s {
 				// No request could ever name it.
@@ -99,7 +121,7 @@ func (m *Manager) listHashes(path string, suffixes []string) (hashes [][16]byte,
 		}
 	}
 	slices.SortFunc(hashes, func(a, b [16]byte) int { return bytes.Compare(a[:], b[:]) })
-	return hashes, left, found
+	return hashes, left, found, unread
 }
 
 // emptied invalidates a suffix in which nothing is left, so that the next hashing removes
