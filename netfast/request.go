@@ -61,9 +61,10 @@ func (r *Request) append(dst []byte, host, userAgent string) ([]byte, error) {
 }
 
 // AppendField appends "Key: Value\r\n", or fails if either would break the framing:
-// a line break or NUL anywhere, a colon in the key, an empty key.
+// a line break anywhere, a colon in the key, an empty key. NUL is a byte like any other:
+// clients can store it, and Swift's servers take it.
 func AppendField(dst []byte, f Field) ([]byte, error) {
-	if f.Key == "" || strings.ContainsAny(f.Key, ":\r\n\x00") || strings.ContainsAny(f.Value, "\r\n\x00") {
+	if f.Key == "" || strings.ContainsAny(f.Key, ":\r\n") || strings.ContainsAny(f.Value, "\r\n") {
 		return nil, fmt.Errorf("cannot send header %q with value %.100q", f.Key, f.Value)
 	}
 	dst = append(dst, f.Key...)

@@ -61,9 +61,9 @@ func progressLine(g *pass.Progress) string {
 }
 
 func amounts(g *pass.Progress) string {
-	b := g.BytesRebuilt.Load()
+	b := g.BytesSent.Load()
 	rate := float64(b) / max(g.Elapsed().Seconds(), 0.001)
-	s := fmt.Sprintf("%d archives rebuilt, %s, %s/s", g.Rebuilt.Load(), size(float64(b)), size(rate))
+	s := fmt.Sprintf("%d archives rebuilt, %s, %s/s", g.Sent.Load(), size(float64(b)), size(rate))
 	if left := g.ObjectsLeft.Load(); left > 0 {
 		s += fmt.Sprintf(", %d left", left)
 	}

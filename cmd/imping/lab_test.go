@@ -65,7 +65,10 @@ func startLab(t *testing.T) *lab {
 			t.Fatal(err)
 		}
 		shared.root = root
-		if shared.cluster, err = real.Start(context.Background(), real.Options{Root: filepath.Join(root, "c"), User: "swift"}); err != nil {
+		if shared.cluster, err = real.Start(context.Background(), real.Options{
+			Root: filepath.Join(root, "c"), User: "swift", Policies: append(real.DefaultPolicies(),
+				real.Policy{Index: 5, Name: "isal42dup2", ECType: "isa_l_rs_vand", Data: 4, Parity: 2, Duplication: 2}),
+		}); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -224,6 +227,96 @@ func TestAWipedDeviceComesBackByteForByte(t *testing.T) {
 	for _, node := range l.Nodes() {
 		if exit, s := l.pass(node); exit != exitDone || s.Rebuilt != 0 || s.Synced != 0 || s.Left.Any() {
 			t.Errorf("node %d: a second pass is not idle: status %d, %+v", node, exit, s)
+		}
+	}
+}
+
+// rule 10: receivers of two slots, one session per device, and seven nodes with eight jobs
+// each: what is refused is tried again, and nothing is missing after one pass.
+func TestConcurrencyAboveTheReceiversLimitLosesNothing(t *testing.T) {
+	l := startLab(t)
+	l.load(scenario.LoadOptions{Seed: 8, Victim: wiped, Random: 60, RandomMax: 70_000, Sizes: []int64{3 << 20, 3<<20 + 1}, Kinds: []scenario.Kind{}})
+	before := l.snapshot(wiped)
+	l.wipe(wiped)
+	confs := map[int]string{}
+	for _, node := range l.Nodes() {
+		b, err := os.ReadFile(l.ReplicationConf(node))
+		if err != nil {
+			t.Fatal(err)
+		}
+		confs[node] = filepath.Join(shared.root, fmt.Sprintf("eager-%d.conf", node))
+		text := strings.Replace(string(b), "[object-reconstructor]", "[object-reconstructor]\nconcurrency = 8", 1)
+		if err := os.WriteFile(confs[node], []byte(text), 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	err := scenario.Rebuild(t.Context(), l, true, func(_ context.Context, node int) error {
+		if exit, out := l.run(l.self, "reconstruct", confs[node], "once"); exit != exitDone {
+			return fmt.Errorf("status %d:\n%s", exit, out)
+		}
+		return nil
+	})
+	if err != nil {
+		t.Error(err)
+	}
+	l.same(before)
+}
+
+// rule 9
+func TestAnUnmountedDevicesFragmentsGoToHandoffs(t *testing.T) {
+	l := startLab(t)
+	loaded := l.load(scenario.LoadOptions{
+		Seed: 9, Policies: []string{"isal42"}, Victim: wiped, Sizes: []int64{1234, segment + 1}, Kinds: []scenario.Kind{}})
+	path := l.DevicePath(wiped)
+	if err := os.Rename(path, path+".away"); err != nil {
+		t.Fatal(err)
+	}
+	mark := l.mark()
+	for _, node := range l.Nodes() {
+		if node == l.NodeOf(wiped) {
+			continue
+		}
+		if exit, s := l.pass(node); s.Left.Objects+s.Left.Partitions+s.Left.Devices > 0 {
+			t.Errorf("node %d: status %d, %+v: a fragment that went to a handoff is not left", node, exit, s)
+		}
+	}
+	if len(l.logged(mark, "responded as unmounted")) == 0 {
+		t.Error("the log does not say that a device is not mounted")
+	}
+	for _, obj := range loaded.Objects {
+		nodes := loaded.Layout.Primaries(obj)
+		index := slices.IndexFunc(nodes, func(n ring.Node) bool { return n.Device.Device == wiped })
+		found := 0
+		for _, node := range l.Nodes() {
+			for _, dev := range l.Devices(node) {
+				if slices.ContainsFunc(nodes, func(n ring.Node) bool { return n.Device.Device == dev }) {
+					continue
+				}
+				names, err := filepath.Glob(filepath.Join(loaded.Layout.HashDir(obj, dev), fmt.Sprintf("*#%d#d.data", index)))
+				if err != nil {
+					t.Fatal(err)
+				}
+				found += len(names)
+			}
+		}
+		if found != 1 {
+			t.Errorf("fragment %d of %s lies on %d handoffs, want 1", index, obj.Name, found)
+		}
+	}
+	if err := os.Rename(path+".away", path); err != nil {
+		t.Fatal(err)
+	}
+	// Stock takes what lies on handoffs home, and finds it there already.
+	for range 2 {
+		for _, node := range l.Nodes() {
+			if _, err := l.StockReconstructor(t.Context(), node); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	for _, node := range l.Nodes() {
+		if exit, s := l.pass(node); exit != exitDone {
+			t.Errorf("afterwards node %d is not well: status %d, %+v", node, exit, s)
 		}
 	}
 }

@@ -7,7 +7,9 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"os/signal"
 	"path/filepath"
+	"syscall"
 
 	"github.com/spf13/cobra"
 )
@@ -33,6 +35,8 @@ func (e *exitError) Error() string {
 }
 
 func main() {
+	// A console that goes away (`| head`) must not end a pass: writes fail, no more.
+	signal.Ignore(syscall.SIGPIPE)
 	if filepath.Base(os.Args[0]) == swiftReconstructor {
 		os.Exit(asReconstructor(os.Args))
 	}

@@ -292,6 +292,7 @@ func passConfig(sec *conf.Section, o *reconstructOptions) (*pass.Config, error) 
 		ReclaimAge:    r.seconds("reclaim_age", 7*24*time.Hour),
 		CommitWindow:  r.seconds("commit_window", 60*time.Second),
 		StatsInterval: r.seconds("stats_interval", 300*time.Second),
+		RingCheck:     r.seconds("ring_check_interval", 15*time.Second),
 		OnlyDevices:   o.devices,
 		Handoffs:      r.int("rebuild_handoff_node_count", 2),
 		ReconPath:     sec.Get("recon_cache_path", recon.DefaultPath),

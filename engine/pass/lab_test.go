@@ -47,6 +47,7 @@ const (
 // lab is one node with one device, sda, and a peer for every other place of a 4+2
 // partition. Partition 3 does not belong to the local device.
 type lab struct {
+	limit time.Duration // of a job's tries, unless 0
 	t     testing.TB
 	code  *codec.Code
 	pol   *policy.Policy
@@ -186,6 +187,9 @@ func (l *lab) run(ctx context.Context) Left {
 	}
 	defer p.Close()
 	p.firstWait = time.Millisecond
+	if l.limit > 0 {
+		p.jobLimit = l.limit
+	}
 	l.pass = p
 	result := p.Run(ctx)
 	if st := p.pool.Stats(); st.InUse != 0 || st.Promised != 0 || st.Waiting != 0 {

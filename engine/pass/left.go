@@ -23,7 +23,7 @@ type Unrepaired struct {
 	Hash      string `json:"hash,omitempty"`
 	Policy    int    `json:"policy"`
 	Partition int    `json:"partition"`
-	Target    string `json:"target"` // replication address and device that misses it
+	Target    string `json:"target,omitempty"` // replication address and device that misses it; none: the local device can not be read
 	Index     int    `json:"fragment_index"`
 	Device    string `json:"device"` // the local one
 	Have      int    `json:"have,omitempty"`
@@ -60,6 +60,17 @@ func (j *job) served(pr *partner, hash string) {
 	j.mu.Lock()
 	defer j.mu.Unlock()
 	delete(j.left, leftKey{hash, pr.key()})
+}
+
+// forget drops what earlier tries left for a target.
+func (j *job) forget(pr *partner) {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	for k := range j.left {
+		if k.target == pr.key() {
+			delete(j.left, k)
+		}
+	}
 }
 
 // giveUp remembers that a partner could not be compared or synced.

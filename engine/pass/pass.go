@@ -51,6 +51,7 @@ type Config struct {
 	ReclaimAge    time.Duration
 	CommitWindow  time.Duration
 	StatsInterval time.Duration
+	RingCheck     time.Duration // ring_check_interval
 
 	OnlyDevices    []string // -d; none: all
 	OnlyPartitions []int    // -p; none: all
@@ -75,17 +76,24 @@ type Pass struct {
 	targets   targetLocks
 	leftovers leftovers
 	start     time.Time
-	firstWait time.Duration // before the second try; a field for the tests
+	firstWait time.Duration // before the second try; fields for the tests
+	jobLimit  time.Duration
 }
 
 // place is a policy with what belongs to it.
 type place struct {
+	mu      sync.Mutex // over the two below
+	checked time.Time  // when the ring was last looked at
+	changed bool       // the ring is not the one that was loaded: the pass goes on without the policy
+
 	pol   *policy.Policy
 	ring  *ring.Ring
 	code  *codec.Code
 	local []*ring.Device
 	files *diskfile.Manager
 }
+
+var errRing = errors.New("the ring has changed during the pass")
 
 // maxPartners are left, right and far.
 const maxPartners = 3
@@ -107,7 +115,7 @@ func New(cfg Config) (*Pass, error) {
 			UserAgent: UserAgent(), IdlePerHost: 32, IdleFor: 20 * time.Second,
 		}),
 		pool:      slab.New(cfg.MemoryBudget),
-		firstWait: firstWait,
+		firstWait: firstWait, jobLimit: jobLimit,
 	}
 	crc := codec.Zlib
 	if cfg.LegacyCRC {
@@ -122,7 +130,7 @@ func New(cfg Config) (*Pass, error) {
 		if pol.Type != policy.ErasureCoding {
 			continue
 		}
-		pl := &place{pol: pol}
+		pl := &place{pol: pol, checked: time.Now()}
 		if pl.ring, err = ring.Load(filepath.Join(cfg.SwiftDir, ring.Name(pol.Index)+".ring.gz")); err != nil {
 			return nil, err
 		}
@@ -218,9 +226,41 @@ func (p *Pass) Run(ctx context.Context) Left {
 	return left
 }
 
+// ringChanged looks now and then whether the policy's ring is still the one that the pass
+// goes by. When it is not, devices may be pushed what is no longer theirs, so that the
+// rest of the policy is left to the next pass (Swift: reconstruct, check_ring).
+func (p *Pass) ringChanged(pl *place) bool {
+	pl.mu.Lock()
+	defer pl.mu.Unlock()
+	if pl.changed || time.Since(pl.checked) < p.cfg.RingCheck {
+		return pl.changed
+	}
+	pl.checked = time.Now()
+	changed, err := pl.ring.Changed()
+	if err != nil {
+		p.cfg.Log.Warnf("Unable to look at the ring of policy %d (%s): %v", pl.pol.Index, pl.pol.Name, err)
+	}
+	if pl.changed = changed && err == nil; pl.changed {
+		p.cfg.Log.Infof("Ring change detected for policy %d (%s). Aborting current reconstruction pass for this policy.", pl.pol.Index, pl.pol.Name)
+		p.Progress.PoliciesLeft.Add(1)
+	}
+	return pl.changed
+}
+
 // work does what an item of the queue needs now.
 func (p *Pass) work(ctx context.Context, q *queue, it *item) {
 	begin := time.Now()
+	if p.ringChanged(it.place) {
+		if it.job != nil {
+			for _, pr := range it.job.waiting {
+				it.job.giveUp(pr, errRing)
+			}
+			p.quarantine(it.job)
+			p.account(it.job)
+		}
+		q.done()
+		return
+	}
 	if it.job == nil {
 		p.Progress.PartitionsDone.Add(1)
 		it.job = p.plan(it.partition)
@@ -282,6 +322,9 @@ func (p *Pass) collect() []*partition {
 				p.Progress.Devices.Add(1)
 			}
 			seen[dev.Device] = true
+			if err := pl.files.CleanTemporaries(dev.Device); err != nil {
+				p.cfg.Log.Debugf("%v", err) // Partitions says more
+			}
 			list, unexpected, err := pl.files.Partitions(dev.Device)
 			var unmounted *diskfile.NotMountedError
 			if errors.As(err, &unmounted) {
@@ -362,6 +405,9 @@ func (p *Pass) plan(pt *partition) *job {
 		if node.ID != pt.dev.ID {
 			job.peers = append(job.peers, rebuild.NewPeer(pt.pol, node))
 		}
+	}
+	if len(job.waiting) == 0 {
+		return nil // a ring of one device: nobody to compare with
 	}
 	return job
 }

@@ -16,6 +16,7 @@ type Progress struct {
 	Rebuilt, BytesRebuilt                       atomic.Int64 // archives that a receiver confirmed, and their bytes
 	Metadata, Tombstones                        atomic.Int64 // .meta and .ts files that a receiver confirmed
 	BytesRead                                   atomic.Int64 // of survivors
+	Sent, BytesSent                             atomic.Int64 // archives and bytes written to receivers so far: some may have to be sent again
 	Sessions, SessionsRetried, Corrupt, Refused atomic.Int64
 
 	ObjectsLeft    atomic.Int64 // could not be rebuilt or sent

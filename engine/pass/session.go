@@ -193,11 +193,19 @@ func (t *task) myTurn() bool {
 	}
 }
 
+// openTries is how often an object that was offered is looked for before it is taken for
+// gone.
+const openTries = 4
+
 // run does the task. It decides alone about its object: an object that can't be rebuilt
 // is counted and logged, and the sessions go on (law 7).
 func (t *task) run(acct *slab.Account) {
 	j, log := t.j, t.p.cfg.Log
 	local, err := j.files.Open(j.dev.Device, j.part, t.hash, j.index, false)
+	for try := 1; try < openTries && vanished(err); try++ {
+		// A file that is replaced while we look is gone for a moment: a POST, a PUT.
+		local, err = j.files.Open(j.dev.Device, j.part, t.hash, j.index, false)
+	}
 	var deleted *diskfile.DeletedError
 	switch {
 	case errors.As(err, &deleted):
@@ -323,6 +331,7 @@ func (t *task) rebuild(acct *slab.Account, local *diskfile.Object) bool {
 	for _, s := range sinks {
 		if s.committed {
 			s.session.rebuilt++
+			t.p.Progress.Sent.Add(1)
 			s.session.bytes += o.Length
 			j.served(s.session.partner, t.hash)
 		}
@@ -445,7 +454,11 @@ func (s *sink) WriteFragment(slot []byte) error {
 		return err
 	}
 	s.session.touched = time.Now()
-	return s.put.WriteFragment(slot)
+	err := s.put.WriteFragment(slot)
+	if err == nil {
+		s.task.p.Progress.BytesSent.Add(int64(len(slot)))
+	}
+	return err
 }
 
 // Commit ends the archive: all its bytes were written.

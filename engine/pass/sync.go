@@ -17,6 +17,7 @@ import (
 	"imping/engine/rebuild"
 	"imping/io/diskfile"
 	"imping/io/slab"
+	"imping/netfast"
 	"imping/netfast/replicate"
 	"imping/netfast/ssync"
 	"imping/swift/objhash"
@@ -39,7 +40,9 @@ type job struct {
 	failed []*Unrepaired           // partners that were given up
 
 	waiting       []*partner // those still to be served
-	tries, pauses int
+	notBefore     time.Time  // until when a peer that it waits for is left alone
+	tries, pauses int        // of the job; pauses grow
+	faults        int        // tries that ended in a refused or broken connection: these are counted
 	begun         time.Time
 }
 
@@ -48,6 +51,9 @@ const (
 	maxTries  = 5
 	jobLimit  = 10 * time.Minute // no new try after this
 	firstWait = 500 * time.Millisecond
+	// maxDoublings bounds the pause, to 8 s: a receiver that is busy has a free slot again
+	// when one of its sessions ends.
+	maxDoublings = 4
 	// grantLimit is how long a second session may wait for its receiver's locks while a
 	// first one holds its own (rule 12): long enough for an idle Python server, short
 	// against the 15 s that a receiver itself waits for a lock.
@@ -103,9 +109,10 @@ func (p *Pass) step(ctx context.Context, j *job) (wait time.Duration, again bool
 		}
 		return 0, false
 	}
-	wait = p.firstWait << j.pauses
+	wait = p.firstWait << min(j.pauses, maxDoublings)
 	j.pauses++
-	return wait/2 + rand.N(wait), true // jittered: peers retry against each other too
+	wait = wait/2 + rand.N(wait) // jittered: peers retry against each other too
+	return max(wait, time.Until(j.notBefore)), true
 }
 
 // judge sorts the outcome of a try: what is left waits in the job, what failed for good
@@ -113,6 +120,7 @@ func (p *Pass) step(ctx context.Context, j *job) (wait time.Duration, again bool
 func (p *Pass) judge(ctx context.Context, j *job, outcome map[*partner]error) (pause bool) {
 	waiting := j.waiting
 	j.waiting = nil
+	broken := false
 	for _, pr := range waiting {
 		err := outcome[pr]
 		var source *pipeline.SourceError
@@ -124,7 +132,12 @@ func (p *Pass) judge(ctx context.Context, j *job, outcome map[*partner]error) (p
 			// Longer segments, or cut because a survivor proved bad. It is excluded now,
 			// and there are only so many: tried at once, as often as it takes.
 			j.waiting = append(j.waiting, pr)
-		case retryable(err) && j.pauses < maxTries-1 && time.Since(j.begun) < jobLimit:
+		case retryable(err) && (busy(err) || j.faults < maxTries-1) && time.Since(j.begun) < p.jobLimit:
+			broken = broken || !busy(err)
+			var suspect *netfast.SuspectError
+			if errors.As(err, &suspect) && suspect.Until.After(j.notBefore) {
+				j.notBefore = suspect.Until
+			}
 			p.cfg.Log.Debugf("%s %v: will be tried again", pr.path(j), err)
 			pause = true
 			j.waiting = append(j.waiting, pr)
@@ -136,28 +149,35 @@ func (p *Pass) judge(ctx context.Context, j *job, outcome map[*partner]error) (p
 			}
 		}
 	}
+	if broken {
+		j.faults++
+	}
 	return pause
 }
 
 // retryable tells work still to do from work that failed (law 5, rule 10).
 func retryable(err error) bool {
+	if busy(err) {
+		return true
+	}
+	var remote *ssync.RemoteError
+	var status *netfast.StatusError
+	var proto *ssync.ProtocolError
+	if errors.As(err, &remote) || errors.As(err, &status) || errors.As(err, &proto) {
+		return false
+	}
+	return true // refused, reset, timed out, cut because of a bad survivor
+}
+
+// busy is the answer of a peer that is well and has too much to do: no free slot, a lock
+// held. It is not counted against the job; only its time is (rule 10).
+func busy(err error) bool {
 	var remote *ssync.RemoteError
 	if errors.As(err, &remote) {
 		return remote.Retryable()
 	}
-	var status *ssync.StatusError
-	if errors.As(err, &status) {
-		return status.Status == 503 || status.Status == 529
-	}
-	var answer *replicate.StatusError
-	if errors.As(err, &answer) {
-		return answer.Status == 503 || answer.Status == 529
-	}
-	var proto *ssync.ProtocolError
-	if errors.As(err, &proto) {
-		return false
-	}
-	return true // refused, reset, timed out, cut because of a bad survivor
+	var status *netfast.StatusError
+	return errors.As(err, &status) && status.Retryable()
 }
 
 // try compares the waiting partners and syncs those that differ. The outcome has every
@@ -202,6 +222,11 @@ func (p *Pass) try(ctx context.Context, j *job, waiting []*partner) map[*partner
 		return outcome
 	}
 	j.hashes = hashes
+	for _, s := range differ {
+		if entry, ok := hashes[s]; ok && entry == nil {
+			p.unreadable(j, fmt.Errorf("%s: suffix %s can not be hashed", j.partition, s))
+		}
+	}
 	var todo []*partner
 	for i, pr := range waiting {
 		if errs[i] == nil {
@@ -344,7 +369,11 @@ func (p *Pass) group(ctx context.Context, acct *slab.Account, j *job, todo []*pa
 	for _, s := range sessions {
 		outcome[s.partner] = s.err
 		if s.err == nil {
-			p.Progress.SuffixesSynced.Add(int64(len(s.partner.suffixes)))
+			for _, s := range s.partner.suffixes {
+				if j.hashes[s] != nil {
+					p.Progress.SuffixesSynced.Add(1)
+				}
+			}
 		}
 	}
 	return tried
@@ -360,12 +389,29 @@ func (p *Pass) offers(j *job, todo []*partner) ([]ssync.Offer, error) {
 	suffixes = slices.Compact(suffixes)
 	var offers []ssync.Offer
 	for o, err := range j.files.YieldHashes(j.dev.Device, j.part, suffixes, j.index, false) {
-		if err != nil {
+		var unmounted *diskfile.NotMountedError
+		switch {
+		case errors.As(err, &unmounted):
 			return nil, fmt.Errorf("cannot list the objects of %s: %w", j.partition, err)
+		case err != nil:
+			p.unreadable(j, err)
+		default:
+			offers = append(offers, offer(o))
 		}
-		offers = append(offers, offer(o))
 	}
 	return offers, nil
+}
+
+// unreadable counts, once per job, something of the local device that can not be read: its
+// objects could not even be offered.
+func (p *Pass) unreadable(j *job, err error) {
+	for _, u := range j.failed {
+		if u.Target == "" && u.Reason == err.Error() {
+			return
+		}
+	}
+	p.cfg.Log.Errorf("%v", err)
+	j.failed = append(j.failed, &Unrepaired{Policy: j.pol.Index, Partition: j.part, Index: j.index, Device: j.dev.Device, Reason: err.Error()})
 }
 
 func offer(o diskfile.Offer) ssync.Offer {
@@ -408,6 +454,7 @@ func (p *Pass) open(ctx context.Context, j *job, pr *partner, offers []ssync.Off
 	for _, w := range wanted {
 		s.wanted[w.Hash] = w
 	}
+	j.forget(pr) // what is still missing is in this list
 	p.Progress.ObjectsWanted.Add(int64(len(wanted)))
 	return s, nil
 }
@@ -481,12 +528,12 @@ func (p *Pass) logInsufficient(j *job, pr *partner, e *rebuild.Insufficient) {
 	for _, b := range buckets {
 		if b.OK > 0 {
 			p.cfg.Log.Errorf("Unable to get enough responses (%d/%d from %d ok responses) to reconstruct %s %s frag#%d with ETag %s and timestamp %s",
-				b.Have, o.Code.K(), b.OK, durability(b.Durable), path, e.Want, b.ECEtag, b.Data.Internal())
+				b.Have, o.Code.K(), b.OK, durability(b.Durable), path, pr.Index, b.ECEtag, b.Data.Internal())
 		}
 	}
 	if len(e.Statuses) > 0 {
 		p.cfg.Log.Errorf("Unable to get enough responses (%s error responses) to reconstruct %s %s frag#%d",
-			statuses(e.Statuses), durability(o.Durable), path, e.Want)
+			statuses(e.Statuses), durability(o.Durable), path, pr.Index)
 	}
 	for _, a := range e.Answers {
 		if a.Status != 404 {

@@ -29,8 +29,8 @@ type Offer struct {
 // tombstone or the wanted fragment, in the order of their hashes; fragIndex and
 // nonDurable as with Open. Files that are obsolete are removed on the way, as Swift does,
 // and suffixes in which nothing is left are invalidated. A directory that can not be read
-// is an error with no offer, and others follow; Swift only logs it. A *NotMountedError is
-// the only pair. Swift: BaseDiskFileManager.yield_hashes.
+// is an error with no offer, and others follow (Swift only logs it); one that is a file
+// holds nothing and is passed to Warn. A *NotMountedError is the only pair. Swift: BaseDiskFileManager.yield_hashes.
 func (m *Manager) YieldHashes(dev string, part int, suffixes []string, fragIndex int, nonDurable bool) iter.Seq2[Offer, error] {
 	return func(yield func(Offer, error) bool) {
 		if _, err := m.DevicePath(dev); err != nil {
@@ -57,7 +57,9 @@ func (m *Manager) YieldHashes(dev string, part int, suffixes []string, fragIndex
 			c, names, err := m.cleanup(filepath.Join(path, s, hash), q)
 			if err != nil {
 				found[s] = true
-				if !yield(Offer{}, fmt.Errorf("cannot list an object directory: %w", err)) {
+				if errors.Is(err, syscall.ENOTDIR) {
+					m.warn("Cannot list object directory: %v", err) // a stray file holds no object
+				} else if !yield(Offer{}, fmt.Errorf("cannot list an object directory: %w", err)) {
 					return
 				}
 			} else if len(names) > 0 {

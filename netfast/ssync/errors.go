@@ -24,10 +24,12 @@ func (e *RemoteError) Error() string {
 	return fmt.Sprintf("the receiver reported an error %d: %.1024s", e.Code, e.Text)
 }
 
-// Retryable says that the receiver was busy and did nothing yet (rule 10): its
-// replication semaphore was taken (503) or a replication lock was not granted in time.
+// Retryable says that there is nothing wrong with what was asked, only with the moment
+// (rule 10): the receiver's replication semaphore was taken (503), a replication lock was
+// not granted in time, or it had to wait too long for the next line (408), as when another
+// session of the same group was sent something long.
 func (e *RemoteError) Retryable() bool {
-	return e.Code == 503 || e.Code == 0 && namesLockTimeout(e.Text)
+	return e.Code == 503 || e.Code == 408 || e.Code == 0 && namesLockTimeout(e.Text)
 }
 
 // namesLockTimeout recognises "15 seconds: /srv/node/sdb1/.lock", what a LockTimeout
