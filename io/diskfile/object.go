@@ -166,6 +166,11 @@ func (m *Manager) load(o *Object, dir string, c *choice) (err error) {
 		if newest, err = o.loadMeta(path, dir, c); err != nil {
 			return err
 		}
+		// Swift compares the times of content types here, and trips over a time that is none
+		// before it gets to look at anything else.
+		if _, err := timestamp.Parse(o.DataMeta["X-Timestamp"]); err != nil {
+			return checkTime(o.Path, c.data, o.DataMeta)
+		}
 	}
 	if err := m.checkAsSwift(o, path, newest); err != nil {
 		return err

@@ -25,7 +25,7 @@ import (
 )
 
 var (
-	partitions = flag.Int("partitions", 600, "how many random partitions are compared with Swift; each has about seven object directories")
+	partitions = flag.Int("partitions", 450, "how many random partitions are compared with Swift; each has about seven object directories")
 	seed       = flag.Uint64("seed", 20, "of the random partitions")
 )
 
