@@ -312,3 +312,117 @@ func lines(all []any) (out []string) {
 	}
 	return out
 }
+
+// What is in the place of an object directory and can not be listed is moved away as Swift
+// moves it: a file alone, a directory on bad sectors (ENODATA), or, if that can not be
+// moved, its suffix.
+func TestUnlistableDirectoriesAreQuarantinedAsSwiftDoes(t *testing.T) {
+	syscall.Umask(0o022)
+	hash := objhash.Hex(testHasher.Object("/a/c/o"))
+	suffixDir := filepath.Join("sda/objects-1/7", objhash.Suffix(hash))
+	layout := func(root, what string) {
+		check(t, os.MkdirAll(filepath.Join(root, suffixDir, "0123456789abcdef0123456789abc"+objhash.Suffix(hash)), 0o755))
+		switch dir := filepath.Join(root, suffixDir, hash); what {
+		case "file":
+			check(t, os.WriteFile(dir, []byte("x"), 0o600))
+		case "bad sectors":
+			check(t, os.Mkdir(dir, 0o755))
+		case "name taken":
+			check(t, os.Mkdir(dir, 0o755))
+			check(t, os.MkdirAll(filepath.Join(root, "sda/quarantined/objects-1", hash, "x"), 0o755))
+		}
+	}
+	type question struct{ Root, How, What, Hash, Suffix string }
+	var questions []question
+	base := t.TempDir()
+	for _, how := range []string{"hashed", "opened"} {
+		for _, what := range []string{"file", "bad sectors", "name taken", "can not be moved"} {
+			if what == "can not be moved" && how == "hashed" {
+				continue // it is missing, which is how it is made, and so not come across
+			}
+			q := question{filepath.Join(base, how, what, "theirs"), how, what, hash, suffixDir}
+			layout(q.Root, what)
+			questions = append(questions, q)
+		}
+	}
+	var trees [][]string
+	oracle.Ask(t, swiftSetup+`
+import errno
+sound = os.listdir
+out = []
+for q in json.load(sys.stdin):
+    mgr = diskfile.ECDiskFileManager({'devices': q['Root'], 'mount_check': 'false'}, logger)
+    def bad(path):
+        if path.endswith(q['Hash']) and not os.path.isfile(path):
+            raise OSError(errno.ENODATA, 'bad sectors')
+        return sound(path)
+    os.listdir = bad
+    try:
+        if q['How'] == 'hashed':
+            mgr._hash_suffix(q['Root'] + '/' + q['Suffix'], ec)
+        else:
+            mgr.get_diskfile_from_hash('sda', 7, q['Hash'], ec)
+    except (DiskFileNotExist, PathNotDir):
+        pass
+    out.append(tree(q['Root'] + '/sda'))
+json.dump(out, sys.stdout)
+`, questions, &trees)
+	for i, q := range questions {
+		root := filepath.Join(base, q.How, q.What, "ours")
+		layout(root, q.What)
+		m := newManager(t, root)
+		m.warn = func(string, ...any) {}
+		dir := filepath.Join(root, suffixDir, hash)
+		switch {
+		case q.What == "file" && q.How == "opened":
+			if _, err := m.Open("sda", 7, hash, -1, false); !errors.Is(err, ErrNotExist) {
+				t.Errorf("%v", err)
+			}
+		case q.What != "file":
+			check(t, m.quarantineBad(dir, &os.PathError{Op: "readdirent", Path: dir, Err: syscall.ENODATA}))
+			fallthrough
+		default:
+			if q.How == "hashed" {
+				_, err := m.hashSuffix(filepath.Dir(dir)) // the other directory is empty and goes
+				check(t, err)
+			}
+		}
+		if diff := cmp.Diff(trees[i], lines(tree(t, filepath.Join(root, "sda")))); diff != "" {
+			t.Errorf("%s, %s (-swift +ours)\n%s", q.What, q.How, diff)
+		}
+		if err := m.quarantineBad(dir, &os.PathError{Op: "open", Path: dir, Err: syscall.EIO}); !errors.Is(err, syscall.EIO) {
+			t.Errorf("EIO is quarantined for: %v", err)
+		}
+	}
+}
+
+// Swift's own writer makes pieces of 64 KiB, which file systems in memory keep.
+func TestMetadataInPiecesOf64KiBIsRead(t *testing.T) {
+	path := filepath.Join(quickDir(t), "f")
+	check(t, os.WriteFile(path, nil, 0o600))
+	var pieces int
+	oracle.Ask(t, `
+import sys, json, errno, logging
+logging.disable(logging.CRITICAL)
+from swift.obj import diskfile
+path = json.load(sys.stdin)
+try:
+    diskfile.write_metadata(path, {'name': '/a/c/o', 'X-Object-Meta-A': 'x' * 60000, 'X-Object-Meta-B': '\xe4' * 14000})
+except diskfile.DiskFileNoSpace:
+    json.dump(0, sys.stdout)  # ext4 keeps 4 KiB
+    raise SystemExit
+json.dump(len([k for k in diskfile.xattr.listxattr(path) if 'checksum' not in (k if isinstance(k, str) else k.decode())]), sys.stdout)
+`, path, &pieces)
+	if pieces == 0 {
+		t.Log("no file system for long attributes is here")
+		return
+	}
+	if pieces < 2 {
+		t.Fatalf("Swift wrote %d pieces", pieces)
+	}
+	meta, err := ReadMetadata(path)
+	check(t, err)
+	if len(meta["X-Object-Meta-A"]) != 60000 || meta["X-Object-Meta-B"] != strings.Repeat("ä", 14000) || meta["name"] != "/a/c/o" {
+		t.Errorf("%d values, %d and %d bytes", len(meta), len(meta["X-Object-Meta-A"]), len(meta["X-Object-Meta-B"]))
+	}
+}
