@@ -25,7 +25,7 @@ import (
 )
 
 var (
-	partitions = flag.Int("partitions", 450, "how many random partitions are compared with Swift; each has about seven object directories")
+	partitions = flag.Int("partitions", 600, "how many random partitions are compared with Swift; each has about seven object directories")
 	seed       = flag.Uint64("seed", 20, "of the random partitions")
 )
 
@@ -280,7 +280,7 @@ func (w *world) randomHashes(suffixes []string) (files []testFile) {
 	if r.IntN(2) == 0 {
 		// For a line that names no suffix Swift hashes twice, and so forgets files that it
 		// removed the first time: the result is another, until the next hashing.
-		add("hashes.invalid", []string{"", suffixes[0] + "\n", suffixes[0] + "\n" + suffixes[0], "000\n", "00f\r\n"}[r.IntN(5)])
+		add("hashes.invalid", []string{"", suffixes[0] + "\n", suffixes[0] + "\n000\n", "000\n", "00f\r\n"}[r.IntN(5)])
 	}
 	return files
 }
