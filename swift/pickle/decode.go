@@ -11,6 +11,7 @@ import (
 	"errors"
 	"fmt"
 	"math"
+	"slices"
 	"strconv"
 	"strings"
 )
@@ -67,7 +68,9 @@ func Decode(b []byte, limits Limits) (any, error) {
 	if len(b) > limits.Bytes {
 		return nil, refuse("pickle of %d bytes exceeds the limit of %d", len(b), limits.Bytes)
 	}
-	d := &decoder{in: string(b), limits: limits}
+	// A suffix hash and its key take some 50 bytes of a pickle: room for what is mostly
+	// there saves most of the copying; it is a fraction of the input.
+	d := &decoder{in: string(b), limits: limits, stack: make([]any, 0, 64), memo: make([]any, 0, len(b)/24)}
 	for {
 		at := d.pos
 		if at >= len(d.in) {
@@ -432,6 +435,7 @@ func (d *decoder) setItems(dict *Dict, items []any) error {
 	if len(items)%2 != 0 {
 		return errors.New("a key without a value")
 	}
+	dict.Pairs = slices.Grow(dict.Pairs, len(items)/2)
 	for i := 0; i < len(items); i += 2 {
 		switch items[i].(type) {
 		case *Dict, *List, global:
