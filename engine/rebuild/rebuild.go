@@ -34,6 +34,7 @@ type Rebuilder struct {
 	Note func([]Answer)
 
 	loads loads
+	trust trust
 }
 
 func (r *Rebuilder) note(a []Answer) {
@@ -91,6 +92,9 @@ func (r *Rebuilder) exclude(o *Object, err error) bool {
 		} else if errors.As(err, &se) {
 			if s, ok := se.Source.(*survivor); ok {
 				o.avoid.add(s, se)
+				if s.peer != nil {
+					r.trust.blame(s.peer)
+				}
 				blamed = true
 			}
 		}
@@ -117,5 +121,13 @@ func (r *Rebuilder) once(ctx context.Context, acct *slab.Account, o *Object, pee
 	for _, t := range targets {
 		spec.Want = append(spec.Want, pipeline.Want{Index: t.Index(), Sink: t.Sink(etag)})
 	}
-	return pipeline.Run(ctx, acct, spec)
+	res, err := pipeline.Run(ctx, acct, spec)
+	if err == nil {
+		for _, source := range sources {
+			if s := source.(*survivor); s.peer != nil {
+				r.trust.prove(s.peer)
+			}
+		}
+	}
+	return res, err
 }

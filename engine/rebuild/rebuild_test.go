@@ -493,6 +493,42 @@ func TestPeersOfDistinctIndexAreAskedFirst(t *testing.T) {
 	}
 }
 
+// A disk that rots has thousands of archives: it may spoil a few tries, not all.
+func TestAPeerWhoseArchivesKeepProvingBadIsAskedLast(t *testing.T) {
+	l := newLab(t, isal, single, 0, 2)
+	l.spoil(1, func(a *peers.Archive) { a.Body[len(a.Body)-1] ^= 1 })
+	for range 3 * distrustAfter {
+		l.open() // another object, for all that is known of it
+		l.targets[0] = &target{index: 2}
+		if _, err := l.run(bg); err != nil {
+			t.Fatal(err)
+		}
+		l.good()
+	}
+	if n := len(l.nodes[1].Gets()); n != distrustAfter {
+		t.Errorf("asked %d times, want %d", n, distrustAfter)
+	}
+	// Last is not never: without it there are too few, and it may have recovered.
+	whole := peers.New(t, "sdb", hasher)
+	whole.Hold(l.obj.Archive(1))
+	from := l.peers()
+	from[0].Addr = whole.Addr
+	from[0].Device = whole.Device
+	for range distrustAfter {
+		l.r.trust.blame(&from[0])
+	}
+	l.nodes[3].Refuse(404)
+	l.open()
+	l.targets[0] = &target{index: 2}
+	if _, err := l.runFor(bg, from, []Target{l.targets[0]}, false); err != nil {
+		t.Fatal(err)
+	}
+	l.good()
+	if l.r.trust.last(&from[0]) {
+		t.Error("a peer that sent a whole archive is not trusted again")
+	}
+}
+
 func TestWithVerificationOffOnlyHeadersAreChecked(t *testing.T) {
 	l := newLab(t, isal, single, 0, 2)
 	l.r.Verify = false

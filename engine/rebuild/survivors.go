@@ -103,7 +103,7 @@ func (r *Rebuilder) living(ctx context.Context, o *Object, peers []Peer, want co
 	}
 	for i := range peers {
 		p := &peers[i]
-		if !want.Has(p.Index) || o.avoid.peer(p.ID) != nil || r.Client.Suspect(p.Addr) != nil {
+		if !want.Has(p.Index) || o.avoid.peer(p.ID) != nil || r.Client.Suspect(p.Addr) != nil || r.trust.last(p) {
 			continue
 		}
 		load := r.loads.of(p)
@@ -229,7 +229,7 @@ const slack = 4
 
 // candidates are the peers worth asking: the least busy first, among equals those of low
 // index; peers whose index is wanted or held come last, since they most likely have
-// nothing new.
+// nothing new, and so do those that were in trouble lately.
 func (r *Rebuilder) candidates(o *Object, peers []Peer, want, held codec.Set, report *Insufficient) []*Peer {
 	type candidate struct {
 		p    *Peer
@@ -245,7 +245,7 @@ func (r *Rebuilder) candidates(o *Object, peers []Peer, want, held codec.Set, re
 			report.Statuses[0]++
 			continue
 		}
-		last := want.Has(p.Index) || seen.Has(p.Index) || r.Client.Suspect(p.Addr) != nil
+		last := want.Has(p.Index) || seen.Has(p.Index) || r.Client.Suspect(p.Addr) != nil || r.trust.last(p)
 		list = append(list, candidate{p: p, last: last, load: r.loads.of(p).Load()})
 		if !last {
 			seen = seen.With(p.Index)

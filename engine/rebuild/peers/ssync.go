@@ -33,7 +33,9 @@ type Session struct {
 	Partly string // path of a PUT that was cut off
 	Ended  bool   // the sender said :UPDATES: END
 
-	in *bufio.Reader
+	in     *bufio.Reader
+	over   chan struct{} // closed when the script has returned
+	before *Session
 }
 
 // Want sets what a peer wants of an offered hash: some of "d" and "m", "" for nothing.
@@ -72,13 +74,17 @@ func (p *Peer) Stored() []Subrequest {
 
 func (p *Peer) ssync(c *fake.Conn, head string, part int) {
 	p.mu.Lock()
-	s := &Session{Peer: p, Conn: c, Head: head, Part: part, N: len(p.sessions), in: bufio.NewReader(httputil.NewChunkedReader(c.In))}
+	s := &Session{Peer: p, Conn: c, Head: head, Part: part, N: len(p.sessions), in: bufio.NewReader(httputil.NewChunkedReader(c.In)), over: make(chan struct{})}
+	if s.N > 0 {
+		s.before = p.sessions[s.N-1]
+	}
 	p.sessions = append(p.sessions, s)
 	script := p.script
 	p.mu.Unlock()
 	if script == nil {
 		script = (*Session).Serve
 	}
+	defer close(s.over)
 	script(s)
 }
 
@@ -123,8 +129,12 @@ func (s *Session) ReadOffers() bool {
 	}
 }
 
-// Answer says what is wanted of the offers.
+// Answer says what is wanted of the offers, when the session before has given its locks
+// back: what was sent in it has all arrived.
 func (s *Session) Answer() {
+	if s.before != nil {
+		<-s.before.over
+	}
 	s.Peer.mu.Lock()
 	want := s.Peer.want
 	s.Peer.mu.Unlock()
