@@ -319,6 +319,44 @@ func TestASessionCutBecauseOfALiarIsTriedAgainWithoutHim(t *testing.T) { // rule
 	}
 }
 
+// A partner's disk that rots, or any other one, costs a few sessions and no object.
+func TestAPeerThatIsBadThroughoutCostsFewSessions(t *testing.T) { // rule 5
+	t.Parallel()
+	l := newLab(t)
+	l.only(left)
+	var objects []*peers.Object
+	for i := range 30 {
+		o := peers.NewObject(t, l.code, l.pol, fmt.Sprintf("/a/c/o%d", i), 12*segment)
+		objects = append(objects, o)
+		l.disk.Put(t, 0, o, own, nil)
+		for i, p := range l.peers {
+			if p == nil || i == left {
+				continue
+			}
+			a := o.Archive(i)
+			if i == 3 {
+				a.Body[len(a.Body)-1] ^= 1
+			}
+			p.Hold(a)
+		}
+	}
+	l.want(l.run(bg), fmt.Sprintf("rebuilt=%d", 30-l.unconfirmed(left)))
+	l.received(left, objects...)
+	if n := len(l.peers[left].Sessions()); n > 4 {
+		t.Errorf("%d sessions, want one for each of the first three cuts at most, and one more", n)
+	}
+}
+
+// unconfirmed is how many archives a peer was sent in sessions that were cut.
+func (l *lab) unconfirmed(index int) (n int) {
+	for _, s := range l.peers[index].Sessions() {
+		if !s.Ended {
+			n += len(s.Got)
+		}
+	}
+	return n
+}
+
 // stored reports whether a peer was sent the archive already.
 func (l *lab) stored(index int, hash string) bool {
 	return slices.ContainsFunc(l.peers[index].Stored(), func(r peers.Subrequest) bool {
