@@ -24,7 +24,7 @@ const (
 )
 
 // oneTest bounds one of Swift's tests. The slowest takes a minute with stock on two
-// processors.
+// processors that are busy otherwise.
 const oneTest = 5 * time.Minute
 
 // probes are the tests that a reconstructor must pass.
@@ -40,7 +40,7 @@ var probes = []struct {
 	{name: "test_reconstructor_rebuild.TestReconstructorRebuild.test_sync_unexpired_object_metadata"},
 	{
 		name:    "test_reconstructor_rebuild.TestReconstructorRebuild.test_rebuild_quarantines_lonely_frag",
-		awaited: "needs quarantine, which comes with the whole reconstructor",
+		awaited: "needs handoffs reverted and lonely fragments quarantined, which come with the whole reconstructor",
 	},
 }
 
@@ -51,7 +51,7 @@ func TestMain(m *testing.M) {
 	os.Exit(m.Run())
 }
 
-// The stock program is the proof that the harness gives the suites what they need.
+// That they pass with stock is the proof that the suites are given what they need.
 func TestProbe(t *testing.T) {
 	work, ours := os.Getenv(workEnv), os.Getenv(programEnv)
 	if work == "" {
@@ -76,7 +76,7 @@ func TestProbe(t *testing.T) {
 					out, passed := m.probe(t, program.folder, p.name)
 					switch {
 					case passed && awaited != "":
-						t.Errorf("passes: it is expected not to (%s)", awaited)
+						t.Errorf("passes: it is no longer to be awaited (%s)", awaited)
 					case !passed && awaited != "":
 						t.Skipf("does not pass, as expected: %s. It ended with: %s", awaited, lastError(out))
 					case !passed:
