@@ -397,7 +397,7 @@ func (p *Pass) plan(pt *partition) *job {
 	if primary < 0 {
 		return nil
 	}
-	job := &job{partition: pt, index: index, hashes: hashes, objects: make(map[string]*rebuild.Object), left: make(map[leftKey]*Unrepaired), begun: time.Now(), segment: pt.pol.SegmentSize}
+	job := &job{partition: pt, index: index, hashes: hashes, objects: make(map[string]*rebuild.Object), left: make(map[leftKey]*Unrepaired), damaged: make(map[string]bool), begun: time.Now(), segment: pt.pol.SegmentSize}
 	for _, node := range partners(primary, nodes) {
 		job.waiting = append(job.waiting, &partner{Peer: rebuild.NewPeer(pt.pol, node)})
 	}

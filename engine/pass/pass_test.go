@@ -447,7 +447,7 @@ func TestACorruptLocalObjectIsCountedAndTheOthersAreServed(t *testing.T) { // la
 			if err := spoil(l.disk.Put(t, 0, b, own, nil)); err != nil {
 				t.Fatal(err)
 			}
-			l.want(l.run(bg), "rebuilt=2 wanted=3 left.objects=1")
+			l.want(l.run(bg), "rebuilt=2 wanted=3 left.objects=1 corrupt=1") // and put away, as Swift does
 			l.received(left, a, c)
 		})
 	}

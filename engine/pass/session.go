@@ -218,6 +218,12 @@ func (t *task) run(acct *slab.Account) {
 		return
 	case err != nil:
 		log.Errorf("Unable to reconstruct from the local archive: %v", err)
+		var corrupt *diskfile.CorruptError
+		if errors.As(err, &corrupt) {
+			j.mu.Lock()
+			j.damaged[t.hash] = true
+			j.mu.Unlock()
+		}
 		for _, w := range t.wants {
 			j.leave(w.session.partner, t.hash, &Unrepaired{Reason: err.Error()})
 		}

@@ -31,6 +31,7 @@ type job struct {
 	hashes  suffix.Hashes
 	peers   []rebuild.Peer             // all other primaries
 	objects map[string]*rebuild.Object // what earlier tries learned, by hash
+	damaged map[string]bool            // hashes of objects that can not be opened, under mu
 	mu      sync.Mutex                 // over objects
 
 	segment int // bytes of a segment that memory is reserved for
@@ -462,11 +463,17 @@ func (p *Pass) open(ctx context.Context, j *job, pr *partner, offers []ssync.Off
 // quarantine moves local archives aside that proved bad during the job (rule 4). It
 // comes last, so that the object was still offered and rebuilt from the others.
 func (p *Pass) quarantine(j *job) {
+	suspects := make(map[string]*rebuild.Object)
+	for hash := range j.damaged {
+		suspects[hash] = nil
+	}
 	for hash, o := range j.objects {
-		if o.LocalFault() == nil {
-			continue
+		if o.LocalFault() != nil {
+			suspects[hash] = o
 		}
-		cause, err := p.condemn(j, o)
+	}
+	for hash, o := range suspects {
+		cause, err := p.condemn(j, hash, o)
 		if err == nil && cause == nil {
 			continue
 		}
@@ -487,12 +494,18 @@ func (p *Pass) quarantine(j *job) {
 // the whole directory of the object: newer data may have come in the meantime, and an
 // archive that differs from the others, as in the version of the library that wrote it,
 // need not be bad. It says why the archive is to go; nil: it stays.
-func (p *Pass) condemn(j *job, o *rebuild.Object) (cause, err error) {
-	local, err := j.files.Open(j.dev.Device, j.part, o.Hash, j.index, false)
+//
+// o is nil for one that could not even be opened: it goes if it still can not, and Swift
+// would put it away, too.
+func (p *Pass) condemn(j *job, hash string, o *rebuild.Object) (cause, err error) {
+	local, err := j.files.Open(j.dev.Device, j.part, hash, j.index, false)
 	var corrupt *diskfile.CorruptError
 	var deleted *diskfile.DeletedError
 	switch {
 	case errors.As(err, &corrupt):
+		if !corrupt.Quarantine {
+			return nil, nil
+		}
 		return err, nil
 	case errors.As(err, &deleted), vanished(err):
 		return nil, nil
@@ -500,7 +513,7 @@ func (p *Pass) condemn(j *job, o *rebuild.Object) (cause, err error) {
 		return nil, err
 	}
 	defer local.Close()
-	if local.Data.Compare(o.Data) != 0 {
+	if o == nil || local.Data.Compare(o.Data) != 0 {
 		return nil, nil
 	}
 	if cause = o.Prove(local); cause == nil {
