@@ -2,7 +2,7 @@
 GO       ?= go
 PREFIX   ?= bin
 PACKAGES  = swift-proxy swift-account swift-container swift-object python3-swift python3-swiftclient \
-            python3-pyeclib liberasurecode1 libisal2 libjerasure2 memcached python3-xattr attr
+            python3-pyeclib liberasurecode1 libisal2 libjerasure2 memcached python3-xattr attr procps xz-utils
 VERSION  := $(shell git describe --tags --always 2>/dev/null || echo unknown)
 LDFLAGS   = -X main.version=$(VERSION)
 
@@ -44,7 +44,10 @@ lab-start: build deps ## a real Swift cluster that stays: bin/imping lab exec --
 lab-stop: build
 	$(PREFIX)/imping lab stop
 
-conformance soak:
+conformance: build deps ## Swift's own probe tests with our reconstructor in its place; fetches Debian's source package
+	@GO=$(GO) ./lab/conformance/run $(PREFIX)/as/reconstructor $(CONFORMANCE_FLAGS)
+
+soak:
 	@echo "make $@: there is nothing in it yet" >&2; exit 1
 
 clean:

@@ -177,7 +177,8 @@ func (c *Cluster) databaseConf(kind string, port int) []byte {
 
 // proxyConf is patient: on a machine with two processors a PUT of 14 archives is slow
 // to be answered, and a proxy that gives up on one leaves a cluster with a hole before
-// the test has made one.
+// the test has made one. So is its memcache client: with a second's patience and two
+// connections it forgets tokens there, and answers 401.
 func (c *Cluster) proxyConf() []byte {
 	cache := fmt.Sprintf("memcache_servers = 127.0.0.1:%d", memcachedPort)
 	return render(
@@ -189,7 +190,8 @@ func (c *Cluster) proxyConf() []byte {
 		egg("filter", "catch_errors", "catch_errors"),
 		egg("filter", "gatekeeper", "gatekeeper"),
 		egg("filter", "healthcheck", "healthcheck"),
-		egg("filter", "cache", "memcache", cache),
+		egg("filter", "cache", "memcache", cache, "max_connections = 16",
+			"connect_timeout = 30", "pool_timeout = 30", "io_timeout = 30", "error_suppression_limit = 1000000"),
 		egg("filter", "listing_formats", "listing_formats"),
 		egg("filter", "tempauth", "tempauth", "user_test_tester = testing .admin", "token_life = 86400"),
 	)
