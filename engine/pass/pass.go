@@ -8,7 +8,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"math/rand/v2"
 	"path/filepath"
 	"sort"
 	"strconv"
@@ -187,7 +186,9 @@ func (p *Pass) Run(ctx context.Context) Left {
 			p.cfg.Log.Warnf("The memory budget of %d bytes is too small for policy %d (%s): raised to %d", p.cfg.MemoryBudget, pl.pol.Index, pl.pol.Name, least)
 		}
 	}
-	parts := p.collect()
+	q := newQueue(ctx)
+	defer q.close()
+	p.collect(q)
 	p.Progress.collected.Store(true)
 
 	heartbeat, stop := context.WithCancel(ctx)
@@ -207,8 +208,6 @@ func (p *Pass) Run(ctx context.Context) Left {
 		}
 	}()
 
-	q := newQueue(ctx, parts)
-	defer q.close()
 	var workers sync.WaitGroup
 	for range max(1, p.cfg.Concurrency) {
 		workers.Go(func() {
@@ -258,7 +257,7 @@ func (p *Pass) work(ctx context.Context, q *queue, it *item) {
 			p.quarantine(it.job)
 			p.account(it.job)
 		}
-		q.done()
+		q.done(it)
 		return
 	}
 	if it.job == nil {
@@ -275,7 +274,7 @@ func (p *Pass) work(ctx context.Context, q *queue, it *item) {
 		p.account(it.job)
 	}
 	p.Progress.partitionTook(it.spent + time.Since(begin))
-	q.done()
+	q.done(it)
 }
 
 // partition is one partition of one local device: the unit of work.
@@ -289,9 +288,8 @@ func (pt *partition) String() string {
 	return filepath.Join(pt.dev.Device, pt.pol.DataDir(), strconv.Itoa(pt.part))
 }
 
-// collect lists what there is to look at, in random order so that the load spreads over
-// devices and peers (Swift: collect_parts).
-func (p *Pass) collect() []*partition {
+// collect lists what there is to look at (Swift: collect_parts).
+func (p *Pass) collect(q *queue) {
 	only := make(map[string]bool)
 	for _, d := range p.cfg.OnlyDevices {
 		only[d] = true
@@ -300,7 +298,7 @@ func (p *Pass) collect() []*partition {
 	for _, n := range p.cfg.OnlyPartitions {
 		onlyPart[n] = true
 	}
-	var parts []*partition
+	parts := make(map[string][]*partition)                     // by device, over all policies
 	seen, left := make(map[string]bool), make(map[string]bool) // over all policies
 	leave := func(dev *ring.Device) {
 		if !left[dev.Device] {
@@ -347,13 +345,14 @@ func (p *Pass) collect() []*partition {
 				if len(onlyPart) > 0 && !onlyPart[n] {
 					continue
 				}
-				parts = append(parts, &partition{place: pl, dev: dev, part: n})
+				parts[dev.Device] = append(parts[dev.Device], &partition{place: pl, dev: dev, part: n})
 			}
 		}
 	}
-	p.Progress.Partitions.Add(int64(len(parts)))
-	rand.Shuffle(len(parts), func(i, j int) { parts[i], parts[j] = parts[j], parts[i] })
-	return parts
+	for name, list := range parts {
+		p.Progress.Partitions.Add(int64(len(list)))
+		q.add(name, list)
+	}
 }
 
 // plan reads a partition's suffix hashes and makes its SYNC job; nil where there is none.
