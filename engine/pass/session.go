@@ -201,6 +201,10 @@ const openTries = 4
 // is counted and logged, and the sessions go on (law 7).
 func (t *task) run(acct *slab.Account) {
 	j, log := t.j, t.p.cfg.Log
+	if j.point != nil {
+		t.fromPoint(acct)
+		return
+	}
 	local, err := j.files.Open(j.dev.Device, j.part, t.hash, j.index, false)
 	for try := 1; try < openTries && vanished(err); try++ {
 		// A file that is replaced while we look is gone for a moment: a POST, a PUT.
@@ -230,8 +234,20 @@ func (t *task) run(acct *slab.Account) {
 		return
 	}
 	defer local.Close()
-	if t.rebuild(acct, local) {
-		t.metadata(local)
+	if t.rebuild(acct, local) && local.FileMeta != nil {
+		t.metadata(local.Name, postFields(local.FileMeta))
+	}
+}
+
+// fromPoint does the task of a point repair, whose reference is at hand.
+func (t *task) fromPoint(acct *slab.Account) {
+	pt := t.j.point
+	if pt.deleted != nil {
+		t.deleted(pt.deleted)
+		return
+	}
+	if t.serve(acct, pt.object, pt.put) && pt.post != nil {
+		t.metadata(pt.object.Name, pt.post)
 	}
 }
 
@@ -256,8 +272,8 @@ func (t *task) deleted(d *diskfile.DeletedError) {
 }
 
 // metadata sends the .meta file to those who want it (Swift: send_post).
-func (t *task) metadata(local *diskfile.Object) {
-	if local.FileMeta == nil || !t.myTurn() {
+func (t *task) metadata(name string, fields []ssync.Field) {
+	if !t.myTurn() {
 		return
 	}
 	for _, w := range t.wants {
@@ -265,9 +281,9 @@ func (t *task) metadata(local *diskfile.Object) {
 			continue
 		}
 		w.session.touched = time.Now()
-		if err := w.session.conn.Post(local.Name, postFields(local.FileMeta)); err != nil {
+		if err := w.session.conn.Post(name, fields); err != nil {
 			if w.session.refused(err) {
-				t.leave(w.session.partner, local.Name, err)
+				t.leave(w.session.partner, name, err)
 			}
 			continue
 		}
@@ -284,21 +300,17 @@ func (t *task) leave(pr *partner, name string, cause error) {
 // rebuild sends the rebuilt archive to those who want it. It reports whether the object
 // is fit for what follows: false when the archive could not be made.
 func (t *task) rebuild(acct *slab.Account, local *diskfile.Object) bool {
-	var sinks []*sink
-	for _, w := range t.wants {
-		if w.parts.Data {
-			sinks = append(sinks, &sink{task: t, session: w.session})
-		}
-	}
-	if len(sinks) == 0 {
+	if !slices.ContainsFunc(t.wants, func(w want) bool { return w.parts.Data }) {
 		return true
 	}
-	j, log := t.j, t.p.cfg.Log
+	j := t.j
 	o, err := rebuild.NewObject(j.code, j.pol, j.part, local)
 	if err != nil {
-		log.Errorf("Unable to reconstruct from %v", err)
-		for _, s := range sinks {
-			j.leave(s.session.partner, t.hash, &Unrepaired{Object: local.Name, Reason: err.Error()})
+		t.p.cfg.Log.Errorf("Unable to reconstruct from %v", err)
+		for _, w := range t.wants {
+			if w.parts.Data {
+				j.leave(w.session.partner, t.hash, &Unrepaired{Object: local.Name, Reason: err.Error()})
+			}
 		}
 		return false
 	}
@@ -311,15 +323,32 @@ func (t *task) rebuild(acct *slab.Account, local *diskfile.Object) bool {
 	o.Inherit(j.objects[t.hash])
 	j.objects[t.hash] = o
 	j.mu.Unlock()
+	return t.serve(acct, o, func(index int) []ssync.Field { return putFields(local.DataMeta, index) })
+}
 
+// serve rebuilds the archives of those who want one; header gives that of the archive of an
+// index, without an ETag.
+func (t *task) serve(acct *slab.Account, o *rebuild.Object, header func(index int) []ssync.Field) bool {
+	j, log := t.j, t.p.cfg.Log
+	var sinks []*sink
 	var targets []rebuild.Target
-	for _, s := range sinks {
-		s.head(local, o)
-		targets = append(targets, s)
+	for _, w := range t.wants {
+		if w.parts.Data {
+			s := &sink{task: t, session: w.session, header: header(w.session.partner.Index)}
+			s.fields = ssync.PutHead{Path: o.Name, Length: o.Length, NoCommit: !o.Durable}
+			sinks = append(sinks, s)
+			targets = append(targets, s)
+		}
 	}
-	peers := slices.DeleteFunc(slices.Clone(j.peers), func(peer rebuild.Peer) bool {
-		return slices.ContainsFunc(sinks, func(s *sink) bool { return s.session.partner.ID == peer.ID })
-	})
+	if len(sinks) == 0 {
+		return true
+	}
+	peers := j.peers
+	if j.point == nil { // whose peers were all seen to hold an archive, maybe one that belongs elsewhere
+		peers = slices.DeleteFunc(slices.Clone(peers), func(peer rebuild.Peer) bool {
+			return slices.ContainsFunc(sinks, func(s *sink) bool { return s.session.partner.ID == peer.ID })
+		})
+	}
 
 	before := o.Avoiding()
 	res, err := t.p.rebuilder.Run(t.ctx, acct, o, peers, targets, !t.isTurn())
@@ -408,11 +437,6 @@ func (s *sink) Started() bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return s.put != nil
-}
-
-func (s *sink) head(local *diskfile.Object, o *rebuild.Object) {
-	s.header = putFields(local.DataMeta, s.Index())
-	s.fields = ssync.PutHead{Path: local.Name, Length: o.Length, NoCommit: !o.Durable}
 }
 
 // begin waits for the turn and sends the head of the subrequest.

@@ -37,6 +37,8 @@ type job struct {
 	segment int // bytes of a segment that memory is reserved for
 	longest int // longest segment seen: over `segment` after a try, it needs another one
 
+	point *pointSource // of a point repair: what to offer and to send; nil: what the local device has
+
 	left   map[leftKey]*Unrepaired // archives that could not be rebuilt, under mu
 	failed []*Unrepaired           // partners that were given up
 
@@ -382,6 +384,9 @@ func (p *Pass) group(ctx context.Context, acct *slab.Account, j *job, todo []*pa
 
 // offers reads once what any of the partners may want.
 func (p *Pass) offers(j *job, todo []*partner) ([]ssync.Offer, error) {
+	if j.point != nil {
+		return []ssync.Offer{j.point.offer}, nil
+	}
 	var suffixes []string
 	for _, pr := range todo {
 		suffixes = append(suffixes, pr.suffixes...)

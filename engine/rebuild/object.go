@@ -19,8 +19,8 @@ import (
 	"imping/swift/timestamp"
 )
 
-// Object is what the local fragment archive says of an object: the reference that
-// every survivor has to agree with (rule 1).
+// Object is what the local fragment archive (in a point repair also a peer's) says of an
+// object: the reference that every survivor has to agree with (rule 1).
 type Object struct {
 	Code      *codec.Code
 	Policy    *policy.Policy
@@ -49,13 +49,26 @@ func NewObject(code *codec.Code, pol *policy.Policy, partition int, local *diskf
 		Durable: local.Durable.Compare(local.Data) == 0,
 		local:   local,
 	}
+	if err := o.read(local.Path, local.DataMeta); err != nil {
+		return nil, err
+	}
+	return o, nil
+}
+
+// Describe fills an Object that has no local archive from the metadata of one that a peer
+// holds: Size, Segment and ECEtag. What was known before, Code, Index and Length among it,
+// must fit. Errors are NewObject's.
+func (o *Object) Describe(peer string, meta map[string]string) error { return o.read(peer, meta) }
+
+// read takes what is told about the whole object from the metadata of an archive.
+func (o *Object) read(path string, meta map[string]string) error {
 	bad := func(key, value, why string) error {
-		return fmt.Errorf("%s: metadata %s = %q: %s", local.Path, key, value, why)
+		return fmt.Errorf("%s: metadata %s = %q: %s", path, key, value, why)
 	}
 	number := func(key string) (int64, error) {
-		v, ok := local.DataMeta[key]
+		v, ok := meta[key]
 		if !ok {
-			return 0, fmt.Errorf("%s: metadata %s is missing", local.Path, key)
+			return 0, fmt.Errorf("%s: metadata %s is missing", path, key)
 		}
 		n, err := strconv.ParseInt(v, 10, 64)
 		if err != nil || n < 0 {
@@ -65,30 +78,30 @@ func NewObject(code *codec.Code, pol *policy.Policy, partition int, local *diskf
 	}
 	var err error
 	if o.Size, err = number(keySize); err != nil {
-		return nil, err
+		return err
 	}
 	segment, err := number(keySegment)
 	if err != nil {
-		return nil, err
+		return err
 	}
 	if segment < 1 || segment > maxSegment {
-		return nil, bad(keySegment, strconv.FormatInt(segment, 10), "out of bounds")
+		return bad(keySegment, strconv.FormatInt(segment, 10), "out of bounds")
 	}
 	o.Segment = int(segment)
-	if o.ECEtag = local.DataMeta[keyEtag]; o.ECEtag == "" {
-		return nil, fmt.Errorf("%s: metadata %s is missing", local.Path, keyEtag)
+	if o.ECEtag = meta[keyEtag]; o.ECEtag == "" {
+		return fmt.Errorf("%s: metadata %s is missing", path, keyEtag)
 	}
 	index, err := number(KeyFragIndex)
 	if err != nil {
-		return nil, err
+		return err
 	}
-	if int(index)%code.N() != o.Index%code.N() {
-		return nil, bad(KeyFragIndex, local.DataMeta[KeyFragIndex], fmt.Sprintf("the file name says %d", o.Index))
+	if int(index)%o.Code.N() != o.Index%o.Code.N() {
+		return bad(KeyFragIndex, meta[KeyFragIndex], fmt.Sprintf("the file name says %d", o.Index))
 	}
-	if want := code.ArchiveSize(o.Size, o.Segment); want != o.Length {
-		return nil, fmt.Errorf("%s: %d bytes, but an object of %d bytes in segments of %d makes archives of %d bytes", local.Path, o.Length, o.Size, o.Segment, want)
+	if want := o.Code.ArchiveSize(o.Size, o.Segment); want != o.Length {
+		return fmt.Errorf("%s: %d bytes, but an object of %d bytes in segments of %d makes archives of %d bytes", path, o.Length, o.Size, o.Segment, want)
 	}
-	return o, nil
+	return nil
 }
 
 // Metadata keys of an erasure-coded .data file (Swift: proxy/controllers/obj.py).

@@ -125,6 +125,9 @@ func (r *Rebuilder) living(ctx context.Context, o *Object, peers []Peer, want co
 // localArchive is the local archive as a survivor, or nil when it is none. Where bytes
 // are verified one without an ETag is of no use; nothing proves that it is bad.
 func (r *Rebuilder) localArchive(o *Object) *survivor {
+	if o.local == nil {
+		return nil
+	}
 	etag := o.local.DataMeta["ETag"]
 	if o.LocalFault() != nil || etag == "" && r.Verify {
 		return nil
