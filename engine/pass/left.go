@@ -107,10 +107,13 @@ func (l *leftovers) add(list ...*Unrepaired) {
 	l.list = append(l.list, list...)
 }
 
-// account counts at a job's end what it left.
+// account counts at a job's end what it left: each archive, and once the partition of
+// this device, however many of its partners were given up.
 func (p *Pass) account(j *job) {
 	p.Progress.ObjectsLeft.Add(int64(len(j.left)))
-	p.Progress.PartitionsLeft.Add(int64(len(j.failed)))
+	if len(j.failed) > 0 {
+		p.Progress.PartitionsLeft.Add(1)
+	}
 	for _, u := range j.left {
 		p.leftovers.add(u)
 	}

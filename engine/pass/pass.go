@@ -364,6 +364,7 @@ func (p *Pass) plan(pt *partition) *job {
 	if err != nil {
 		p.cfg.Log.Errorf("Unable to read the suffix hashes of %s: %v", pt, err)
 		p.Progress.PartitionsLeft.Add(1)
+		p.leftovers.add(&Unrepaired{Policy: pt.pol.Index, Partition: pt.part, Index: -1, Device: pt.dev.Device, Reason: err.Error()})
 		return nil
 	}
 	primary := -1

@@ -124,7 +124,7 @@ func plan(t *testing.T, in string) string {
 	fmt.Fprintf(&out, "suffixes %d, synced %d, asked %d", g.Suffixes.Load(), g.SuffixesSynced.Load(),
 		l.peers[left].Asked()+l.peers[right].Asked()+l.peers[far].Asked())
 	if result.Any() {
-		fmt.Fprintf(&out, "\nleft: %d partitions, %d to revert", result.Partitions, result.Handoffs)
+		fmt.Fprintf(&out, "\nleft: %d partitions, %d to revert, %d listed", result.Partitions, result.Handoffs, len(l.pass.Unrepaired()))
 	}
 	if result.Objects+result.Devices+result.Policies > 0 || result.Interrupted {
 		t.Errorf("left %+v", result)

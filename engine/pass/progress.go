@@ -20,7 +20,7 @@ type Progress struct {
 	Sessions, SessionsRetried, Corrupt, Refused atomic.Int64
 
 	ObjectsLeft    atomic.Int64 // could not be rebuilt or sent
-	PartitionsLeft atomic.Int64 // could not be compared, or a session was given up
+	PartitionsLeft atomic.Int64 // of which something could not be read, compared or synced: each once per local device
 	DevicesLeft    atomic.Int64 // unmounted or unreadable
 	PoliciesLeft   atomic.Int64
 	Handoffs       atomic.Int64 // partitions with fragments that belong elsewhere
