@@ -224,6 +224,10 @@ func isKey(b []byte, key string) bool {
 // Length is the declared length of the body in bytes, or -1.
 func (r *Response) Length() int64 { return r.length }
 
+// Framed says that the answer tells where it ends; others end when the peer hangs up,
+// which a broken connection does, too.
+func (r *Response) Framed() bool { return r.length >= 0 || r.chunked }
+
 // Offset is how many bytes of the body were read.
 func (r *Response) Offset() int64 { return r.offset }
 

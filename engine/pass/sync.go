@@ -166,7 +166,8 @@ func retryable(err error) bool {
 	var remote *ssync.RemoteError
 	var status *netfast.StatusError
 	var proto *ssync.ProtocolError
-	if errors.As(err, &remote) || errors.As(err, &status) || errors.As(err, &proto) {
+	var answer *replicate.AnswerError
+	if errors.As(err, &remote) || errors.As(err, &status) || errors.As(err, &proto) || errors.As(err, &answer) {
 		return false
 	}
 	return true // refused, reset, timed out, cut because of a bad survivor

@@ -62,6 +62,7 @@ func TestWorkStillToDoIsToldFromWorkThatFailed(t *testing.T) {
 		{"REPLICATE 503", fmt.Errorf("hashes: %w", &replicate.StatusError{Status: 503}), true},
 		{"REPLICATE 507", fmt.Errorf("hashes: %w", &replicate.StatusError{Status: 507}), false},
 		{"a peer that talks nonsense", &ssync.ProtocolError{}, false},
+		{"REPLICATE answered with no hashes", fmt.Errorf("hashes: %w", &replicate.AnswerError{Err: errors.New("no pickle")}), false},
 		{"a broken connection", io.ErrUnexpectedEOF, true},
 		{"refused", errors.New("connection refused"), true},
 	} {

@@ -4,11 +4,13 @@ package replicate
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"strconv"
 
 	"imping/netfast"
+	"imping/swift/pickle"
 	"imping/swift/suffix"
 )
 
@@ -23,19 +25,37 @@ type Target struct {
 // StatusError is an answer other than 200; 507 says that the device is not mounted.
 type StatusError = netfast.StatusError
 
+// AnswerError is a whole answer that is no suffix hashes, or more than was allowed for:
+// asking again would bring the same.
+type AnswerError struct {
+	Target Target
+	Err    error // a *pickle.RefusedError in its chain: it would do more than be read
+}
+
+func (e *AnswerError) Error() string {
+	return fmt.Sprintf("REPLICATE %s from %s: %v", e.Target.path(), e.Target.Addr, e.Err)
+}
+
+func (e *AnswerError) Unwrap() error { return e.Err }
+
 // Hashes sends REPLICATE without suffixes and reads the answer, a pickle of at most
 // limit bytes. The peer rehashes what is stale before it answers, in silence and for
-// longer than node_timeout: ctx must bound the exchange (Swift: http_timeout).
+// longer than node_timeout: ctx must bound the exchange (Swift: http_timeout). Errors: a
+// *StatusError, an *AnswerError, else something between the two of us broke.
 //
 // Swift: obj/reconstructor.py, _get_suffixes_to_sync; obj/server.py, REPLICATE.
 func Hashes(ctx context.Context, c *netfast.Client, t Target, limit int64) (suffix.Hashes, error) {
-	body, err := fetch(ctx, c, t, limit)
+	body, whole, err := fetch(ctx, c, t, limit)
 	if err != nil {
 		return nil, err
 	}
 	hashes, err := suffix.Decode(body)
 	if err != nil {
-		return nil, fmt.Errorf("REPLICATE %s from %s: cannot read the hashes: %w", t.path(), t.Addr, err)
+		err = &AnswerError{Target: t, Err: fmt.Errorf("cannot read the hashes: %w", err)}
+		if _, refused := errors.AsType[*pickle.RefusedError](err); !whole && !refused {
+			err = fmt.Errorf("%v: %w", err, io.ErrUnexpectedEOF) // cut off, as far as anybody can tell
+		}
+		return nil, err
 	}
 	return hashes, nil
 }
@@ -44,7 +64,8 @@ func (t Target) path() string {
 	return netfast.Quote("/" + t.Device + "/" + strconv.Itoa(t.Partition))
 }
 
-func fetch(ctx context.Context, c *netfast.Client, t Target, limit int64) ([]byte, error) {
+// fetch returns the body of the answer, and whether it is known to be whole.
+func fetch(ctx context.Context, c *netfast.Client, t Target, limit int64) (body []byte, whole bool, err error) {
 	resp, err := c.Do(ctx, t.Addr, &netfast.Request{
 		Method: "REPLICATE",
 		Path:   t.path(),
@@ -53,21 +74,21 @@ func fetch(ctx context.Context, c *netfast.Client, t Target, limit int64) ([]byt
 		HeadTimeout: -1,
 	})
 	if err != nil {
-		return nil, err
+		return nil, false, err
 	}
 	if resp.Status != 200 {
-		return nil, resp.Refuse()
+		return nil, false, resp.Refuse()
 	}
 	defer resp.Close()
 	if resp.Length() > limit {
-		return nil, fmt.Errorf("REPLICATE %s from %s: the answer of %d bytes is longer than %d", t.path(), t.Addr, resp.Length(), limit)
+		return nil, false, &AnswerError{Target: t, Err: fmt.Errorf("the answer of %d bytes is longer than %d", resp.Length(), limit)}
 	}
-	body, err := io.ReadAll(io.LimitReader(resp, limit+1))
+	body, err = io.ReadAll(io.LimitReader(resp, limit+1))
 	if err != nil {
-		return nil, fmt.Errorf("REPLICATE %s from %s: %w", t.path(), t.Addr, err)
+		return nil, false, fmt.Errorf("REPLICATE %s from %s: %w", t.path(), t.Addr, err)
 	}
 	if int64(len(body)) > limit {
-		return nil, fmt.Errorf("REPLICATE %s from %s: the answer is longer than %d bytes", t.path(), t.Addr, limit)
+		return nil, false, &AnswerError{Target: t, Err: fmt.Errorf("the answer is longer than %d bytes", limit)}
 	}
-	return body, nil
+	return body, resp.Framed(), nil
 }

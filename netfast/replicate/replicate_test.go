@@ -66,18 +66,24 @@ func TestHashesAreRead(t *testing.T) {
 func TestOtherAnswersAreErrorsThatNameThePeer(t *testing.T) {
 	for _, c := range []struct {
 		what, answer, err string
+		final             bool // rule 10: to ask again is of no use
 	}{
-		{"longer than the limit", ok(pickled + strings.Repeat("x", 1000)), "longer than"},
-		{"longer, in chunks", "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n400\r\n" + strings.Repeat("x", 1024) + "\r\n0\r\n\r\n", "longer than"},
-		{"hostile pickle", ok("cos\nsystem\n(S'true'\ntR."), "cannot read the hashes"},
-		{"no pickle", ok("<html>"), "cannot read the hashes"},
-		{"empty", ok(""), "cannot read the hashes"},
-		{"truncated pickle", ok(pickled[:40]), "cannot read the hashes"},
-		{"short body", "HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\nstops here", "broke off at byte 10 of 100"},
+		{"longer than the limit", ok(pickled + strings.Repeat("x", 1000)), "longer than", true},
+		{"longer, in chunks", "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n400\r\n" + strings.Repeat("x", 1024) + "\r\n0\r\n\r\n", "longer than", true},
+		{"hostile pickle", ok("cos\nsystem\n(S'true'\ntR."), "cannot read the hashes", true},
+		{"hostile, cut off", "HTTP/1.1 200 OK\r\n\r\ncos\nsystem\n#stops here", "cannot read the hashes", true},
+		{"no pickle", ok("<html>"), "cannot read the hashes", true},
+		{"empty", ok(""), "cannot read the hashes", true},
+		{"truncated pickle", ok(pickled[:40]), "cannot read the hashes", true},
+		{"cut off where nothing says how long it is", "HTTP/1.1 200 OK\r\n\r\n" + pickled[:40] + "X\x20\x00\x00\x00stops here", "cannot read the hashes", false},
+		{"short body", "HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\nstops here", "broke off at byte 10 of 100", false},
 	} {
 		_, _, err := ask(t, c.answer, 500)
 		if err == nil || !strings.Contains(err.Error(), c.err) || !strings.Contains(err.Error(), "127.0.0.1:") {
 			t.Errorf("%s: %v, want %q and the peer", c.what, err, c.err)
+		}
+		if _, final := errors.AsType[*AnswerError](err); final != c.final {
+			t.Errorf("%s: %v, final %v, want %v", c.what, err, final, c.final)
 		}
 	}
 	_, _, err := ask(t, "HTTP/1.1 507 Insufficient Storage\r\nContent-Length: 3\r\n\r\nsda", 500)
