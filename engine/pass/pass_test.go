@@ -319,6 +319,32 @@ func TestASessionCutBecauseOfALiarIsTriedAgainWithoutHim(t *testing.T) { // rule
 	}
 }
 
+// A pass ends: sessions that are cut because of ever new bad survivors are tried again no
+// longer than others.
+func TestSessionsThatAreCutForLiarsAreTriedAgainOnlyAsLongAsThereIsTime(t *testing.T) { // rule 10
+	t.Parallel()
+	l := newLab(t)
+	l.limit = time.Nanosecond
+	l.only(left)
+	o := peers.NewObject(t, l.code, l.pol, "/a/c/o", multi)
+	l.disk.Put(t, 0, o, own, nil)
+	for i, p := range l.peers {
+		if p == nil || i == left {
+			continue
+		}
+		a := o.Archive(i)
+		a.Body[len(a.Body)-1] ^= 1
+		p.Hold(a)
+	}
+	l.want(l.run(bg), "retried=0 left.partitions=1")
+	if n := len(l.peers[left].Sessions()); n != 1 {
+		t.Errorf("%d sessions, want 1", n)
+	}
+	if u := l.pass.Unrepaired(); len(u) != 1 || u[0].Target != l.peers[left].Addr+"/sd0" || !strings.Contains(u[0].Reason, "MD5") {
+		t.Errorf("unrepaired %+v", u)
+	}
+}
+
 // A partner's disk that rots, or any other one, costs a few sessions and no object.
 func TestAPeerThatIsBadThroughoutCostsFewSessions(t *testing.T) { // rule 5
 	t.Parallel()

@@ -131,11 +131,11 @@ func (p *Pass) judge(ctx context.Context, j *job, outcome map[*partner]error) (p
 		case err == nil:
 		case ctx.Err() != nil:
 			j.waiting = append(j.waiting, pr)
-		case errors.Is(err, errLonger), errors.As(err, &source):
-			// Longer segments, or cut because a survivor proved bad. It is excluded now,
-			// and there are only so many: tried at once, as often as it takes.
+		case (errors.Is(err, errLonger) || errors.As(err, &source)) && time.Since(j.begun) < p.jobLimit:
+			// Longer segments, or cut because a survivor proved bad, which is excluded
+			// now: tried at once, as long as there is time.
 			j.waiting = append(j.waiting, pr)
-		case retryable(err) && (busy(err) || j.faults < maxTries-1) && time.Since(j.begun) < p.jobLimit:
+		case !errors.As(err, &source) && retryable(err) && (busy(err) || j.faults < maxTries-1) && time.Since(j.begun) < p.jobLimit:
 			broken = broken || !busy(err)
 			var suspect *netfast.SuspectError
 			if errors.As(err, &suspect) && suspect.Until.After(j.notBefore) {
@@ -170,7 +170,7 @@ func retryable(err error) bool {
 	if errors.As(err, &remote) || errors.As(err, &status) || errors.As(err, &proto) || errors.As(err, &answer) {
 		return false
 	}
-	return true // refused, reset, timed out, cut because of a bad survivor
+	return true // refused, reset, timed out
 }
 
 // busy is the answer of a peer that is well and has too much to do: no free slot, a lock
