@@ -5,13 +5,19 @@ import (
 	"encoding/hex"
 	"errors"
 	"maps"
+	"os"
+	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"testing"
+	"time"
 
 	"golang.org/x/sys/unix"
 
+	"imping/swift/objhash"
 	"imping/swift/pickle"
+	"imping/swift/suffix"
 )
 
 // attributes answers getxattr from memory as Linux does.
@@ -88,6 +94,102 @@ func FuzzReadMetadata(f *testing.F) {
 		a[checksumKey] = sum(again)
 		if back, err := readMetadata("f", a.get); err != nil || !maps.Equal(got, back) {
 			t.Fatalf("%q was read and %q written back: %v", got, back, err)
+		}
+	})
+}
+
+// FuzzHashesFiles hashes a partition in which someone left hashes.pkl and hashes.invalid:
+// what is known afterwards is the truth of every suffix that these files do not vouch for,
+// and is known without another look.
+func FuzzHashesFiles(f *testing.F) {
+	name := "/a/c/o"
+	hash := objhash.Hex(testHasher.Object(name))
+	s := objhash.Suffix(hash)
+	wrong := &suffix.File{Valid: true, Updated: 1, Hashes: suffix.Hashes{s: {None: sum("wrong")}, "000": {}, "fff": nil, "abc": {Frags: map[int]string{1: sum("x")}}}}
+	for _, invalid := range []string{"", s + "\n", "000\n" + s + "\n", "\r\n", "junk", s, strings.Repeat("x", 70_000), "\xff\n" + s + "\n"} {
+		f.Add(wrong.Encode(), []byte(invalid))
+		f.Add([]byte{}, []byte(invalid))
+	}
+	f.Add([]byte("\x80\x02}U\x05validK\x00s."), []byte("fff\n"))
+	f.Add([]byte("(dp1\nS'"+s+"'\nN."), []byte{})
+	f.Add(pickle.Encode(&pickle.Dict{Pairs: []pickle.Pair{{Key: "ABC", Value: nil}}}), []byte{})
+	now := time.Unix(1795342301, 0)
+	f.Fuzz(func(t *testing.T, pkl, invalid []byte) {
+		root := quickDir(t)
+		m := newManager(t, root)
+		m.warn, m.sync, m.now = func(string, ...any) {}, func(*os.File) error { return nil }, func() time.Time { return now }
+		part := filepath.Join(root, "sda/objects-1/7")
+		testFile{Path: filepath.Join("objects-1/7", s, hash, "1795342300.00000#1#d.data"), Meta: map[string]string{"name": name}, MTime: now}.write(t, filepath.Join(root, "sda"))
+		truth, _, err := m.SuffixHashes("sda", 7, []string{s}, true)
+		if err != nil || truth[s].Empty() {
+			t.Fatalf("%v, %v", truth, err)
+		}
+		check(t, os.WriteFile(filepath.Join(part, hashesFile), pkl, 0o600))
+		check(t, os.WriteFile(filepath.Join(part, invalidFile), invalid, 0o600))
+		known, _ := readHashes(part)
+		vouched := known.Valid && known.Hashes[s] != nil && !known.Hashes[s].Empty()
+		for line := range strings.Lines(string(invalid)) {
+			if line = strings.TrimSpace(line); line == s || !suffix.Valid(line) {
+				vouched = false
+			}
+		}
+		got, _, err := m.SuffixHashes("sda", 7, nil, true)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if !vouched && !(suffix.Hashes{s: got[s]}).Equal(suffix.Hashes{s: truth[s]}) {
+			t.Fatalf("%+v, want %+v", got[s], truth[s])
+		}
+		if left, err := os.ReadFile(filepath.Join(part, invalidFile)); err != nil || len(left) > 0 {
+			t.Fatalf("hashes.invalid still has %q, %v", left, err)
+		}
+		if after, _ := readHashes(part); !after.Valid || !after.Hashes.Equal(got) {
+			t.Fatalf("told %v, and wrote %v", got, after)
+		}
+		again, hashed, err := m.SuffixHashes("sda", 7, nil, true)
+		if err != nil || hashed > 0 || !again.Equal(got) {
+			t.Fatalf("a second look hashes %d: %v, %v", hashed, again, err)
+		}
+	})
+}
+
+// FuzzChoose sorts out directories with any names in them: a file that counts is there,
+// and is not among those that can go.
+func FuzzChoose(f *testing.F) {
+	for i := range len(names) {
+		f.Add(strings.Join(names[i:min(i+6, len(names))], "\n"), i%7-1, i%2 == 0, i%9)
+	}
+	f.Add("1795342301.49613#1.data\n1795342301.49613#2#d.data\n1795342301.49613.durable\n1795342302.00000-1f.meta\n1795342300.00000.ts", 1, true, 6)
+	f.Fuzz(func(t *testing.T, text string, index int, nonDurable bool, limit int) {
+		list := strings.Split(text, "\n")
+		slices.Sort(list)
+		list = slices.Compact(list)
+		slices.Reverse(list)
+		q := query{limit: max(limit, 0), index: max(index, -1), nonDurable: nonDurable}
+		c := choose(list, q, func(string, error) {})
+		for _, got := range []*file{c.data, c.meta, c.ctype, c.tombstone} {
+			if got == nil {
+				continue
+			}
+			gone := func(f *file) bool { return f.name == got.name }
+			if !slices.Contains(list, got.name) || slices.ContainsFunc(c.obsolete, gone) || slices.ContainsFunc(c.strays, gone) {
+				t.Fatalf("%s is chosen of %q; obsolete %v", got.name, list, c.obsolete)
+			}
+		}
+		if c.data != nil {
+			if c.tombstone != nil || q.index >= 0 && c.data.index != q.index || q.limit > 0 && c.data.index >= q.limit || !c.data.durable && !nonDurable {
+				t.Fatalf("%+v is chosen of %q", c.data, list)
+			}
+		} else if c.meta != nil || c.ctype != nil {
+			t.Fatalf("metadata without data: %q", list)
+		}
+		if c.tombstone != nil && c.tombstone.ext != ".ts" || c.meta != nil && c.meta.ext != ".meta" {
+			t.Fatalf("%+v", c)
+		}
+		for _, name := range c.unexpected {
+			if slices.ContainsFunc(c.obsolete, func(f *file) bool { return f.name == name }) {
+				t.Fatalf("%q could not be read, and is to go", name)
+			}
 		}
 	})
 }

@@ -409,7 +409,7 @@ func TestRandomPartitionsAreTreatedAsSwiftDoes(t *testing.T) {
 
 // quickDir makes a folder in memory, if the kernel keeps users' attributes there (from
 // version 6.6 on), else on the disk.
-func quickDir(t *testing.T) string {
+func quickDir(t testing.TB) string {
 	if dir, err := os.MkdirTemp("/dev/shm", "diskfile"); err == nil {
 		if unix.Setxattr(dir, "user.test", []byte("x"), 0) == nil {
 			t.Cleanup(func() { os.RemoveAll(dir) })
