@@ -71,7 +71,7 @@ type partner struct {
 }
 
 func (pr *partner) target(j *job) ssync.Target {
-	return ssync.Target{Addr: pr.Addr, Device: pr.Device, Partition: j.part, Policy: j.pol.Index, FragIndex: pr.Index}
+	return ssync.Target{Addr: pr.Addr, Device: pr.Device, Partition: j.part, Policy: j.pol.Index, FragIndex: pr.Index, NoOffsets: true}
 }
 
 // key names the device of a partner over all policies.
@@ -442,6 +442,9 @@ func (p *Pass) open(ctx context.Context, j *job, pr *partner, offers []ssync.Off
 	if err := conn.Offer(ctx, slices.Values(mine)); err != nil {
 		conn.Close()
 		return nil, err
+	}
+	if conn.Withheld() > 0 {
+		p.cfg.Log.Warnf("ssync receiver %s does not accept non-durable fragments", pr.Addr)
 	}
 	grant := ctx
 	if hurry {

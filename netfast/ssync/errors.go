@@ -32,6 +32,13 @@ func (e *RemoteError) Retryable() bool {
 	return e.Code == 503 || e.Code == 408 || e.Code == 0 && namesLockTimeout(e.Text)
 }
 
+// Raised says that something that was sent made the receiver fail, with an exception of its
+// own: neither a refusal nor the end that many failed subrequests come to (Swift:
+// ssync_receiver.py, __call__ and updates).
+func (e *RemoteError) Raised() bool {
+	return e.Code == 0 && !namesLockTimeout(e.Text) && !strings.HasPrefix(e.Text, "Too many ")
+}
+
 // namesLockTimeout recognises "15 seconds: /srv/node/sdb1/.lock", what a LockTimeout
 // says (Swift: common/exceptions.py, MessageTimeout.__str__; common/utils.py,
 // lock_path; obj/diskfile.py, partition_lock: .lock, .lock-1, .lock-replication).

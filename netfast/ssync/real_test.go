@@ -128,16 +128,13 @@ func TestSwiftsReceiverTakesPutPostAndDelete(t *testing.T) {
 	// First session: four objects, one a tombstone, one not durable.
 	t1, t2, t3 := "1795342301.49613", "1795342302.00000", "1795342303.00000"
 	s := open(t, c, srv, index)
-	if !s.AcceptsNoCommit() {
-		t.Error("Swift's receiver accepts archives without commit, the session says it does not")
-	}
 	wanted := offerAll(t, s,
 		Offer{Hash: srv.Hash(big), Data: mustStamp(t, t1), Meta: mustStamp(t, t2)},
 		Offer{Hash: srv.Hash(small), Data: mustStamp(t, t1), NonDurable: true},
 		Offer{Hash: srv.Hash(empty), Data: mustStamp(t, t1)},
 		Offer{Hash: srv.Hash(gone), Data: mustStamp(t, t3)})
-	if len(wanted) != 4 {
-		t.Fatalf("the receiver wants %v", wanted)
+	if len(wanted) != 4 || s.Withheld() != 0 {
+		t.Fatalf("the receiver wants %v, %d were withheld", wanted, s.Withheld())
 	}
 	for _, w := range wanted {
 		if !w.Data || !w.Meta {
@@ -293,6 +290,30 @@ func TestSwiftsReceiverTakesPutPostAndDelete(t *testing.T) {
 	var status *replicate.StatusError
 	if _, err := replicate.Hashes(context.Background(), c, target, 1<<20); !errors.As(err, &status) || status.Status != 503 || !status.Retryable() {
 		t.Errorf("unknown policy: %v, want a StatusError 503", err)
+	}
+}
+
+// rule 17: 2.30.1 raises on an offset of a .meta file, and knows the form without.
+func TestSwiftsReceiverRefusesOffsetsOfMetadata(t *testing.T) {
+	srv := stock.Start(t, stock.Options{})
+	c := newClient(t)
+	offer := Offer{Hash: srv.Hash("/a/c/o"), Data: mustStamp(t, "1795342301.49613"), Meta: mustStamp(t, "1795342302.49613_0000000000000002")}
+	s := open(t, c, srv, 3)
+	if err := s.Offer(context.Background(), slices.Values([]Offer{offer})); err != nil {
+		t.Fatal(err)
+	}
+	_, err := s.Wanted(context.Background())
+	var remote *RemoteError
+	if !errors.As(err, &remote) || !remote.Raised() || !strings.Contains(remote.Text, "invalid literal for int()") {
+		t.Errorf("%v, want what int() says", err)
+	}
+	s, err = Open(context.Background(), c, Target{Addr: srv.Addr, Device: "sda", Partition: realPartition, Policy: 1, FragIndex: 3, NoOffsets: true}, realTimeouts)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer s.Close()
+	if wanted := offerAll(t, s, offer); len(wanted) != 1 || wanted[0].Hash != offer.Hash {
+		t.Errorf("wanted %v", wanted)
 	}
 }
 

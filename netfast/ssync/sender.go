@@ -37,6 +37,25 @@ type Offer struct {
 	NonDurable bool
 }
 
+// HasOffset says that a .meta file's time is told with an offset, in a form that
+// receivers before 2.32 do not know (see Dialect).
+func (o Offer) HasOffset() bool {
+	return o.hasMeta() && (o.Meta.Offset > 0 || o.hasCType() && o.CType.Offset > 0)
+}
+
+func (o Offer) hasMeta() bool  { return !o.Meta.IsZero() && o.Meta != o.Data }
+func (o Offer) hasCType() bool { return !o.CType.IsZero() && o.CType != o.Data }
+
+// Dialect is what a receiver does not know; the zero value knows all.
+type Dialect struct {
+	// NoOffsets: a .meta file's times come without offset. Receivers before 2.32 raise
+	// on the form that has them, and end the session (rule 17; bug 2007643).
+	NoOffsets bool
+	// DurableOnly: there is no X-Backend-No-Commit, so that whatever is sent becomes
+	// durable; what is not is not offered (rule 16).
+	DurableOnly bool
+}
+
 // Wanted is what the receiver wants of one object that was offered.
 type Wanted struct {
 	Hash       string
@@ -96,10 +115,13 @@ func (p phase) String() string {
 // Sender is the sender's side of one SSYNC exchange as a state machine: no socket, no
 // clock, no goroutine. Its methods append what is to be sent, HTTP chunks included, to
 // dst; lines that were received go into Feed. Payload never enters it. The zero value
-// is ready.
+// is ready, for a receiver that knows all; Dialect is set before the first call.
 //
 // Swift: obj/ssync_sender.py, obj/ssync_receiver.py.
 type Sender struct {
+	Dialect  Dialect
+	Withheld int // offers that were not made: not durable, to a receiver that would make them so
+
 	phase   phase
 	offered map[string]bool // hash -> already wanted
 	begun   bool            // :MISSING_CHECK: START was written
@@ -142,9 +164,9 @@ func (s *Sender) mustBe(p phase, doing string) error {
 // Offer appends the line that offers o, and before the first one the start of the
 // missing check.
 //
-// Timestamps are written as 2.30.1 does (ssync_sender.py, encode_missing): the data
-// timestamp in full, those of the .meta file as the difference in units of 1e-5 s,
-// where their own offset is lost (rule 17: 2.30.1's receiver raises on the newer form).
+// Timestamps are written as Swift does (ssync_sender.py, encode_missing): the data
+// timestamp in full, those of the .meta file as the difference to it, offsets left out of
+// the account, in units of 1e-5 s, and their own offset behind two underscores (rule 17).
 func (s *Sender) Offer(dst []byte, o Offer) ([]byte, error) {
 	if err := s.mustBe(offering, "offer"); err != nil {
 		return dst, err
@@ -153,19 +175,21 @@ func (s *Sender) Offer(dst []byte, o Offer) ([]byte, error) {
 		return dst, fmt.Errorf("cannot offer %.100q: not an object hash", o.Hash)
 	}
 	dst = s.start(dst)
+	if o.NonDurable && s.Dialect.DurableOnly {
+		s.Withheld++
+		return dst, nil
+	}
 	s.offered[o.Hash] = false
 
 	m := append(s.msg[:0], o.Hash...)
 	m = append(m, ' ')
 	m = append(m, o.Data.Internal()...)
 	sep := byte(' ')
-	if !o.Meta.IsZero() && o.Meta != o.Data {
-		m = append(m, sep, 'm', ':')
-		m = strconv.AppendInt(m, o.Meta.Raw-o.Data.Raw, 16)
+	if o.hasMeta() {
+		m = s.delta(append(m, sep, 'm', ':'), o.Meta, o.Data)
 		sep = ','
-		if !o.CType.IsZero() && o.CType != o.Data {
-			m = append(m, sep, 't', ':')
-			m = strconv.AppendInt(m, o.CType.Raw-o.Data.Raw, 16)
+		if o.hasCType() {
+			m = s.delta(append(m, sep, 't', ':'), o.CType, o.Data)
 		}
 	}
 	if o.NonDurable {
@@ -174,6 +198,16 @@ func (s *Sender) Offer(dst []byte, o Offer) ([]byte, error) {
 	}
 	s.msg = append(m, crlf...)
 	return s.chunk(dst), nil
+}
+
+// delta appends how much later than data t is.
+func (s *Sender) delta(m []byte, t, data timestamp.Timestamp) []byte {
+	m = strconv.AppendInt(m, t.Raw-data.Raw, 16)
+	if t.Offset > 0 && !s.Dialect.NoOffsets {
+		m = append(m, "__"...)
+		m = strconv.AppendUint(m, t.Offset, 16)
+	}
+	return m
 }
 
 func (s *Sender) start(dst []byte) []byte {
@@ -272,6 +306,9 @@ func (s *Sender) wanted(line []byte) (Event, error) {
 func (s *Sender) PutHead(dst []byte, h PutHead) ([]byte, error) {
 	if h.Length < 0 {
 		return dst, fmt.Errorf("cannot PUT %s: length %d", h.Path, h.Length)
+	}
+	if h.NoCommit && s.Dialect.DurableOnly {
+		return dst, fmt.Errorf("cannot PUT %s: the receiver would make it durable", h.Path)
 	}
 	fields := make([]Field, 0, len(h.Header)+2)
 	fields = append(fields, Field{Key: "Content-Length", Value: strconv.FormatInt(h.Length, 10)})

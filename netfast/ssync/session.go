@@ -33,7 +33,8 @@ type Target struct {
 	Device    string
 	Partition int
 	Policy    int
-	FragIndex int // of the archives that the target is to hold; < 0: not an EC policy
+	FragIndex int  // of the archives that the target is to hold; < 0: not an EC policy
+	NoOffsets bool // see Dialect
 }
 
 // Timeouts of a session. Conn bounds the dial, Node the answer's head and each write's
@@ -52,8 +53,6 @@ type Session struct {
 	in     *bufio.Reader // lines out of the response's chunks
 	stop   func() bool
 	sender Sender
-
-	acceptsNoCommit bool
 
 	out  []byte // control bytes about to be written
 	long []byte // a line longer than in's buffer
@@ -101,7 +100,7 @@ func Open(ctx context.Context, c *netfast.Client, t Target, to Timeouts) (*Sessi
 		return nil, s.wrap(err)
 	}
 	conn.SetTimeouts(to.HTTP, to.Node)
-	s.acceptsNoCommit = isTrue(s.resp.Header("X-Backend-Accept-No-Commit"))
+	s.sender.Dialect = Dialect{NoOffsets: t.NoOffsets, DurableOnly: !isTrue(s.resp.Header("X-Backend-Accept-No-Commit"))}
 	s.in = bufio.NewReaderSize(s.resp, 4096)
 	return s, nil
 }
@@ -122,11 +121,12 @@ func (s *Session) wrap(err error) error {
 // Target is what the session was opened with.
 func (s *Session) Target() Target { return s.target }
 
-// AcceptsNoCommit says that the receiver can take an archive without making it durable;
-// to others no non-durable archive may be offered (rule 16).
-func (s *Session) AcceptsNoCommit() bool { return s.acceptsNoCommit }
+// Withheld is how many offers were not made, of archives that are not durable: the
+// receiver can not take one without making it durable (rule 16).
+func (s *Session) Withheld() int { return s.sender.Withheld }
 
-// Offer sends the whole missing check.
+// Offer sends the whole missing check, but for what the receiver can not take: see
+// Withheld.
 func (s *Session) Offer(ctx context.Context, offers iter.Seq[Offer]) error {
 	return s.during(ctx, func() error {
 		out := s.out[:0]
@@ -180,9 +180,6 @@ func (s *Session) Wanted(ctx context.Context) ([]Wanted, error) {
 func (s *Session) Put(h PutHead) (*Put, error) {
 	if err := s.ready("PUT " + h.Path); err != nil {
 		return nil, err
-	}
-	if h.NoCommit && !s.acceptsNoCommit {
-		return nil, s.wrap(fmt.Errorf("cannot PUT %s: the receiver would make it durable", h.Path))
 	}
 	// A bad head is refused here, while that is harmless. The state machine is a value:
 	// the copy that made the head takes over when the head is sent, and an aborted one

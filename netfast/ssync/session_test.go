@@ -206,17 +206,34 @@ func TestCloseWithinAPutIsACut(t *testing.T) { // law 2
 	}
 }
 
+// An old receiver would make durable whatever it is sent: what is not is not offered.
 func TestNonDurableNeedsAReceiverThatTakesIt(t *testing.T) { // rule 16
+	offered := make(chan string, 1)
 	addr := fake.Peer(t, func(_ int, c *fake.Conn) {
 		c.Head()
 		c.Say("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n")
-		c.Await(":MISSING_CHECK: END\r\n\r\n")
+		var lines strings.Builder
+		for !strings.Contains(lines.String(), ":MISSING_CHECK: END\r\n") {
+			line, err := c.In.ReadString('\n')
+			if lines.WriteString(line); err != nil {
+				break
+			}
+		}
+		offered <- lines.String()
 		c.Say(chunks(":MISSING_CHECK: START\r\n", hashA+"\r\n", ":MISSING_CHECK: END\r\n"))
 		c.Hang()
 	})
-	s, wanted, err := ask(t, addr, realTimeouts)
-	if err != nil || !slices.Equal(wanted, []Wanted{{hashA, true, false}}) || s.AcceptsNoCommit() {
-		t.Fatal(wanted, err)
+	s, err := dial(t, addr, realTimeouts)
+	if err != nil {
+		t.Fatal(err)
+	}
+	ts := mustStamp(t, "1795342301.49613")
+	wanted := offerAll(t, s, Offer{Hash: hashA, Data: ts}, Offer{Hash: hashB, Data: ts, NonDurable: true})
+	if !slices.Equal(wanted, []Wanted{{hashA, true, false}}) || s.Withheld() != 1 {
+		t.Errorf("wanted %v, %d withheld", wanted, s.Withheld())
+	}
+	if got := <-offered; !strings.Contains(got, hashA) || strings.Contains(got, hashB) {
+		t.Errorf("offered %q", got)
 	}
 	if _, err := s.Put(PutHead{Path: "/a/c/o", Length: 2, NoCommit: true}); err == nil || s.Err() != nil {
 		t.Errorf("%v, %v", err, s.Err())

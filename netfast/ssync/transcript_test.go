@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"testing"
@@ -18,6 +19,7 @@ var rewrite = flag.Bool("rewrite", false, "write what came out into testdata ins
 // dashes, and what came out: bytes for the wire behind ">", one line each, with what
 // can not be seen escaped; events behind "<"; errors behind "!". Each file is one Sender.
 //
+//	dialect [no-offsets] [durable-only]
 //	offer HASH DATA [meta=TS] [ctype=TS] [nondurable]    offer-end
 //	feed       + lines, each as the receiver sends it
 //	put PATH LENGTH [no-commit]  + header lines          post PATH  + header lines
@@ -78,6 +80,15 @@ func command(t *testing.T, s *Sender, words, lines []string) (out []string) {
 		}
 	}
 	switch words[0] {
+	case "dialect":
+		s.Dialect = Dialect{NoOffsets: slices.Contains(words, "no-offsets"), DurableOnly: slices.Contains(words, "durable-only")}
+		if s.Dialect.NoOffsets {
+			out = append(out, "tells no offsets")
+		}
+		if s.Dialect.DurableOnly {
+			out = append(out, "withholds what is not durable")
+		}
+		return out
 	case "offer":
 		o := Offer{Hash: words[1], Data: mustStamp(t, words[2])}
 		for _, w := range words[3:] {
@@ -92,7 +103,10 @@ func command(t *testing.T, s *Sender, words, lines []string) (out []string) {
 				t.Fatalf("unknown word %q", w)
 			}
 		}
-		wire, err = s.Offer(nil, o)
+		withheld := s.Withheld
+		if wire, err = s.Offer(nil, o); s.Withheld > withheld {
+			out = append(out, "withheld")
+		}
 	case "offer-end":
 		wire, err = s.OfferEnd(nil)
 	case "feed":
@@ -160,6 +174,8 @@ func describe(err error) string {
 	var remote *RemoteError
 	var protocol *ProtocolError
 	switch {
+	case errors.As(err, &remote) && remote.Raised():
+		return "! remote error, raised there: " + remote.Error()
 	case errors.As(err, &remote):
 		return fmt.Sprintf("! remote error, retryable=%t: %v", remote.Retryable(), err)
 	case errors.As(err, &protocol):
