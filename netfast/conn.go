@@ -21,6 +21,10 @@ import (
 // split ordinary heads.
 const bufferSize = 4096
 
+// ErrSlow is wrapped by the errors of reads and writes that made progress, but too little
+// in the time that they were given in all. IsTimeout is true of them.
+var ErrSlow = fmt.Errorf("the peer is too slow: %w", os.ErrDeadlineExceeded)
+
 // aLongTimeAgo is the deadline that wakes blocked reads and writes at once.
 var aLongTimeAgo = time.Unix(1, 0)
 
@@ -36,6 +40,7 @@ type Conn struct {
 
 	readTimeout, writeTimeout time.Duration
 	readBy                    time.Time // unless zero, reads end then, progress or not
+	readLimit, writeLimit     time.Time // unless zero, they end then at the latest: ErrSlow
 
 	cause atomic.Pointer[error] // of the first Interrupt
 
@@ -70,6 +75,10 @@ func (c *Conn) SetTimeouts(read, write time.Duration) { c.readTimeout, c.writeTi
 // until it is called with the zero time. Not to be called while a read is under way.
 func (c *Conn) ReadBy(end time.Time) { c.readBy = end }
 
+// WriteBy ends all writes at that time at the latest, with ErrSlow if they made progress,
+// until it is called with the zero time. Not to be called while a write is under way.
+func (c *Conn) WriteBy(end time.Time) { c.writeLimit = end }
+
 // Read is one read(2) into p, past the connection's buffer: it is what that buffer
 // reads from. Use the Response for bodies.
 func (c *Conn) Read(p []byte) (int, error) {
@@ -77,6 +86,7 @@ func (c *Conn) Read(p []byte) (int, error) {
 	if by.IsZero() && c.readTimeout > 0 {
 		by = time.Now().Add(c.readTimeout)
 	}
+	by, limited := earlier(by, c.readLimit)
 	if err := c.tcp.SetReadDeadline(by); err != nil {
 		return 0, c.explain("reading from", c.readTimeout, err)
 	}
@@ -86,10 +96,21 @@ func (c *Conn) Read(p []byte) (int, error) {
 		return 0, c.explain("reading from", c.readTimeout, *p)
 	}
 	n, err := c.tcp.Read(p)
-	if err != nil {
+	if err != nil && limited && errors.Is(err, os.ErrDeadlineExceeded) && c.cause.Load() == nil {
+		err = fmt.Errorf("reading from %s: %w", c.addr, ErrSlow)
+	} else if err != nil {
 		err = c.explain("reading from", c.readTimeout, err)
 	}
 	return n, err
+}
+
+// earlier is the earlier one of a deadline and a limit, of which zero means never, and
+// whether it is the limit.
+func earlier(by, limit time.Time) (time.Time, bool) {
+	if !limit.IsZero() && (by.IsZero() || limit.Before(by)) {
+		return limit, true
+	}
+	return by, false
 }
 
 // Write writes all of p.
@@ -110,6 +131,7 @@ func (c *Conn) Writev(bufs *net.Buffers) (int64, error) {
 		if c.writeTimeout > 0 {
 			by = time.Now().Add(c.writeTimeout)
 		}
+		by, limited := earlier(by, c.writeLimit)
 		if err := c.tcp.SetWriteDeadline(by); err != nil {
 			return total, c.explain("writing to", c.writeTimeout, err)
 		}
@@ -121,8 +143,13 @@ func (c *Conn) Writev(bufs *net.Buffers) (int64, error) {
 		if err == nil {
 			return total, nil
 		}
-		if n > 0 && errors.Is(err, os.ErrDeadlineExceeded) && c.cause.Load() == nil {
-			continue // slow, but it moves
+		if total > 0 && errors.Is(err, os.ErrDeadlineExceeded) && c.cause.Load() == nil {
+			if limited {
+				return total, fmt.Errorf("writing to %s: only %d bytes were taken: %w", c.addr, total, ErrSlow)
+			}
+			if n > 0 {
+				continue // slow, but it moves
+			}
 		}
 		return total, c.explain("writing to", c.writeTimeout, err)
 	}

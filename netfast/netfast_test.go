@@ -411,6 +411,108 @@ func TestAStalledBodyTimesOut(t *testing.T) {
 	}
 }
 
+// A peer that sends a byte now and then makes progress, and holds up nobody for ever.
+func TestAPeerThatTricklesIsGivenUp(t *testing.T) {
+	for _, c := range []struct {
+		what, say string
+		want      func(c *Client, addr string) error
+	}{
+		{"the head of the answer", "", func(c *Client, addr string) error {
+			_, err := c.Do(context.Background(), addr, get)
+			return err
+		}},
+		{"the body", "HTTP/1.1 200 OK\r\nContent-Length: 1000000\r\n\r\n", func(c *Client, addr string) error {
+			r, err := c.Do(context.Background(), addr, get)
+			if err != nil {
+				return err
+			}
+			defer r.Close()
+			_, err = r.ReadFull(make([]byte, 100000))
+			if !errors.Is(err, ErrSlow) || !strings.Contains(err.Error(), addr) {
+				t.Errorf("%v, want ErrSlow and the peer", err)
+			}
+			return err
+		}},
+		{"a chunk's line", "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n", func(c *Client, addr string) error {
+			r, err := c.Do(context.Background(), addr, get)
+			if err != nil {
+				return err
+			}
+			defer r.Close()
+			_, err = r.ReadFull(make([]byte, 100000))
+			return err
+		}},
+		{"the body of a refusal", "HTTP/1.1 404 Not Found\r\nContent-Length: 60000\r\n\r\n", func(c *Client, addr string) error {
+			r, err := c.Do(context.Background(), addr, get)
+			if err != nil {
+				return err
+			}
+			return r.Refuse()
+		}},
+		{"a body that nobody needs", "HTTP/1.1 404 Not Found\r\nContent-Length: 60000\r\n\r\n", func(c *Client, addr string) error {
+			r, err := c.Do(context.Background(), addr, get)
+			if err != nil {
+				return err
+			}
+			r.Drain(60000)
+			defer r.Close()
+			return r.Refuse()
+		}},
+	} {
+		t.Run(c.what, func(t *testing.T) {
+			addr := fake.Peer(t, func(_ int, conn *fake.Conn) {
+				conn.Head()
+				conn.Say(c.say)
+				conn.Trickle("0", hasty/10)
+			})
+			if err := c.want(client(t, hasty), addr); err == nil {
+				t.Error("no error")
+			}
+		})
+	}
+}
+
+// A write as a whole may be bounded, too, however the peer moves on.
+func TestAPeerThatReadsTooSlowlyIsToldFromOneThatStalls(t *testing.T) {
+	for what, read := range map[string]func(*fake.Conn){
+		"slow": func(c *fake.Conn) {
+			for {
+				if _, err := io.ReadFull(c, make([]byte, 64<<10)); err != nil {
+					return
+				}
+				time.Sleep(hasty / 20)
+			}
+		},
+		"stalls": func(c *fake.Conn) { c.Await("never") },
+	} {
+		stop := make(chan struct{})
+		addr := fake.Peer(t, func(_ int, c *fake.Conn) {
+			c.SetReadBuffer(16 << 10)
+			if what == "stalls" {
+				<-stop
+				return
+			}
+			read(c)
+		})
+		conn, err := client(t, patient).Dial(context.Background(), addr, patient, patient)
+		if err != nil {
+			t.Fatal(err)
+		}
+		conn.tcp.SetWriteBuffer(16 << 10)
+		conn.SetTimeouts(patient, patient)
+		if what == "stalls" {
+			conn.SetTimeouts(patient, hasty)
+		}
+		conn.WriteBy(time.Now().Add(4 * hasty))
+		n, err := conn.Write(make([]byte, 64<<20))
+		if slow := what == "slow"; n == 0 || !IsTimeout(err) || errors.Is(err, ErrSlow) != slow {
+			t.Errorf("a peer that is %s: %d bytes, %v", what, n, err)
+		}
+		close(stop)
+		conn.Close()
+	}
+}
+
 func TestHeadTimeoutReplacesTheClients(t *testing.T) {
 	ask := make(chan struct{})
 	addr := fake.Peer(t, func(_ int, c *fake.Conn) {

@@ -234,12 +234,17 @@ func (r *Response) Offset() int64 { return r.offset }
 // Read reads what is there, up to len(p) bytes: first what came along with the head,
 // then straight from the socket. io.EOF comes only at the declared end; a body that
 // stops before is io.ErrUnexpectedEOF.
-func (r *Response) Read(p []byte) (int, error) {
+func (r *Response) Read(p []byte) (int, error) { return r.readUntil(p, time.Time{}) }
+
+// readUntil is Read that ends at a time at the latest, unless it is zero.
+func (r *Response) readUntil(p []byte, end time.Time) (int, error) {
 	r.reading.Lock()
 	defer r.reading.Unlock()
 	if r.isClosed() {
 		return 0, errClosed
 	}
+	r.conn.readLimit = end
+	defer func() { r.conn.readLimit = time.Time{} }()
 	if r.err != nil {
 		return 0, r.err
 	}
@@ -291,12 +296,26 @@ func (r *Response) read(p []byte) (int, error) {
 	return n, err
 }
 
+// patience is how many times the timeout for no progress a whole ReadFull may take: a
+// minute by default, which is what Swift's servers wait for a client (client_timeout). A
+// peer that dribbles would hold up a job for days.
+const patience = 6
+
+// until is when something that may take n times the progress timeout has to end; zero:
+// never.
+func (r *Response) until(n time.Duration) time.Time {
+	if r.conn.readTimeout <= 0 {
+		return time.Time{}
+	}
+	return time.Now().Add(n * r.conn.readTimeout)
+}
+
 // ReadFull fills p. Fewer bytes come only with an error: io.EOF if the body had ended
 // before, io.ErrUnexpectedEOF if it ends within p.
 func (r *Response) ReadFull(p []byte) (int, error) {
-	n := 0
+	n, end := 0, r.until(patience)
 	for n < len(p) {
-		m, err := r.Read(p[n:])
+		m, err := r.readUntil(p[n:], end)
 		n += m
 		if err == io.EOF && n > 0 {
 			return n, fmt.Errorf("the body from %s ended at byte %d, %d bytes too early: %w",
@@ -373,18 +392,18 @@ func (c *Conn) line(limit int) ([]byte, error) {
 }
 
 // Drain reads and drops up to limit bytes of the body, so that a short rest does not
-// cost the connection.
+// cost the connection. It takes no longer than the timeout for no progress.
 func (r *Response) Drain(limit int) {
-	buf := make([]byte, min(limit, bufferSize))
+	buf, end := make([]byte, min(limit, bufferSize)), r.until(1)
 	for limit > 0 {
-		n, err := r.Read(buf[:min(limit, len(buf))])
+		n, err := r.readUntil(buf[:min(limit, len(buf))], end)
 		if err != nil {
 			return
 		}
 		limit -= n
 	}
 	if r.chunked { // the last chunk may wait behind the last byte
-		r.Read(buf[:min(1, len(buf))])
+		r.readUntil(buf[:min(1, len(buf))], end)
 	}
 }
 
@@ -452,8 +471,13 @@ func (e *StatusError) Retryable() bool { return e.Status == 503 || e.Status == 5
 
 // Refuse reads the body of an unwelcome answer into an error and closes the response.
 func (r *Response) Refuse() *StatusError {
-	body := make([]byte, 1024)
-	n, _ := io.ReadFull(r, body)
+	body, end, n := make([]byte, 1024), r.until(1), 0
+	for n < len(body) {
+		m, err := r.readUntil(body[n:], end)
+		if n += m; err != nil {
+			break
+		}
+	}
 	r.Drain(64 << 10)
 	r.Close()
 	return &StatusError{Status: r.Status, Addr: r.Addr, Body: string(body[:n])}

@@ -201,6 +201,43 @@ func TestAReceiverThatStaysInTroubleIsGivenUpAfterFiveTries(t *testing.T) { // r
 	}
 }
 
+// A peer that seems to work is waited for no longer than one that is silent.
+func TestAPeerThatTricklesIsGivenUp(t *testing.T) { // rule 10
+	t.Parallel()
+	const often = 5 * time.Millisecond
+	for name, script := range map[string]func(p *peers.Peer){
+		"its hashes": func(p *peers.Peer) {
+			p.Hashes(func(_ int, c *fake.Conn) []byte {
+				c.Say("HTTP/1.1 200 OK\r\nContent-Length: 100000\r\n\r\n")
+				c.Trickle("x", often)
+				return nil
+			})
+		},
+		"the head of the answer to REPLICATE": func(p *peers.Peer) {
+			p.Hashes(func(_ int, c *fake.Conn) []byte { c.Trickle("H", often); return nil })
+		},
+		"the list of what it wants": func(p *peers.Peer) {
+			p.Script(func(s *peers.Session) {
+				s.Greet()
+				s.ReadOffers()
+				s.Say(":MISSING_CHECK: START\r\n")
+				s.Conn.Trickle("2\r\n\r\n\r\n", often)
+			})
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			l := newLab(t)
+			l.cfg.HTTPTimeout = 100 * time.Millisecond
+			l.only(left)
+			l.agree(right, far)
+			l.object(0, "/a/c/o", multi, left)
+			script(l.peers[left])
+			l.want(l.run(bg), "retried=4 left.partitions=1")
+		})
+	}
+}
+
 func TestFinalRefusalsAreNotTriedAgain(t *testing.T) { // rule 10
 	t.Parallel()
 	for name, script := range map[string]func(*peers.Session){

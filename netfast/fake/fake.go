@@ -9,6 +9,7 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"time"
 )
 
 // Conn is the peer's end of a connection, closed when its script returns.
@@ -80,6 +81,17 @@ func (c *Conn) Dribble(s string) {
 		if _, err := io.WriteString(c, s[i:i+1]); err != nil {
 			return
 		}
+	}
+}
+
+// Trickle writes text over and over, one byte each time that so long has passed, until the
+// client hangs up.
+func (c *Conn) Trickle(text string, every time.Duration) {
+	for i := 0; ; i++ {
+		if _, err := io.WriteString(c, text[i%len(text):i%len(text)+1]); err != nil {
+			return
+		}
+		time.Sleep(every)
 	}
 }
 

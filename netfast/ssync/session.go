@@ -38,8 +38,8 @@ type Target struct {
 }
 
 // Timeouts of a session. Conn bounds the dial, Node the answer's head and each write's
-// standstill, HTTP the silence while the receiver works (Swift: conn_timeout,
-// node_timeout, http_timeout).
+// standstill, HTTP each write as a whole and the silence while the receiver works (Swift:
+// conn_timeout, node_timeout, http_timeout). Empty lines do not end a silence.
 type Timeouts struct{ Conn, Node, HTTP time.Duration }
 
 // Session is one SSYNC request on a connection of its own. It is used by one goroutine
@@ -56,8 +56,11 @@ type Session struct {
 
 	out  []byte // control bytes about to be written
 	long []byte // a line longer than in's buffer
-	vec  [4][]byte
-	bufs net.Buffers
+
+	silence    time.Duration // longest, of the receiver
+	writeLimit time.Duration
+	vec        [4][]byte
+	bufs       net.Buffers
 
 	put  *Put // not yet committed or aborted
 	over atomic.Pointer[error]
@@ -100,6 +103,7 @@ func Open(ctx context.Context, c *netfast.Client, t Target, to Timeouts) (*Sessi
 		return nil, s.wrap(err)
 	}
 	conn.SetTimeouts(to.HTTP, to.Node)
+	s.silence, s.writeLimit = to.HTTP, to.HTTP
 	s.sender.Dialect = Dialect{NoOffsets: t.NoOffsets, DurableOnly: !isTrue(s.resp.Header("X-Backend-Accept-No-Commit"))}
 	s.in = bufio.NewReaderSize(s.resp, 4096)
 	return s, nil
@@ -158,7 +162,7 @@ func (s *Session) Wanted(ctx context.Context) ([]Wanted, error) {
 	var wanted []Wanted
 	err := s.during(ctx, func() error {
 		for {
-			ev, err := s.next()
+			ev, err := s.await()
 			switch {
 			case err != nil:
 				return err
@@ -173,6 +177,20 @@ func (s *Session) Wanted(ctx context.Context) ([]Wanted, error) {
 		return nil, err
 	}
 	return wanted, nil
+}
+
+// LimitWrites bounds each write from now on, a fragment or a subrequest without a body:
+// one that takes longer ends the session with netfast.ErrSlow, though the receiver makes
+// progress. 0: no limit.
+func (s *Session) LimitWrites(d time.Duration) { s.writeLimit = d }
+
+// limit starts the time of a write.
+func (s *Session) limit() {
+	if s.writeLimit > 0 {
+		s.conn.WriteBy(time.Now().Add(s.writeLimit))
+	} else {
+		s.conn.WriteBy(time.Time{})
+	}
 }
 
 // Put begins a PUT subrequest. Nothing is sent before its first fragment, with which
@@ -238,7 +256,7 @@ func (s *Session) Finish(ctx context.Context) error {
 			return err
 		}
 		for {
-			ev, err := s.next()
+			ev, err := s.await()
 			if err != nil || ev.Kind == UpdatesEnd {
 				return err
 			}
@@ -310,6 +328,7 @@ func (s *Session) end(err error) error {
 }
 
 func (s *Session) write(p []byte) error {
+	s.limit()
 	if _, err := s.conn.Write(p); err != nil {
 		return s.reason(err)
 	}
@@ -335,6 +354,21 @@ func (s *Session) reason(err error) error {
 		}
 	}
 	return err
+}
+
+// await is the event of the next line that says something. A receiver that keeps sending
+// empty ones is silent.
+func (s *Session) await() (Event, error) {
+	if s.silence > 0 {
+		s.conn.ReadBy(time.Now().Add(s.silence))
+		defer s.conn.ReadBy(time.Time{})
+	}
+	for {
+		ev, err := s.next()
+		if err != nil || ev.Kind != Nothing {
+			return ev, err
+		}
+	}
 }
 
 // next is the event of the next line.
@@ -405,6 +439,7 @@ func (p *Put) WriteFragment(slot []byte) error {
 	}
 	p.owes -= int64(len(slot))
 	s.bufs = append(vec, head, slot, tail)
+	s.limit()
 	_, err = s.conn.Writev(&s.bufs)
 	clear(s.vec[:]) // the slot is not ours to keep
 	if err != nil {

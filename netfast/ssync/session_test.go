@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"os"
 	"slices"
 	"strings"
 	"sync"
@@ -14,6 +15,7 @@ import (
 
 	"go.uber.org/goleak"
 
+	"imping/netfast"
 	"imping/netfast/fake"
 )
 
@@ -277,6 +279,69 @@ func TestHostileReceivers(t *testing.T) {
 		if again := s.Finish(context.Background()); again == nil || again.Error() != err.Error() {
 			t.Errorf("%s: later %v, want the same error", c.what, again)
 		}
+	}
+}
+
+// Empty lines, bytes of a line and bytes that are read one by one are no progress worth
+// waiting for: each wait ends.
+func TestAReceiverThatOnlySeemsToWorkIsGivenUp(t *testing.T) { // rule 10
+	hasty := Timeouts{Conn: 5 * time.Second, Node: 20 * time.Second, HTTP: 200 * time.Millisecond}
+	const often = 5 * time.Millisecond
+	blank := chunks("\r\n")
+	for _, c := range []struct {
+		what string
+		say  func(c *fake.Conn)
+		err  error
+	}{
+		{"empty lines before the list", func(c *fake.Conn) { c.Trickle(blank, often) }, os.ErrDeadlineExceeded},
+		{"empty lines within the list", func(c *fake.Conn) {
+			c.Say(chunks(":MISSING_CHECK: START\r\n"))
+			c.Trickle(blank, often)
+		}, os.ErrDeadlineExceeded},
+		{"a line that does not end", func(c *fake.Conn) { c.Trickle(chunks("x"), often) }, os.ErrDeadlineExceeded},
+		{"empty lines before the verdict", func(c *fake.Conn) {
+			c.Say(wantA)
+			c.Await(":UPDATES: END\r\n\r\n")
+			c.Trickle(blank, often)
+		}, os.ErrDeadlineExceeded},
+		{"empty lines within the verdict", func(c *fake.Conn) {
+			c.Say(wantA)
+			c.Await(":UPDATES: END\r\n\r\n")
+			c.Say(chunks(":UPDATES: START\r\n"))
+			c.Trickle(blank, often)
+		}, os.ErrDeadlineExceeded},
+		{"an archive that is read slowly", func(c *fake.Conn) {
+			c.Say(wantA)
+			for {
+				if _, err := io.ReadFull(c.In, make([]byte, 64<<10)); err != nil {
+					return
+				}
+				time.Sleep(often)
+			}
+		}, netfast.ErrSlow},
+	} {
+		t.Run(c.what, func(t *testing.T) {
+			t.Parallel()
+			addr := fake.Peer(t, func(_ int, conn *fake.Conn) {
+				conn.SetReadBuffer(16 << 10)
+				conn.Head()
+				conn.Say(okHead)
+				conn.Await(":MISSING_CHECK: END\r\n\r\n")
+				c.say(conn)
+			})
+			s, _, err := ask(t, addr, hasty)
+			if err == nil && c.err == netfast.ErrSlow {
+				var p *Put
+				if p, err = s.Put(PutHead{Path: "/a/c/o", Length: 256 << 20}); err == nil {
+					err = p.WriteFragment(make([]byte, 256<<20))
+				}
+			} else if err == nil {
+				err = s.Finish(context.Background())
+			}
+			if !errors.Is(err, c.err) || !strings.Contains(err.Error(), addr) {
+				t.Errorf("%v, want %v and the peer", err, c.err)
+			}
+		})
 	}
 }
 
