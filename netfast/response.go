@@ -189,6 +189,19 @@ func (r *Response) Header(key string) string {
 	return v
 }
 
+// Fields are all header fields in their order, as the peer wrote them, values without
+// surrounding white space.
+func (r *Response) Fields() []Field {
+	var list []Field
+	for rest := r.head; len(rest) > 0; {
+		var line []byte
+		line, rest, _ = bytes.Cut(rest, []byte("\n"))
+		key, value, _ := bytes.Cut(line, []byte(":"))
+		list = append(list, Field{Key: string(key), Value: string(bytes.TrimSpace(value))})
+	}
+	return list
+}
+
 // Lookup tells apart a field that is empty from one that is not there.
 func (r *Response) Lookup(key string) (string, bool) {
 	for rest := r.head; len(rest) > 0; {

@@ -35,24 +35,36 @@ type reconstructOptions struct {
 	verify     string
 	budget     string
 	json       bool
+	object     string // point repair, see point.go
+	hash       string
+	policy     string
 	swiftName  bool // called as swift-object-reconstructor
 }
 
 func reconstructCommand() *cobra.Command {
 	var o reconstructOptions
 	cmd := &cobra.Command{
-		Use:   "reconstruct CONF [once] [verbose]",
-		Short: "make one pass over this node's devices and rebuild what their partners miss",
+		Use:   "reconstruct CONF {once [verbose] | --object /A/C/O | --hash H}",
+		Short: "make one pass over this node's devices and rebuild what their partners miss, or repair one object",
 		Long: `Reads the [object-reconstructor] section of CONF (a file, or a folder of *.conf
 files) as swift-object-reconstructor does, compares the suffix hashes of every
 primary partition with its partners, rebuilds the fragment archives that they miss
 and pushes them by SSYNC. Fragments that belong elsewhere are left in place and counted.
 A lost device is rebuilt by its partners: make a pass on every node but its own.
 
+With --object or --hash it repairs this one object now, on whichever nodes it belongs
+to, and says node by node what it found and did: every archive is read and verified,
+and what the primaries lack is rebuilt. Any node of the cluster will do. The policy is
+that of the object's container; without --policy every erasure-code policy is looked
+in. --hash needs it, and a local file of the object, which knows the name.
+
 Exit status: 0 all done, 1 could not run, 2 something was left.`,
 		Example: `  imping reconstruct /etc/swift/object-server.conf once
   imping reconstruct /etc/swift/object-server/1.conf once -v -d sdb1,sdc1
-  imping reconstruct /etc/swift/object-server.conf once -p 117 --json`,
+  imping reconstruct /etc/swift/object-server.conf once -p 117 --json
+  imping reconstruct /etc/swift/object-server.conf --object "/AUTH_test/photos/a cat.jpg"
+  imping reconstruct /etc/swift/object-server.conf --object /AUTH_test/photos/cat.jpg --policy gold --json
+  imping reconstruct /etc/swift/object-server.conf --hash 2da2f7cbbe6c6b2a4b6ba2e8a2a2f0d1 --policy 1`,
 		Args: cobra.MinimumNArgs(1),
 		RunE: func(_ *cobra.Command, args []string) error {
 			o.conf = args[0]
@@ -78,6 +90,9 @@ Exit status: 0 all done, 1 could not run, 2 something was left.`,
 	f.StringVar(&o.verify, "verify-survivors", "", "md5 or off: check every survivor before the last byte of a rebuilt archive is sent (default md5; imping_verify_survivors in CONF)")
 	f.StringVar(&o.budget, "memory-budget", "", "ceiling for buffers, such as 256MiB (default 256MiB; imping_memory_budget in CONF)")
 	f.BoolVar(&o.json, "json", false, "print the summary as JSON")
+	f.StringVar(&o.object, "object", "", "repair this object only (/account/container/object, not quoted)")
+	f.StringVar(&o.hash, "hash", "", "repair the object of this hash only (needs --policy)")
+	f.StringVar(&o.policy, "policy", "", "the object's storage policy, by name or index")
 	return cmd
 }
 
@@ -110,6 +125,9 @@ func asReconstructor(argv []string) int {
 
 // reconstruct reads the configuration, becomes Swift's user and makes the pass.
 func reconstruct(o *reconstructOptions, stdout io.Writer) error {
+	if err := o.checkPoint(); err != nil {
+		return err
+	}
 	path, err := filepath.Abs(o.conf)
 	if err != nil {
 		return err
@@ -123,7 +141,7 @@ func reconstruct(o *reconstructOptions, stdout io.Writer) error {
 		return err
 	}
 	once := o.once || !daemonize
-	if !once {
+	if !once && !o.point() {
 		if !o.swiftName && len(o.devices)+len(o.partitions) > 0 {
 			return errors.New("-d and -p need the word `once`: a daemon covers all devices")
 		}
@@ -153,6 +171,9 @@ func reconstruct(o *reconstructOptions, stdout io.Writer) error {
 	defer log.Close()
 	if err := settle(sec, log, o); err != nil {
 		return err
+	}
+	if o.point() {
+		return reconstructPoint(cfg, log, o, stdout)
 	}
 	var did *summary
 	err = daemon.Run(context.Background(), log, func(ctx context.Context) error {

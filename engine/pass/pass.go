@@ -62,6 +62,10 @@ type Config struct {
 	ReconPath    string // recon_cache_path
 	Workers      int    // reconstructor_workers: decides how recon figures are kept
 	Log          Log
+
+	// AllowedHeaders is the object servers' allowed_headers, in lower case: Repair takes
+	// what they show for metadata, besides DefaultAllowedHeaders.
+	AllowedHeaders []string
 }
 
 // Pass is one pass. Make it with New, Run it once; Progress may be read at any time.

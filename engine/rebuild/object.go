@@ -112,6 +112,9 @@ const (
 	keySegment   = "X-Object-Sysmeta-Ec-Segment-Size"
 )
 
+// ECKeys are the keys of an archive's metadata that an Object is made from.
+var ECKeys = []string{keySize, keySegment, keyEtag, KeyFragIndex}
+
 // maxSegment bounds what one stripe may ask of the memory budget; Swift's default
 // segment is 1 MiB.
 const maxSegment = 256 << 20

@@ -59,8 +59,29 @@ type Response struct {
 //
 // Swift: obj/reconstructor.py, _get_response; obj/server.py, GET.
 func Get(ctx context.Context, c *netfast.Client, r *Request) (*Response, error) {
+	resp, body, err := ask(ctx, c, "GET", r)
+	if err == nil && resp.body == nil {
+		body.Drain(drainLimit)
+		body.Close()
+	}
+	return resp, err
+}
+
+// Head is Get without the archive: what the peer would answer with, and all fields of its
+// head. There is nothing to close.
+func Head(ctx context.Context, c *netfast.Client, r *Request) (*Response, []netfast.Field, error) {
+	resp, body, err := ask(ctx, c, "HEAD", r)
+	if err != nil {
+		return nil, nil, err
+	}
+	resp.body = nil
+	body.Close()
+	return resp, body.Fields(), nil
+}
+
+func ask(ctx context.Context, c *netfast.Client, method string, r *Request) (*Response, *netfast.Response, error) {
 	req := netfast.Request{
-		Method: "GET",
+		Method: method,
 		Path:   netfast.Quote("/" + r.Device + "/" + strconv.Itoa(r.Partition) + r.Name),
 		Header: []netfast.Field{
 			{Key: "X-Backend-Storage-Policy-Index", Value: strconv.Itoa(r.Policy)},
@@ -73,18 +94,14 @@ func Get(ctx context.Context, c *netfast.Client, r *Request) (*Response, error) 
 	}
 	body, err := c.Do(ctx, r.Addr, &req)
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	resp, err := read(r, body)
 	if err != nil {
 		body.Close()
-		return nil, fmt.Errorf("%s %s from %s: %w", req.Method, req.Path, r.Addr, err)
+		return nil, nil, fmt.Errorf("%s %s from %s: %w", req.Method, req.Path, r.Addr, err)
 	}
-	if resp.body == nil {
-		body.Drain(drainLimit)
-		body.Close()
-	}
-	return resp, nil
+	return resp, body, nil
 }
 
 // preferences is the JSON that Swift's proxy and reconstructor send: with a list, even
