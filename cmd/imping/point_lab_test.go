@@ -276,6 +276,18 @@ func TestARepairSaysNodeByNodeWhatIsAmiss(t *testing.T) {
 			}
 		}
 	})
+	sub("a duplicated archive", func(l *lab) { // rule 6
+		loaded := l.load(scenario.LoadOptions{
+			Seed: 33, Policies: []string{"isal42dup2"}, Victim: wiped, Sizes: []int64{segment + 1}, Kinds: []scenario.Kind{}})
+		o := loaded.Objects[0]
+		before := l.snapshot(wiped)
+		l.lose(loaded, o, wiped)
+		exit, r := l.repair(without, "--object", l.objectName(o))
+		if exit != exitDone || r.PolicyName != "isal42dup2" || r.Primaries != 12 || r.Repaired != 1 || at(r, wiped).Action != "rebuilt" {
+			l.Errorf("status %d, %+v", exit, r)
+		}
+		l.same(before)
+	})
 	sub("words", func(l *lab) {
 		_, out := l.run(l.self, "reconstruct", l.ReplicationConf(without), "--object", l.objectName(o))
 		for _, want := range []string{l.objectName(o) + ": policy isal42 (1)", "primary #3", "verified", "nothing to repair: all of 6 primaries have it"} {

@@ -200,8 +200,9 @@ func (p *Pass) serveOnce(ctx context.Context, j *job, todo []*partner) map[*part
 func (pt *point) settle(ctx context.Context, j *job, t *pointTarget, cause error, whole func(*pointNode) bool) {
 	r := t.node.report
 	had := slices.ContainsFunc(t.to.held, func(h *holding) bool { return pt.belongs(h, t.node.Index) && h.fit() })
-	before := ""
+	before, stays := "", false
 	for _, h := range t.to.held {
+		stays = stays || pt.belongs(h, t.node.Index) && !h.fit() && !h.gone
 		if h.report.Problem != "" {
 			before = h.report.Problem + ", "
 		}
@@ -222,7 +223,7 @@ func (pt *point) settle(ctx context.Context, j *job, t *pointTarget, cause error
 	case had:
 		done = "metadata sent"
 	}
-	if whole(t.to) {
+	if whole(t.to) && !stays {
 		r.Action = before + done
 		pt.report.Repaired++
 		return
@@ -230,7 +231,7 @@ func (pt *point) settle(ctx context.Context, j *job, t *pointTarget, cause error
 	r.Left = true
 	u := j.left[leftKey{pt.hash, t.pr.key()}]
 	switch {
-	case has && !had && pt.unsent != "":
+	case has && !had && !stays && pt.unsent != "":
 		r.Action = before + "rebuilt, but " + pt.unsent
 		pt.report.Repaired++
 	case pt.unsent != "" && had:

@@ -64,6 +64,7 @@ type holding struct {
 	proved  bool
 	problem error // it is bad, or it can not be read
 	corrupt bool  // the problem is in its bytes
+	gone    bool  // its server has moved it aside since
 	odd     bool  // its metadata is not that of the others
 	report  *PointArchive
 }
@@ -366,6 +367,7 @@ func (pt *point) awaitQuarantine(ctx context.Context, h *holding) {
 		if resp.Status == 404 {
 			h.problem = fmt.Errorf("%w, quarantined by its server", h.problem)
 			for _, x := range h.node.held { // the server moves the whole directory
+				x.gone = true
 				if x.problem == nil {
 					x.problem = errors.New("quarantined with a bad one")
 				}

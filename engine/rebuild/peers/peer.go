@@ -1,9 +1,10 @@
 // Package peers is object servers on loopback, for tests: each has one device in memory
-// and answers GET, REPLICATE and SSYNC as Swift's does, or as the test tells it to lie.
+// and answers GET, HEAD, REPLICATE and SSYNC as Swift's does, or as the test tells it to lie.
 // It is no server for anything that is to be kept.
 package peers
 
 import (
+	"crypto/md5"
 	"encoding/json"
 	"fmt"
 	"maps"
@@ -74,7 +75,10 @@ type Peer struct {
 	Hasher       objhash.Hasher
 
 	mu       sync.Mutex
-	status   int // of every GET, unless 0
+	status   int // of every GET and HEAD, unless 0
+	busy     int // how many HEADs are answered 503 before others
+	keeps    bool
+	moves    bool // an archive that was served whole goes to quarantine
 	archives []*Archive
 	gets     []Get
 
@@ -102,7 +106,75 @@ func (p *Peer) Hold(a *Archive) *Peer {
 	return p
 }
 
-// Refuse makes the peer answer every GET with a status; 0 ends that.
+// Keep makes the peer hold what it is sent from now on, and show it.
+func (p *Peer) Keep() *Peer {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.keeps = true
+	return p
+}
+
+// QuarantineAfterGet makes the peer move aside what it has served whole once.
+func (p *Peer) QuarantineAfterGet() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.moves = true
+}
+
+// Busy makes the peer answer so many HEADs with 503.
+func (p *Peer) Busy(times int) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.busy = times
+}
+
+// Tombstone is what a server that holds one says.
+func Tombstone(name string, at timestamp.Timestamp) *Archive {
+	return &Archive{Name: name, Data: at, Index: -1, Status: 404, Fields: map[string]string{"X-Backend-Timestamp": at.Internal(), "Content-Length": "0"}}
+}
+
+// keep holds what a subrequest brought.
+func (p *Peer) keep(name string, r Subrequest) {
+	at, err := timestamp.Parse(r.Fields["X-Timestamp"])
+	if err != nil {
+		return
+	}
+	switch r.Method {
+	case "DELETE":
+		p.archives = []*Archive{Tombstone(name, at)}
+	case "POST":
+		for _, a := range p.archives {
+			if a.Name == name {
+				a.Post(at, r.Fields)
+			}
+		}
+	case "PUT":
+		fields := maps.Clone(r.Fields)
+		fields["Etag"] = fmt.Sprintf("%x", md5.Sum(r.Body))
+		fields["X-Backend-Timestamp"], fields["X-Backend-Data-Timestamp"], fields["X-Backend-Durable-Timestamp"] = at.Internal(), at.Internal(), at.Internal()
+		index, err := strconv.Atoi(fields["X-Object-Sysmeta-Ec-Frag-Index"])
+		if err != nil {
+			return
+		}
+		p.archives = slices.DeleteFunc(p.archives, func(a *Archive) bool { return a.Name == name && a.Data.Before(at) })
+		p.archives = append(p.archives, &Archive{Name: name, Data: at, Index: index, Status: 200, Fields: fields, Body: r.Body})
+	}
+}
+
+// Post shows a .meta file over the archive, as a server does: its fields in place of all
+// but system metadata and the content type.
+func (a *Archive) Post(at timestamp.Timestamp, meta map[string]string) *Archive {
+	for k := range a.Fields {
+		if strings.HasPrefix(k, "X-Object-Meta-") {
+			delete(a.Fields, k)
+		}
+	}
+	maps.Copy(a.Fields, meta)
+	a.Fields["X-Timestamp"], a.Fields["X-Backend-Timestamp"] = at.Normal(), at.Internal()
+	return a
+}
+
+// Refuse makes the peer answer every GET and HEAD with a status; 0 ends that.
 func (p *Peer) Refuse(status int) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -132,8 +204,8 @@ func (p *Peer) serve(_ int, c *fake.Conn) {
 		}
 		part, _ := strconv.Atoi(parts[2])
 		switch method {
-		case "GET":
-			if !p.get(c, head, path, "/"+parts[3]) {
+		case "GET", "HEAD":
+			if !p.get(c, method == "HEAD", head, path, "/"+parts[3]) {
 				return
 			}
 		case "REPLICATE":
@@ -159,8 +231,8 @@ func Field(head, key string) string {
 	return ""
 }
 
-// get answers a GET and reports whether the connection goes on.
-func (p *Peer) get(c *fake.Conn, head, path, name string) bool {
+// get answers a GET, or a HEAD, and reports whether the connection goes on.
+func (p *Peer) get(c *fake.Conn, only bool, head, path, name string) bool {
 	var prefs []struct {
 		Timestamp string
 		Exclude   []int
@@ -174,24 +246,58 @@ func (p *Peer) get(c *fake.Conn, head, path, name string) bool {
 		g.Timestamp, g.Exclude = prefs[0].Timestamp, prefs[0].Exclude
 	}
 	p.mu.Lock()
-	p.gets = append(p.gets, g)
 	status := p.status
+	if !only {
+		p.gets = append(p.gets, g)
+	} else if p.busy > 0 {
+		p.busy--
+		status = 503
+	}
 	a := p.choose(name, g)
+	answer := ""
+	if a != nil {
+		answer = a.Head()
+		if only {
+			answer = strings.TrimSuffix(answer, "\r\n") + "X-Backend-Fragments: " + p.fragments(name) + "\r\n\r\n"
+		}
+	}
 	p.mu.Unlock()
 	switch {
 	case status == 0 && a == nil:
 		status = 404
 		fallthrough
+	case status != 0 && only:
+		c.Say(fmt.Sprintf("HTTP/1.1 %d Said So\r\nContent-Length: 5\r\n\r\n", status))
 	case status != 0:
 		c.Say(fmt.Sprintf("HTTP/1.1 %d Said So\r\nContent-Length: 5\r\n\r\nsorry", status))
+	case only:
+		c.Say(answer)
 	case a.Say != nil:
 		a.Say(c, a)
 		return false
 	default:
-		c.Say(a.Head())
+		c.Say(answer)
 		c.Write(a.Body)
+		p.mu.Lock()
+		if p.moves {
+			p.moves = false
+			p.archives = slices.DeleteFunc(p.archives, func(x *Archive) bool { return x == a })
+		}
+		p.mu.Unlock()
 	}
 	return true
+}
+
+// fragments is the X-Backend-Fragments of an object.
+func (p *Peer) fragments(name string) string {
+	sets := make(map[string][]int)
+	for _, a := range p.archives {
+		if a.Name == name && a.Status == 200 {
+			sets[a.Data.Internal()] = append(sets[a.Data.Internal()], a.Index)
+		}
+	}
+	text, _ := json.Marshal(sets) // strings and numbers
+	return string(text)
 }
 
 // choose is Swift's choice: the highest acceptable index at the preferred time, else the

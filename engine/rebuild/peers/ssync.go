@@ -11,6 +11,7 @@ import (
 
 	"imping/netfast/fake"
 	"imping/swift/objhash"
+	"imping/swift/timestamp"
 )
 
 // Subrequest is one that a receiver took whole.
@@ -142,6 +143,9 @@ func (s *Session) Answer() {
 	for _, line := range s.Offers {
 		hash, _, _ := strings.Cut(line, " ")
 		parts := s.Peer.misses(hash, strings.Contains(line, " m:"))
+		if s.Peer.keeps {
+			parts = s.lacks(line)
+		}
 		if want != nil {
 			parts = want(s, hash)
 		}
@@ -165,6 +169,50 @@ func (p *Peer) misses(hash string, meta bool) (parts string) {
 	return parts
 }
 
+// lacks is what a peer that keeps what it is sent wants of an offer: what it shows is older
+// or not there (Swift: obj/ssync_receiver.py, encode_wanted).
+func (s *Session) lacks(line string) string {
+	words := append(strings.Fields(line), "")
+	data, err := timestamp.Parse(words[1])
+	if err != nil {
+		return ""
+	}
+	index, err := strconv.Atoi(Field(s.Head, "X-Backend-Ssync-Frag-Index"))
+	if err != nil {
+		return ""
+	}
+	meta := data
+	for item := range strings.SplitSeq(words[2], ",") {
+		if delta, ok := strings.CutPrefix(item, "m:"); ok {
+			n, err := strconv.ParseInt(delta, 16, 64)
+			if err != nil {
+				return ""
+			}
+			meta = data.Add(n)
+		}
+	}
+	s.Peer.mu.Lock()
+	defer s.Peer.mu.Unlock()
+	for _, a := range s.Peer.archives {
+		if objhash.Hex(s.Peer.Hasher.Object(a.Name)) != words[0] || a.Status == 200 && a.Index != index {
+			continue
+		}
+		shown, err := timestamp.Parse(a.Fields["X-Backend-Timestamp"])
+		switch {
+		case err != nil:
+			return ""
+		case data.After(a.Data) && meta.After(shown):
+			return "dm"
+		case data.After(a.Data):
+			return "d"
+		case meta.After(shown):
+			return "m"
+		}
+		return ""
+	}
+	return "dm"
+}
+
 // store remembers a subrequest that was taken.
 func (s *Session) store(r Subrequest) {
 	name, err := url.PathUnescape(r.Path)
@@ -175,6 +223,9 @@ func (s *Session) store(r Subrequest) {
 	s.Peer.mu.Lock()
 	defer s.Peer.mu.Unlock()
 	s.Got = append(s.Got, r)
+	if s.Peer.keeps {
+		s.Peer.keep(name, r)
+	}
 	if r.Method == "POST" {
 		s.Peer.stored["m"+hash] = true
 	} else {
