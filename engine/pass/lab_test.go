@@ -48,6 +48,8 @@ const (
 // partition. Partition 3 does not belong to the local device.
 type lab struct {
 	limit time.Duration // of a job's tries, unless 0
+	stall time.Duration // patience with disks, unless 0
+	over  chan struct{} // of stalled_test.go: nothing hangs any more
 	t     testing.TB
 	code  *codec.Code
 	pol   *policy.Policy
@@ -190,8 +192,22 @@ func (l *lab) run(ctx context.Context) Left {
 	if l.limit > 0 {
 		p.jobLimit = l.limit
 	}
+	if l.stall > 0 {
+		p.stallAfter, p.stallAtEnd = l.stall, l.stall
+	}
 	l.pass = p
 	result := p.Run(ctx)
+	if l.stall > 0 {
+		return result // what hangs may hold what it held: see idle
+	}
+	l.idle()
+	return result
+}
+
+// idle checks that the last pass holds nothing any more.
+func (l *lab) idle() {
+	l.t.Helper()
+	p := l.pass
 	if st := p.pool.Stats(); st.InUse != 0 || st.Promised != 0 || st.Waiting != 0 {
 		l.t.Errorf("memory is still held: %+v", st)
 	}
@@ -200,7 +216,6 @@ func (l *lab) run(ctx context.Context) Left {
 			l.t.Errorf("%s is still locked", target)
 		}
 	}
-	return result
 }
 
 // want checks what a run left and counted: "rebuilt=2 left.objects=1"; what is not named

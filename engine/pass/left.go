@@ -17,12 +17,12 @@ import (
 const UnrepairedFile = "unrepaired.jsonl"
 
 // Unrepaired is something that a pass found amiss and could not repair: an archive, or,
-// with no object, a partner that could not be compared or synced.
+// with no object, a partner that could not be compared or synced, or what could not be read here.
 type Unrepaired struct {
 	Object    string `json:"object,omitempty"` // /account/container/object
 	Hash      string `json:"hash,omitempty"`
 	Policy    int    `json:"policy"`
-	Partition int    `json:"partition"`
+	Partition int    `json:"partition"`        // -1: of the whole device nothing was covered
 	Target    string `json:"target,omitempty"` // replication address and device that misses it; none: the local device can not be read
 	Index     int    `json:"fragment_index"`
 	Device    string `json:"device"` // the local one

@@ -9,6 +9,7 @@ import (
 	"errors"
 	"fmt"
 	"path/filepath"
+	"slices"
 	"sort"
 	"strconv"
 	"sync"
@@ -81,6 +82,12 @@ type Pass struct {
 	start     time.Time
 	firstWait time.Duration // before the second try; fields for the tests
 	jobLimit  time.Duration
+
+	stallAfter, stallAtEnd time.Duration
+	queue                  *queue
+
+	mu          sync.Mutex
+	devicesLeft map[string]bool // under mu
 }
 
 // place is a policy with what belongs to it.
@@ -118,7 +125,7 @@ func New(cfg Config) (*Pass, error) {
 			UserAgent: UserAgent(), IdlePerHost: 32, IdleFor: 20 * time.Second,
 		}),
 		pool:      slab.New(cfg.MemoryBudget),
-		firstWait: firstWait, jobLimit: jobLimit,
+		firstWait: firstWait, jobLimit: jobLimit, stallAfter: stallAfter, stallAtEnd: stallAtEnd,
 	}
 	crc := codec.Zlib
 	if cfg.LegacyCRC {
@@ -191,9 +198,11 @@ func (p *Pass) Run(ctx context.Context) Left {
 		}
 	}
 	q := newQueue(ctx)
-	defer q.close()
+	p.queue = q
+	q.work = func(it *item) bool { return p.work(q, it) }
+	q.note = p.noteStalled
+	q.listed = func() { p.Progress.collected.Store(true) } // or has been given up
 	p.collect(q)
-	p.Progress.collected.Store(true)
 
 	heartbeat, stop := context.WithCancel(ctx)
 	var beat sync.WaitGroup
@@ -212,15 +221,7 @@ func (p *Pass) Run(ctx context.Context) Left {
 		}
 	}()
 
-	var workers sync.WaitGroup
-	for range max(1, p.cfg.Concurrency) {
-		workers.Go(func() {
-			for it := q.take(); it != nil; it = q.take() {
-				p.work(ctx, q, it)
-			}
-		})
-	}
-	workers.Wait()
+	p.leaveStalled(q.run(max(1, p.cfg.Concurrency), p.stallAfter, p.stallAtEnd))
 	stop()
 	beat.Wait()
 	p.logStats()
@@ -250,66 +251,155 @@ func (p *Pass) ringChanged(pl *place) bool {
 	return pl.changed
 }
 
-// work does what an item of the queue needs now.
-func (p *Pass) work(ctx context.Context, q *queue, it *item) {
+// work does what an item of the queue needs now. False: the item was lost meanwhile.
+func (p *Pass) work(q *queue, it *item) bool {
 	begin := time.Now()
 	if p.ringChanged(it.place) {
 		if it.job != nil {
 			for _, pr := range it.job.waiting {
 				it.job.giveUp(pr, errRing)
 			}
-			p.quarantine(it.job)
-			p.account(it.job)
 		}
-		q.done(it)
-		return
+		return p.conclude(q, it)
 	}
 	if it.job == nil {
-		p.Progress.PartitionsDone.Add(1)
-		it.job = p.plan(it.partition)
+		if it.losses == 0 {
+			p.Progress.PartitionsDone.Add(1)
+		}
+		it.files = it.place.files.Watched(&it.calls)
+		var err error
+		if it.job, err = p.plan(it.partition); err != nil {
+			if !q.done(it) {
+				return false
+			}
+			p.cfg.Log.Errorf("Unable to read the suffix hashes of %s: %v", it, err)
+			p.leavePartition(it.partition, err)
+			return true
+		}
+	}
+	if it.job != nil && !stalled(it.ctx) {
+		if wait, again := p.step(it.ctx, it.job); again {
+			it.spent += time.Since(begin)
+			return q.later(it, wait)
+		}
+	}
+	it.spent += time.Since(begin)
+	if !p.conclude(q, it) {
+		return false
+	}
+	p.Progress.partitionTook(it.spent)
+	return true
+}
+
+// conclude ends an item in order. False: it was lost.
+func (p *Pass) conclude(q *queue, it *item) bool {
+	if it.job != nil && !stalled(it.ctx) {
+		p.quarantine(it.job)
+	}
+	if !q.done(it) {
+		return false
 	}
 	if it.job != nil {
-		if wait, again := p.step(ctx, it.job); again {
-			it.spent += time.Since(begin)
-			q.later(it, wait)
-			return
-		}
-		p.quarantine(it.job)
 		p.account(it.job)
 	}
-	p.Progress.partitionTook(it.spent + time.Since(begin))
-	q.done(it)
+	return true
+}
+
+// Patience with a disk.
+const (
+	// stallAfter is how long a call to a disk may make no step: longer than a disk takes that
+	// retries a bad sector, or than one that is merely slow under load.
+	stallAfter = 60 * time.Second
+	// stallAtEnd is the same once the pass is to end.
+	stallAtEnd = 3 * time.Second
+)
+
+// stalled reports that an item's context has ended since it was lost.
+func stalled(ctx context.Context) bool { return ctx.Err() != nil && context.Cause(ctx) == errStalled }
+
+// whenStalled does what frees others from an item that is lost, since its own goroutines
+// may hang for ever. stop ends the watch.
+func whenStalled(ctx context.Context, do func()) (stop func() bool) {
+	return context.AfterFunc(ctx, func() {
+		if stalled(ctx) {
+			do()
+		}
+	})
+}
+
+func (p *Pass) noteStalled(device string, stalled bool) {
+	if stalled {
+		p.cfg.Log.Errorf("Device %s is stalled: a call to it makes no progress. The pass goes on without it", device)
+	} else {
+		p.cfg.Log.Warnf("Device %s is no longer stalled: it is taken up again", device)
+	}
+}
+
+// leaveStalled counts and lists what stalled devices kept from being done.
+func (p *Pass) leaveStalled(left []*item) {
+	for _, it := range left {
+		if it.disk.stalled() {
+			p.leaveDevice(nil, it.disk.name, errStalled)
+		}
+		switch {
+		case it.partition == nil: // of a listing nobody knows what it would have found
+			for _, pl := range p.policies {
+				if slices.ContainsFunc(pl.local, func(d *ring.Device) bool { return d.Device == it.disk.name }) {
+					p.leaveDevice(pl, it.disk.name, errStalled)
+				}
+			}
+		case it.lost || it.job == nil:
+			p.leavePartition(it.partition, errStalled)
+		default:
+			for _, pr := range it.job.waiting {
+				it.job.giveUp(pr, errStalled)
+			}
+			p.account(it.job)
+			it.cancel(errStalled)
+		}
+	}
+}
+
+// leaveDevice counts a device as left, once, and lists it for the policy of which nothing of
+// it was covered, if one is given.
+func (p *Pass) leaveDevice(pl *place, device string, cause error) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.devicesLeft == nil {
+		p.devicesLeft = make(map[string]bool)
+	}
+	if !p.devicesLeft[device] {
+		p.devicesLeft[device] = true
+		p.Progress.DevicesLeft.Add(1)
+	}
+	if pl != nil {
+		p.leftovers.add(&Unrepaired{Policy: pl.pol.Index, Partition: -1, Index: -1, Device: device, Reason: cause.Error()})
+	}
+}
+
+// leavePartition counts and lists a partition that could not be read.
+func (p *Pass) leavePartition(pt *partition, cause error) {
+	p.Progress.PartitionsLeft.Add(1)
+	p.leftovers.add(&Unrepaired{Policy: pt.pol.Index, Partition: pt.part, Index: -1, Device: pt.dev.Device, Reason: cause.Error()})
 }
 
 // partition is one partition of one local device: the unit of work.
 type partition struct {
 	*place
-	dev  *ring.Device
-	part int
+	dev    *ring.Device
+	part   int
+	files  *diskfile.Manager // of the place, its calls watched for the item that the partition is now
+	losses int               // how often it was lost; under the queue's lock
 }
 
 func (pt *partition) String() string {
 	return filepath.Join(pt.dev.Device, pt.pol.DataDir(), strconv.Itoa(pt.part))
 }
 
-// collect lists what there is to look at (Swift: collect_parts).
+// collect has the queue list what there is to look at, each device beside the others: a
+// slow one holds up nobody (Swift: collect_parts).
 func (p *Pass) collect(q *queue) {
-	only := make(map[string]bool)
-	for _, d := range p.cfg.OnlyDevices {
-		only[d] = true
-	}
-	onlyPart := make(map[int]bool)
-	for _, n := range p.cfg.OnlyPartitions {
-		onlyPart[n] = true
-	}
-	parts := make(map[string][]*partition)                     // by device, over all policies
-	seen, left := make(map[string]bool), make(map[string]bool) // over all policies
-	leave := func(dev *ring.Device) {
-		if !left[dev.Device] {
-			left[dev.Device] = true
-			p.Progress.DevicesLeft.Add(1)
-		}
-	}
+	devices := make(map[string][]localDevice) // by name
 	for _, pl := range p.policies {
 		if pl.ring.NextPartPower >= 0 {
 			p.cfg.Log.Warnf("next_part_power set in policy '%s'. Skipping", pl.pol.Name)
@@ -317,59 +407,67 @@ func (p *Pass) collect(q *queue) {
 			continue
 		}
 		for _, dev := range pl.local {
-			if len(only) > 0 && !only[dev.Device] {
-				continue
-			}
-			if !seen[dev.Device] {
-				p.Progress.Devices.Add(1)
-			}
-			seen[dev.Device] = true
-			if err := pl.files.CleanTemporaries(dev.Device); err != nil {
-				p.cfg.Log.Debugf("%v", err) // Partitions says more
-			}
-			list, unexpected, err := pl.files.Partitions(dev.Device)
-			var unmounted *diskfile.NotMountedError
-			if errors.As(err, &unmounted) {
-				p.cfg.Log.Warnf("%s is not mounted", dev.Device)
-				leave(dev)
-				continue
-			} else if err != nil {
-				p.cfg.Log.Errorf("Unable to list partitions in '%s': %v", filepath.Join(p.cfg.Devices, dev.Device, pl.pol.DataDir()), err)
-				leave(dev)
-				continue
-			}
-			for _, name := range unexpected {
-				p.cfg.Log.Warnf("Unexpected entity in data dir: '%s'", filepath.Join(p.cfg.Devices, dev.Device, pl.pol.DataDir(), name))
-			}
-			for _, n := range list {
-				if n >= pl.ring.Partitions() {
-					p.cfg.Log.Warnf("Unexpected entity in data dir: '%s': the ring has %d partitions", pl.files.PartitionPath(dev.Device, n), pl.ring.Partitions())
-					continue
-				}
-				if len(onlyPart) > 0 && !onlyPart[n] {
-					continue
-				}
-				parts[dev.Device] = append(parts[dev.Device], &partition{place: pl, dev: dev, part: n})
+			if len(p.cfg.OnlyDevices) == 0 || slices.Contains(p.cfg.OnlyDevices, dev.Device) {
+				devices[dev.Device] = append(devices[dev.Device], localDevice{pl, dev})
 			}
 		}
 	}
-	for name, list := range parts {
-		p.Progress.Partitions.Add(int64(len(list)))
-		q.add(name, list)
+	p.Progress.Devices.Store(int64(len(devices)))
+	looks := make(map[string]func(diskfile.Watch) []*partition, len(devices))
+	for name, of := range devices {
+		looks[name] = func(w diskfile.Watch) []*partition { return p.list(of, w) }
 	}
+	q.list(looks)
+}
+
+// localDevice is a local device in the ring of a policy.
+type localDevice struct {
+	*place
+	dev *ring.Device
+}
+
+// list lists the partitions of a device, which is given for each of its policies.
+func (p *Pass) list(of []localDevice, w diskfile.Watch) (parts []*partition) {
+	for _, d := range of {
+		name, files := d.dev.Device, d.files.Watched(w)
+		if err := files.CleanTemporaries(name); err != nil {
+			p.cfg.Log.Debugf("%v", err) // Partitions says more
+		}
+		data := filepath.Join(p.cfg.Devices, name, d.pol.DataDir())
+		list, unexpected, err := files.Partitions(name)
+		var unmounted *diskfile.NotMountedError
+		if errors.As(err, &unmounted) {
+			p.cfg.Log.Warnf("%s is not mounted", name)
+		} else if err != nil {
+			p.cfg.Log.Errorf("Unable to list partitions in '%s': %v", data, err)
+		}
+		if err != nil {
+			p.leaveDevice(d.place, name, err)
+			continue
+		}
+		for _, entry := range unexpected {
+			p.cfg.Log.Warnf("Unexpected entity in data dir: '%s'", filepath.Join(data, entry))
+		}
+		for _, n := range list {
+			if n >= d.ring.Partitions() {
+				p.cfg.Log.Warnf("Unexpected entity in data dir: '%s': the ring has %d partitions", d.files.PartitionPath(name, n), d.ring.Partitions())
+			} else if len(p.cfg.OnlyPartitions) == 0 || slices.Contains(p.cfg.OnlyPartitions, n) {
+				parts = append(parts, &partition{place: d.place, dev: d.dev, part: n, files: d.files})
+			}
+		}
+	}
+	p.Progress.Partitions.Add(int64(len(parts)))
+	return parts
 }
 
 // plan reads a partition's suffix hashes and makes its SYNC job; nil where there is none.
 // Partitions that do not belong to the device, and fragments of other indexes, are work
 // for REVERT, which this version leaves to stock Swift: counted, never touched.
-func (p *Pass) plan(pt *partition) *job {
+func (p *Pass) plan(pt *partition) (*job, error) {
 	hashes, n, err := pt.files.SuffixHashes(pt.dev.Device, pt.part, nil, true)
 	p.Progress.SuffixesHashed.Add(int64(n))
 	if err != nil {
-		p.cfg.Log.Errorf("Unable to read the suffix hashes of %s: %v", pt, err)
-		p.Progress.PartitionsLeft.Add(1)
-		p.leftovers.add(&Unrepaired{Policy: pt.pol.Index, Partition: pt.part, Index: -1, Device: pt.dev.Device, Reason: err.Error()})
-		return nil
+		return nil, err
 	}
 	primary := -1
 	nodes := pt.ring.PartNodes(pt.part)
@@ -399,7 +497,7 @@ func (p *Pass) plan(pt *partition) *job {
 		p.Progress.Handoffs.Add(1)
 	}
 	if primary < 0 {
-		return nil
+		return nil, nil
 	}
 	job := &job{partition: pt, index: index, hashes: hashes, objects: make(map[string]*rebuild.Object), left: make(map[leftKey]*Unrepaired), damaged: make(map[string]bool), begun: time.Now(), segment: pt.pol.SegmentSize}
 	for _, node := range partners(primary, nodes) {
@@ -411,9 +509,9 @@ func (p *Pass) plan(pt *partition) *job {
 		}
 	}
 	if len(job.waiting) == 0 {
-		return nil // a ring of one device: nobody to compare with
+		return nil, nil // a ring of one device: nobody to compare with
 	}
-	return job
+	return job, nil
 }
 
 // partners are the left, right and far neighbours in the ring (Swift: _get_partners),
@@ -455,24 +553,24 @@ func (t *targetLocks) of(target string) chan struct{} {
 	return t.m[target]
 }
 
-// lock waits for the target, or for ctx.
-func (t *targetLocks) lock(ctx context.Context, target string) error {
+// lock waits for the target, or for ctx. release gives it back, once.
+func (t *targetLocks) lock(ctx context.Context, target string) (release func(), err error) {
+	c := t.of(target)
 	select {
-	case t.of(target) <- struct{}{}:
-		return nil
+	case c <- struct{}{}:
+		return sync.OnceFunc(func() { <-c }), nil
 	case <-ctx.Done():
-		return context.Cause(ctx)
+		return nil, context.Cause(ctx)
 	}
 }
 
 // try takes the target if it is free now.
-func (t *targetLocks) try(target string) bool {
+func (t *targetLocks) try(target string) (release func(), ok bool) {
+	c := t.of(target)
 	select {
-	case t.of(target) <- struct{}{}:
-		return true
+	case c <- struct{}{}:
+		return sync.OnceFunc(func() { <-c }), true
 	default:
-		return false
+		return nil, false
 	}
 }
-
-func (t *targetLocks) unlock(target string) { <-t.of(target) }

@@ -29,7 +29,7 @@ func (pt *point) send(ctx context.Context, whole func(*pointNode) bool) (*PointR
 		dev = pt.here.dev
 	}
 	j := &job{
-		partition: &partition{place: pt.place, dev: dev, part: pt.part},
+		partition: &partition{place: pt.place, dev: dev, part: pt.part, files: pt.files},
 		objects:   make(map[string]*rebuild.Object), left: make(map[leftKey]*Unrepaired), damaged: make(map[string]bool),
 		begun: time.Now(), segment: pt.pol.SegmentSize, point: pt.source,
 	}

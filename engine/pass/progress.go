@@ -21,7 +21,7 @@ type Progress struct {
 
 	ObjectsLeft    atomic.Int64 // could not be rebuilt or sent
 	PartitionsLeft atomic.Int64 // of which something could not be read, compared or synced: each once per local device
-	DevicesLeft    atomic.Int64 // unmounted or unreadable
+	DevicesLeft    atomic.Int64 // unmounted, unreadable or stalled
 	PoliciesLeft   atomic.Int64
 	Handoffs       atomic.Int64 // partitions with fragments that belong elsewhere
 

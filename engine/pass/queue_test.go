@@ -2,10 +2,14 @@ package pass
 
 import (
 	"context"
-	"sync"
+	"fmt"
+	"slices"
 	"sync/atomic"
 	"testing"
+	"testing/synctest"
 	"time"
+
+	"imping/io/diskfile"
 )
 
 // numbered are n partitions.
@@ -17,88 +21,82 @@ func numbered(n int) []*partition {
 	return parts
 }
 
+// filled is a queue of disks that were listed, with so many partitions.
+func filled(ctx context.Context, sizes map[string]int) *queue {
+	q := newQueue(ctx)
+	for name, n := range sizes {
+		q.disks = append(q.disks, &disk{name: name, fresh: numbered(n)})
+	}
+	return q
+}
+
+const patience = time.Minute
+
 func TestAJobThatWaitsHoldsUpNobodyAndIsNotForgotten(t *testing.T) {
-	q := newQueue(t.Context())
-	defer q.close()
-	q.add("sda", numbered(3))
+	q := filled(t.Context(), map[string]int{"sda": 3})
 	var order []int
 	tries := 0
-	for it := q.take(); it != nil; it = q.take() {
+	q.work = func(it *item) bool {
 		order = append(order, it.part)
 		if it.part == order[0] && tries < 2 {
 			tries++
-			q.later(it, time.Millisecond)
-			continue
+			return q.later(it, time.Millisecond)
 		}
-		q.done(it)
+		return q.done(it)
 	}
-	if len(order) != 5 || tries != 2 {
-		t.Errorf("handed out %v, want the first three times and each other once", order)
+	if left := q.run(1, patience, patience); len(order) != 5 || tries != 2 || len(left) > 0 {
+		t.Errorf("handed out %v, want the first three times and each other once; %d are left", order, len(left))
 	}
 }
 
 func TestWorkersWaitForAJobThatAnotherMayBringBack(t *testing.T) {
-	q := newQueue(t.Context())
-	defer q.close()
-	q.add("sda", numbered(1))
-	first := q.take()
-	var second *item
-	var wg sync.WaitGroup
-	wg.Go(func() { second = q.take() })
-	q.later(first, time.Millisecond)
-	wg.Wait()
-	if second != first {
-		t.Fatal("the second worker ended while a job was still to come back")
-	}
-	q.done(second)
-	if q.take() != nil {
-		t.Error("something is left in an empty queue")
-	}
+	synctest.Test(t, func(t *testing.T) {
+		q := filled(t.Context(), map[string]int{"sda": 1})
+		var tries atomic.Int64
+		q.work = func(it *item) bool {
+			if tries.Add(1) == 1 {
+				time.Sleep(time.Second)
+				return q.later(it, time.Hour)
+			}
+			return q.done(it)
+		}
+		if left := q.run(2, patience, patience); tries.Load() != 2 || len(left) > 0 {
+			t.Errorf("tried %d times; %d are left", tries.Load(), len(left))
+		}
+	})
 }
 
 func TestAnEndedPassHandsOutOnlyWhatWasBegun(t *testing.T) {
 	ctx, cancel := context.WithCancel(t.Context())
-	q := newQueue(ctx)
-	defer q.close()
-	q.add("sda", numbered(2))
-	begun := q.take()
-	q.later(begun, time.Hour)
-	cancel()
-	it := q.take()
-	if it != begun {
-		t.Fatal("the job that waited was not handed out to be ended")
+	q := filled(ctx, map[string]int{"sda": 2})
+	var begun []*item
+	q.work = func(it *item) bool {
+		if begun = append(begun, it); len(begun) == 1 {
+			cancel()
+			return q.later(it, time.Hour)
+		}
+		return q.done(it)
 	}
-	q.done(it)
-	if it := q.take(); it != nil {
-		t.Errorf("partition %d was begun after the end", it.part)
+	q.run(1, patience, patience)
+	if len(begun) != 2 || begun[0] != begun[1] {
+		t.Errorf("%d were handed out; the one that waited was to be ended, and no other begun", len(begun))
 	}
 }
 
 func TestManyWorkersEmptyTheQueue(t *testing.T) {
-	q := newQueue(t.Context())
-	defer q.close()
-	for _, name := range []string{"sda", "sdb", "sdc", "sdd"} {
-		q.add(name, numbered(250))
-	}
+	q := filled(t.Context(), map[string]int{"sda": 250, "sdb": 250, "sdc": 250, "sdd": 250})
 	var done, again atomic.Int64
-	var wg sync.WaitGroup
-	for range 8 {
-		wg.Go(func() {
-			for it := q.take(); it != nil; it = q.take() {
-				if it.part%10 == 0 && it.spent == 0 {
-					it.spent = 1
-					again.Add(1)
-					q.later(it, time.Millisecond)
-					continue
-				}
-				done.Add(1)
-				q.done(it)
-			}
-		})
+	q.work = func(it *item) bool {
+		if it.part%10 == 0 && it.spent == 0 {
+			it.spent = 1
+			again.Add(1)
+			return q.later(it, time.Millisecond)
+		}
+		done.Add(1)
+		return q.done(it)
 	}
-	wg.Wait()
-	if done.Load() != 1000 || again.Load() != 100 {
-		t.Errorf("%d done, %d brought back", done.Load(), again.Load())
+	if left := q.run(8, patience, patience); done.Load() != 1000 || again.Load() != 100 || len(left) > 0 {
+		t.Errorf("%d done, %d brought back, %d left", done.Load(), again.Load(), len(left))
 	}
 	for _, d := range q.disks {
 		if d.busy != 0 {
@@ -108,10 +106,7 @@ func TestManyWorkersEmptyTheQueue(t *testing.T) {
 }
 
 func TestWorkIsSpreadOverTheDisks(t *testing.T) {
-	q := newQueue(t.Context())
-	defer q.close()
-	q.add("slow", numbered(100))
-	q.add("quick", numbered(40))
+	q := filled(t.Context(), map[string]int{"slow": 100, "quick": 40})
 	var atQuick []*item
 	for range 4 {
 		if it := q.take(); it.disk.name == "quick" {
@@ -135,4 +130,169 @@ func TestWorkIsSpreadOverTheDisks(t *testing.T) {
 			t.Error("a worker is idle while a disk has work")
 		}
 	}
+}
+
+func TestADiskIsWorkedOnWhileAnotherIsListed(t *testing.T) {
+	q := newQueue(t.Context())
+	worked := make(chan struct{})
+	q.list(map[string]func(diskfile.Watch) []*partition{
+		"slow":  func(diskfile.Watch) []*partition { <-worked; return numbered(1) },
+		"quick": func(diskfile.Watch) []*partition { return numbered(1) },
+	})
+	var order []string
+	q.work = func(it *item) bool {
+		if order = append(order, it.disk.name); it.disk.name == "quick" {
+			close(worked)
+		}
+		return q.done(it)
+	}
+	q.run(1, patience, patience)
+	if fmt.Sprint(order) != "[quick slow]" {
+		t.Errorf("worked on %v", order)
+	}
+}
+
+func TestAStalledDiskHoldsUpOnlyItself(t *testing.T) {
+	for workers := 1; workers <= 3; workers++ {
+		synctest.Test(t, func(t *testing.T) {
+			q := filled(t.Context(), map[string]int{"sick": 3, "well": 3})
+			var notes []string
+			q.note = func(device string, stalled bool) { notes = append(notes, fmt.Sprint(device, " ", stalled)) }
+			free := make(chan struct{})
+			var hung atomic.Bool
+			var well, sick atomic.Int64
+			q.work = func(it *item) bool {
+				if it.disk.name == "sick" && hung.CompareAndSwap(false, true) {
+					it.calls.Begin()
+					<-free
+					it.calls.End()
+					return q.done(it)
+				}
+				time.Sleep(time.Second)
+				if it.disk.name == "sick" {
+					sick.Add(1)
+				} else {
+					well.Add(1)
+				}
+				return q.done(it)
+			}
+			begin := time.Now()
+			left := q.run(workers, patience, patience)
+			if took := time.Since(begin); took > patience*5/4+10*time.Second {
+				t.Errorf("%d workers: it took %v", workers, took)
+			}
+			if well.Load() != 3 || int(sick.Load())+len(left) != 3 || len(left) == 0 {
+				t.Errorf("%d workers: %d and %d done, %d left", workers, well.Load(), sick.Load(), len(left))
+			}
+			for _, it := range left {
+				if !it.disk.stalled() {
+					t.Errorf("%d workers: an item of %s is left", workers, it.disk.name)
+				}
+			}
+			if !slices.Equal(notes, []string{"sick true"}) {
+				t.Errorf("%d workers: told of %v", workers, notes)
+			}
+			close(free) // long after the end
+		})
+	}
+}
+
+func TestADiskThatComesBackIsTakenUpAgain(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		free := make(chan struct{})
+		q := filled(t.Context(), map[string]int{"sick": 3, "well": 1})
+		var notes []string
+		q.note = func(device string, stalled bool) { notes = append(notes, fmt.Sprint(device, " ", stalled)) }
+		var done atomic.Int64
+		var hung atomic.Bool
+		q.work = func(it *item) bool {
+			switch {
+			case it.disk.name == "well":
+				time.Sleep(2 * patience)
+				close(free)
+				time.Sleep(time.Second)
+			case hung.CompareAndSwap(false, true):
+				it.calls.Begin()
+				<-free
+				it.calls.End()
+				if !stalled(it.ctx) {
+					t.Error("what a lost item does is not ended")
+				}
+				return q.done(it)
+			}
+			done.Add(1)
+			return q.done(it)
+		}
+		if left := q.run(2, patience, patience); len(left) > 0 || done.Load() != 4 {
+			t.Errorf("%d done, %d left", done.Load(), len(left))
+		}
+		if !slices.Equal(notes, []string{"sick true", "sick false"}) {
+			t.Errorf("told of %v", notes)
+		}
+	})
+}
+
+func TestAPartitionThatHangsAgainAndAgainIsLeft(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		q := filled(t.Context(), map[string]int{"sda": 3})
+		tries := 0
+		var done atomic.Int64
+		q.work = func(it *item) bool {
+			if it.part == 1 {
+				tries++
+				it.calls.Begin()
+				time.Sleep(2 * patience)
+				it.calls.End()
+			} else {
+				time.Sleep(5 * patience)
+				done.Add(1)
+			}
+			return q.done(it)
+		}
+		left := q.run(3, patience, patience)
+		if len(left) != 1 || left[0].part != 1 || left[0].disk.stalled() || tries != maxLosses || done.Load() != 2 {
+			t.Errorf("%d left, %d done, %d tries", len(left), done.Load(), tries)
+		}
+	})
+}
+
+func TestACallThatGetsOnIsNotStalled(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		q := filled(t.Context(), map[string]int{"sda": 1})
+		q.note = func(string, bool) { t.Error("stalled") }
+		q.work = func(it *item) bool {
+			time.Sleep(10 * patience) // for a peer, a lock or memory
+			it.calls.Begin()
+			for range 20 { // a large partition
+				time.Sleep(patience / 2)
+				it.calls.Step()
+			}
+			it.calls.End()
+			return q.done(it)
+		}
+		if left := q.run(1, patience, patience); len(left) > 0 {
+			t.Errorf("%d left", len(left))
+		}
+	})
+}
+
+func TestAnEndedPassHasLittlePatience(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		ctx, cancel := context.WithCancel(t.Context())
+		free := make(chan struct{})
+		defer close(free)
+		q := filled(ctx, map[string]int{"sda": 2})
+		q.list(map[string]func(diskfile.Watch) []*partition{"sdb": func(w diskfile.Watch) []*partition { w.Begin(); <-free; return nil }})
+		q.work = func(it *item) bool {
+			it.calls.Begin()
+			<-free
+			return q.done(it)
+		}
+		time.AfterFunc(time.Second, cancel)
+		begin := time.Now()
+		q.run(1, patience, time.Second)
+		if took := time.Since(begin); took > 3*time.Second {
+			t.Errorf("it took %v to end", took)
+		}
+	})
 }

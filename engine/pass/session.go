@@ -21,6 +21,7 @@ import (
 type session struct {
 	partner *partner
 	conn    *ssync.Session
+	release func()                  // of the target
 	wanted  map[string]ssync.Wanted // still to be served
 	touched time.Time               // when something was last written
 

@@ -253,6 +253,7 @@ func (p *Pass) try(ctx context.Context, j *job, waiting []*partner) map[*partner
 		return outcome
 	}
 	defer acct.Close()
+	defer whenStalled(ctx, acct.Abandon)()
 	for len(todo) > 0 {
 		if ctx.Err() != nil {
 			for _, pr := range todo {
@@ -336,7 +337,7 @@ func (p *Pass) group(ctx context.Context, acct *slab.Account, j *job, todo []*pa
 	defer func() {
 		for _, s := range sessions {
 			s.conn.Close()
-			p.targets.unlock(s.partner.key())
+			s.release()
 		}
 	}()
 	offers, err := p.offers(j, todo)
@@ -348,17 +349,20 @@ func (p *Pass) group(ctx context.Context, acct *slab.Account, j *job, todo []*pa
 	}
 	for _, pr := range todo {
 		first := len(tried) == 0
-		if first {
-			if err := p.targets.lock(ctx, pr.key()); err != nil {
+		release, ok := p.targets.try(pr.key())
+		if !ok && !first {
+			continue
+		}
+		if !ok {
+			var err error
+			if release, err = p.targets.lock(ctx, pr.key()); err != nil {
 				outcome[pr] = err
 				return []*partner{pr}
 			}
-		} else if !p.targets.try(pr.key()) {
-			continue
 		}
 		s, err := p.open(ctx, j, pr, offers, !first)
 		if err != nil {
-			p.targets.unlock(pr.key())
+			release()
 			if !first && errors.Is(err, context.DeadlineExceeded) {
 				continue // not granted at once: served singly, later
 			}
@@ -366,6 +370,8 @@ func (p *Pass) group(ctx context.Context, acct *slab.Account, j *job, todo []*pa
 			tried = append(tried, pr)
 			continue
 		}
+		s.release = release
+		defer whenStalled(ctx, func() { s.conn.Cut(errStalled); release() })()
 		sessions = append(sessions, s)
 		tried = append(tried, pr)
 	}

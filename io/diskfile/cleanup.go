@@ -28,6 +28,7 @@ func (m *Manager) cleanup(dir string, q query) (c *choice, left []string, err er
 
 	remove := func(f *file) {
 		if i := slices.Index(names, f.name); i >= 0 {
+			m.watch.Step()
 			// Like Swift's, a failed unlink leaves the file to the next time.
 			_ = syscall.Unlink(filepath.Join(dir, f.name))
 			names = slices.Delete(names, i, i+1)

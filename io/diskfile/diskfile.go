@@ -52,6 +52,7 @@ type Manager struct {
 	now          func() time.Time
 	warn         func(format string, args ...any)
 	sync         func(*os.File) error // (*os.File).Sync, but in tests that have no time for it
+	watch        Watch
 }
 
 // NewManager makes a Manager. The policy must be one of erasure coding.
@@ -59,7 +60,7 @@ func NewManager(c Config) *Manager {
 	m := &Manager{
 		devices: c.Devices, mountCheck: c.MountCheck, policy: c.Policy, hasher: c.Hasher,
 		reclaimAge: c.ReclaimAge, commitWindow: c.CommitWindow, now: c.Now, warn: c.Warn,
-		sync: (*os.File).Sync,
+		sync: (*os.File).Sync, watch: nobody{},
 	}
 	if m.now == nil {
 		m.now = time.Now
@@ -142,6 +143,8 @@ func (m *Manager) hashPath(dev string, part int, hash string) string {
 // them that are none (status files of the auditor are not told). A missing data
 // directory is made, and empty (rule 38). Swift: obj/reconstructor.py, collect_parts.
 func (m *Manager) Partitions(dev string) (parts []int, unexpected []string, err error) {
+	m.watch.Begin()
+	defer m.watch.End()
 	path, err := m.DevicePath(dev)
 	if err != nil {
 		return nil, nil, err
@@ -174,6 +177,8 @@ func (m *Manager) Partitions(dev string) (parts []int, unexpected []string, err 
 // not touched for the reclaim age; what can not be removed stays.
 // Swift: common/utils, unlink_older_than.
 func (m *Manager) CleanTemporaries(dev string) error {
+	m.watch.Begin()
+	defer m.watch.End()
 	path, err := m.DevicePath(dev)
 	if err != nil {
 		return err
@@ -184,6 +189,7 @@ func (m *Manager) CleanTemporaries(dev string) error {
 		return fmt.Errorf("cannot list temporary files: %w", err)
 	}
 	for _, name := range names {
+		m.watch.Step()
 		file := filepath.Join(path, name)
 		if info, err := os.Stat(file); err == nil && m.now().Sub(info.ModTime()) > m.reclaimAge {
 			_ = syscall.Unlink(file)

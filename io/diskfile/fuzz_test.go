@@ -160,6 +160,8 @@ func FuzzChoose(f *testing.F) {
 		f.Add(strings.Join(names[i:min(i+6, len(names))], "\n"), i%7-1, i%2 == 0, i%9)
 	}
 	f.Add("1795342301.49613#1.data\n1795342301.49613#2#d.data\n1795342301.49613.durable\n1795342302.00000-1f.meta\n1795342300.00000.ts", 1, true, 6)
+	f.Add("1795342301.49613#1.data\n1795342301.49613#2#d.data\n1795352301.49613.durable", 1, true, 6)
+	f.Add("1795342301.00000#3.data\n1795342302.00000-1f.meta", -1, true, 6)
 	f.Fuzz(func(t *testing.T, text string, index int, nonDurable bool, limit int) {
 		list := strings.Split(text, "\n")
 		slices.Sort(list)
@@ -172,8 +174,12 @@ func FuzzChoose(f *testing.F) {
 				continue
 			}
 			gone := func(f *file) bool { return f.name == got.name }
-			if !slices.Contains(list, got.name) || slices.ContainsFunc(c.obsolete, gone) || slices.ContainsFunc(c.strays, gone) {
-				t.Fatalf("%s is chosen of %q; obsolete %v", got.name, list, c.obsolete)
+			// As in Swift, metadata beside data that is not durable goes with it once both are
+			// old, and a .durable file ends all that is older, be it alone.
+			stray := slices.ContainsFunc(c.strays, gone) && (got.ext != ".meta" || c.durable != nil)
+			ended := c.durable == nil && strings.Contains(text, ".durable")
+			if !slices.Contains(list, got.name) || slices.ContainsFunc(c.obsolete, gone) && !ended || stray {
+				t.Fatalf("%s is chosen of %q, and to go", got.name, list)
 			}
 		}
 		if c.data != nil {

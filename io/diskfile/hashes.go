@@ -38,11 +38,14 @@ const (
 // system (syscall.ENOTDIR: the partition is no directory).
 // Swift: BaseDiskFileManager._get_hashes.
 func (m *Manager) SuffixHashes(dev string, part int, recalculate []string, listdir bool) (hashes suffix.Hashes, hashed int, err error) {
+	m.watch.Begin()
+	defer m.watch.End()
 	if _, err := m.DevicePath(dev); err != nil {
 		return nil, 0, err
 	}
 	path := m.PartitionPath(dev, part)
 	for range hashesTries {
+		m.watch.Step()
 		var done bool
 		hashes, hashed, done, err = m.tryHashes(path, recalculate, &listdir)
 		if errors.Is(err, fs.ErrNotExist) && !exists(path) {
@@ -107,6 +110,7 @@ func (m *Manager) tryHashes(path string, recalculate []string, listdir *bool) (h
 		if !h[s].Empty() {
 			continue
 		}
+		m.watch.Step()
 		entry, err := m.hashSuffix(filepath.Join(path, s))
 		if _, ok := errors.AsType[*LockTimeoutError](err); ok {
 			return nil, 0, false, err
@@ -127,7 +131,7 @@ func (m *Manager) tryHashes(path string, recalculate []string, listdir *bool) (h
 		return h, hashed, rawHashes(path) == before, nil
 	}
 
-	lock, err := lockDir(context.Background(), "", path, "", hashesLockTimeout)
+	lock, err := m.lockDir(context.Background(), "", path, "", hashesLockTimeout)
 	if err != nil {
 		return nil, 0, false, err
 	}
@@ -143,12 +147,14 @@ func (m *Manager) tryHashes(path string, recalculate []string, listdir *bool) (h
 // returns what is in hashes.pkl now, decoded and as it is.
 // Swift: obj/diskfile.py, consolidate_hashes.
 func (m *Manager) consolidate(path string) (f *suffix.File, raw string, err error) {
-	lock, err := lockDir(context.Background(), "", path, "", hashesLockTimeout)
+	lock, err := m.lockDir(context.Background(), "", path, "", hashesLockTimeout)
 	if err != nil {
 		return nil, "", err
 	}
 	defer lock.Unlock()
+	m.watch.Step()
 	f, raw = readHashes(path)
+	m.watch.Step()
 
 	invalid, err := os.Open(filepath.Join(path, invalidFile))
 	if errors.Is(err, fs.ErrNotExist) {
@@ -217,6 +223,7 @@ func rawHashes(path string) string {
 func (m *Manager) writeHashes(path string, f *suffix.File) (raw string, err error) {
 	f.Updated = float64(m.now().UnixNano()) / 1e9
 	b := f.Encode()
+	m.watch.Step()
 	tmp, err := os.CreateTemp(path, "tmp*.tmp")
 	if err != nil {
 		return "", err
@@ -233,6 +240,7 @@ func (m *Manager) writeHashes(path string, f *suffix.File) (raw string, err erro
 	if err := m.sync(tmp); err != nil {
 		return "", err
 	}
+	m.watch.Step()
 	if err := os.Rename(tmp.Name(), filepath.Join(path, hashesFile)); err != nil {
 		return "", err
 	}
@@ -240,6 +248,7 @@ func (m *Manager) writeHashes(path string, f *suffix.File) (raw string, err erro
 }
 
 func (m *Manager) syncDir(path string) error {
+	m.watch.Step()
 	d, err := os.Open(path)
 	if err != nil {
 		return err
@@ -251,27 +260,30 @@ func (m *Manager) syncDir(path string) error {
 // Invalidate notes in hashes.invalid that a suffix has changed. A missing partition is
 // made. Swift: obj/diskfile.py, invalidate_hash.
 func (m *Manager) Invalidate(dev string, part int, suffix string) error {
+	m.watch.Begin()
+	defer m.watch.End()
 	top, err := m.DevicePath(dev)
 	if err != nil {
 		return err
 	}
-	return invalidate(top, m.PartitionPath(dev, part), suffix)
+	return m.invalidate(top, m.PartitionPath(dev, part), suffix)
 }
 
-func invalidate(top, path, suffix string) error {
-	err := appendInvalid(top, path, suffix)
+func (m *Manager) invalidate(top, path, suffix string) error {
+	err := m.appendInvalid(top, path, suffix)
 	if err != nil {
 		return fmt.Errorf("cannot invalidate suffix %s of %s: %w", suffix, path, err)
 	}
 	return nil
 }
 
-func appendInvalid(top, path, suffix string) error {
-	lock, err := lockDir(context.Background(), top, path, "", hashesLockTimeout)
+func (m *Manager) appendInvalid(top, path, suffix string) error {
+	lock, err := m.lockDir(context.Background(), top, path, "", hashesLockTimeout)
 	if err != nil {
 		return err
 	}
 	defer lock.Unlock()
+	m.watch.Step()
 	f, err := os.OpenFile(filepath.Join(path, invalidFile), os.O_WRONLY|os.O_APPEND|os.O_CREATE, 0o666)
 	if err != nil {
 		return err

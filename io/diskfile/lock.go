@@ -49,16 +49,18 @@ func (l *Lock) Unlock() { l.once.Do(func() { l.file.Close() }) }
 // takes both takes "replication" first. A missing partition is made. Errors:
 // *LockTimeoutError, *NotMountedError, ctx's. Swift: BaseDiskFileManager.partition_lock.
 func (m *Manager) LockPartition(ctx context.Context, dev string, part int, name string, timeout time.Duration) (*Lock, error) {
+	m.watch.Begin()
+	defer m.watch.End()
 	top, err := m.DevicePath(dev)
 	if err != nil {
 		return nil, err
 	}
-	return lockDir(ctx, top, m.PartitionPath(dev, part), name, timeout)
+	return m.lockDir(ctx, top, m.PartitionPath(dev, part), name, timeout)
 }
 
 // lockDir takes the lock of that name in dir, which is made below top if it is missing;
 // with an empty top it must exist. Swift: common/utils, lock_path.
-func lockDir(ctx context.Context, top, dir, name string, timeout time.Duration) (*Lock, error) {
+func (m *Manager) lockDir(ctx context.Context, top, dir, name string, timeout time.Duration) (*Lock, error) {
 	path := filepath.Join(dir, ".lock")
 	if name != "" {
 		path += "-" + name
@@ -77,6 +79,7 @@ func lockDir(ctx context.Context, top, dir, name string, timeout time.Duration) 
 			return nil, fmt.Errorf("cannot open lock: %w", err)
 		}
 		for {
+			m.watch.Step()
 			err = flock(f)
 			if err != syscall.EWOULDBLOCK {
 				break

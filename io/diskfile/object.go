@@ -44,7 +44,8 @@ type Object struct {
 	FileMeta    map[string]string   // metadata of the .meta files, without the name; nil if none
 	Length      int64               // of the archive, in bytes
 
-	file *os.File
+	file  *os.File
+	watch Watch
 }
 
 // Open opens a fragment archive of the object in a hash directory: that of fragIndex, or
@@ -55,6 +56,8 @@ type Object struct {
 // Swift would), *NotMountedError, those of the file system. A hash directory that is none is quarantined, and does not exist.
 // Swift: BaseDiskFileManager.get_diskfile_from_hash and BaseDiskFile.open(open_expired=True).
 func (m *Manager) Open(dev string, part int, hash string, fragIndex int, nonDurable bool) (*Object, error) {
+	m.watch.Begin()
+	defer m.watch.End()
 	if _, err := m.DevicePath(dev); err != nil {
 		return nil, err
 	}
@@ -62,6 +65,7 @@ func (m *Manager) Open(dev string, part int, hash string, fragIndex int, nonDura
 		return nil, fmt.Errorf("cannot open object: %w", err)
 	}
 	dir := m.hashPath(dev, part, hash)
+	m.watch.Step()
 	_, names, err := m.cleanup(dir, anyDurable)
 	if err != nil {
 		if err := m.quarantineBad(dir, err); err != nil {
@@ -90,6 +94,7 @@ func parseHash(hash string) ([16]byte, error) {
 
 func (m *Manager) deleted(dir, hash string, ts *file) error {
 	path := filepath.Join(dir, ts.name)
+	m.watch.Step()
 	meta, err := ReadMetadata(path)
 	if errors.Is(err, fs.ErrNotExist) {
 		return fmt.Errorf("%s: %w", path, ErrNotExist)
@@ -125,6 +130,7 @@ func isObjectName(name string) bool {
 
 func (m *Manager) open(dir, hash string, c *choice) (*Object, error) {
 	path := filepath.Join(dir, c.data.name)
+	m.watch.Step()
 	// Nonblocking, so that a pipe can not hold us up.
 	f, err := os.OpenFile(path, os.O_RDONLY|syscall.O_NONBLOCK, 0)
 	if errors.Is(err, fs.ErrNotExist) {
@@ -136,7 +142,7 @@ func (m *Manager) open(dir, hash string, c *choice) (*Object, error) {
 	if err != nil {
 		return nil, fmt.Errorf("cannot open fragment archive: %w", err)
 	}
-	o := &Object{Path: path, Hash: hash, FragIndex: c.data.index, Data: c.data.time, file: f}
+	o := &Object{Path: path, Hash: hash, FragIndex: c.data.index, Data: c.data.time, file: f, watch: m.watch}
 	if c.durable != nil {
 		o.Durable = c.durable[0].time
 	}
@@ -156,6 +162,7 @@ func (m *Manager) load(o *Object, dir string, c *choice) (err error) {
 		return &CorruptError{Path: o.Path, Reason: "not a regular file"}
 	}
 	o.Length = info.Size()
+	m.watch.Step()
 	if o.DataMeta, err = readFileMetadata(o.file); err != nil {
 		return err
 	}
@@ -237,6 +244,7 @@ func (o *Object) checkFurther(path string, newest map[string]string, c *choice) 
 // another one if that is newer, and returns what it holds with the name.
 // Swift: BaseDiskFile._construct_from_data_file, _merge_content_type_metadata.
 func (o *Object) loadMeta(path, dir string, c *choice) (map[string]string, error) {
+	o.watch.Step()
 	meta, err := readMetaFile(path)
 	if err != nil {
 		return nil, err
@@ -252,6 +260,7 @@ func (o *Object) loadMeta(path, dir string, c *choice) (map[string]string, error
 		return meta, nil
 	}
 	const key, timeKey = "Content-Type", "Content-Type-Timestamp"
+	o.watch.Step()
 	newer, err := readMetaFile(filepath.Join(dir, c.ctype.name))
 	if err != nil {
 		return nil, err
@@ -275,7 +284,11 @@ func readMetaFile(path string) (map[string]string, error) {
 }
 
 // ReadAt reads from the archive. Errors carry the path.
-func (o *Object) ReadAt(p []byte, off int64) (int, error) { return o.file.ReadAt(p, off) }
+func (o *Object) ReadAt(p []byte, off int64) (int, error) {
+	o.watch.Begin()
+	defer o.watch.End()
+	return o.file.ReadAt(p, off)
+}
 
 // Close closes the archive. It is idempotent.
 func (o *Object) Close() error {

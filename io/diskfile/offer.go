@@ -32,7 +32,14 @@ type Offer struct {
 // is an error with no offer, and others follow (Swift only logs it); one that is a file
 // holds nothing and is passed to Warn. A *NotMountedError is the only pair. Swift: BaseDiskFileManager.yield_hashes.
 func (m *Manager) YieldHashes(dev string, part int, suffixes []string, fragIndex int, nonDurable bool) iter.Seq2[Offer, error] {
-	return func(yield func(Offer, error) bool) {
+	return func(give func(Offer, error) bool) {
+		m.watch.Begin()
+		defer m.watch.End()
+		yield := func(o Offer, err error) bool {
+			m.watch.End() // what the caller does with it is none of the disk's
+			defer m.watch.Begin()
+			return give(o, err)
+		}
 		if _, err := m.DevicePath(dev); err != nil {
 			yield(Offer{}, err)
 			return
@@ -52,6 +59,7 @@ func (m *Manager) YieldHashes(dev string, part int, suffixes []string, fragIndex
 		}
 		q := query{index: max(fragIndex, -1), nonDurable: nonDurable}
 		for _, h := range hashes {
+			m.watch.Step()
 			hash := objhash.Hex(h)
 			s := objhash.Suffix(hash)
 			c, names, err := m.cleanup(filepath.Join(path, s, hash), q)
@@ -101,6 +109,7 @@ func (m *Manager) listHashes(path string, suffixes []string) (hashes [][16]byte,
 			continue
 		}
 		left[s] = 0
+		m.watch.Step()
 		names, err := m.list(filepath.Join(path, s))
 		if err != nil {
 			unread = append(unread, err)
@@ -132,7 +141,7 @@ func (m *Manager) emptied(path, s string) {
 	if !exists(path) {
 		return
 	}
-	if err := invalidate("", path, s); err != nil {
+	if err := m.invalidate("", path, s); err != nil {
 		m.warn("%v", err)
 	}
 }

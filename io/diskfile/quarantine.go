@@ -16,6 +16,8 @@ import (
 // name are added. It returns where the directory is now.
 // Swift: obj/diskfile.py, quarantine_renamer.
 func (m *Manager) Quarantine(dev string, part int, hash string) (to string, err error) {
+	m.watch.Begin()
+	defer m.watch.End()
 	device, err := m.DevicePath(dev)
 	if err != nil {
 		return "", err
@@ -29,9 +31,10 @@ func (m *Manager) Quarantine(dev string, part int, hash string) (to string, err 
 
 // quarantine moves an object directory of suffixDir, or suffixDir itself.
 func (m *Manager) quarantine(device, from, suffixDir string) (to string, err error) {
-	if err := invalidate(device, filepath.Dir(suffixDir), filepath.Base(suffixDir)); err != nil {
+	if err := m.invalidate(device, filepath.Dir(suffixDir), filepath.Base(suffixDir)); err != nil {
 		return "", err
 	}
+	m.watch.Step()
 	folder := filepath.Join(device, "quarantined", m.policy.DataDir())
 	to = filepath.Join(folder, filepath.Base(from))
 	if err = renameNew(device, from, to); err == syscall.EEXIST || err == syscall.ENOTEMPTY {

@@ -28,6 +28,7 @@ func (m *Manager) hashSuffix(path string) (*suffix.Entry, error) {
 	slices.Sort(names)
 	sums := sums{}
 	for _, name := range names {
+		m.watch.Step()
 		c, left, err := m.cleanup(filepath.Join(path, name), query{limit: m.policy.UniqueFragments(), index: -1})
 		if err != nil {
 			if err := m.quarantineBad(filepath.Join(path, name), err); err != nil {

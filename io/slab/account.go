@@ -15,8 +15,10 @@ type Account struct {
 	pool    *Pool
 	reserve int64
 	used    int64 // head slabs in use
+	spare   int64 // spare slabs in use
 	waiters []*ticket
 	closed  bool
+	lost    bool // see Abandon
 }
 
 // Reserve returns the bytes reserved at Open.
@@ -107,7 +109,7 @@ func (a *Account) Spare(n int) (*Slab, bool) {
 	p := a.pool
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	if a.closed || len(p.waiters) > 0 || p.promised+p.spare+int64(class) > p.budget {
+	if a.closed || len(p.waiters) > 0 || p.promised+p.spare+int64(class) > p.budget+p.lost {
 		return nil, false
 	}
 	r, err := p.take(class)
@@ -115,6 +117,7 @@ func (a *Account) Spare(n int) (*Slab, bool) {
 		return nil, false
 	}
 	p.spare += int64(class)
+	a.spare += int64(class)
 	return &Slab{mem: r, n: n, acct: a, spare: true}, true
 }
 
@@ -126,6 +129,8 @@ func (a *Account) give(s *Slab) {
 	p.put(s.mem)
 	if s.spare {
 		p.spare -= int64(len(s.mem))
+		a.spare -= int64(len(s.mem))
+		a.found(int64(len(s.mem)))
 		p.admit()
 		return
 	}
@@ -137,6 +142,7 @@ func (a *Account) unuse(n int64) {
 	a.used -= n
 	if a.closed {
 		a.pool.promised -= n
+		a.found(n)
 		a.pool.admit()
 		return
 	}
@@ -171,4 +177,26 @@ func (a *Account) Close() {
 	a.waiters = nil
 	p.promised -= a.reserve - a.used
 	p.admit()
+}
+
+// Abandon closes the account of a job that hangs, maybe for ever, with slabs that are still out: their memory can not be given to anybody
+// else. So that nobody waits for it, it is over and above the budget until they are released.
+func (a *Account) Abandon() {
+	a.Close()
+	p := a.pool
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if !a.lost {
+		a.lost = true
+		p.lost += a.used + a.spare
+		p.admit()
+	}
+}
+
+// found takes back what Abandon added for slabs that come back after all. Caller holds mu.
+func (a *Account) found(n int64) {
+	if a.lost {
+		a.pool.lost -= n
+		a.pool.trim(0)
+	}
 }

@@ -8,13 +8,15 @@ import (
 
 // Pool is the memory budget of a process and the free slabs under it.
 //
-// At any time: bytes promised to open accounts + spare bytes in use <= budget, and mapped bytes <= budget.
+// At any time: bytes promised to open accounts + spare bytes in use <= budget, and mapped bytes <= budget; what an abandoned account holds
+// comes on top.
 type Pool struct {
 	mu       sync.Mutex
 	budget   int64
 	raised   int64 // what the budget was raised to; 0 = as configured
 	promised int64 // reserves of open accounts, and head slabs that closed accounts still hold
 	spare    int64 // spare slabs in use
+	lost     int64 // of both, what abandoned accounts hold: over and above the budget
 	inUse    int64 // head and spare slabs in use
 	peak     int64
 	mapped   int64
@@ -91,7 +93,7 @@ func (p *Pool) Open(ctx context.Context, reserve int64) (*Account, error) {
 func (p *Pool) admit() {
 	for len(p.waiters) > 0 {
 		t := p.waiters[0]
-		if p.promised+p.spare+t.n > p.budget {
+		if p.promised+p.spare+t.n > p.budget+p.lost {
 			return
 		}
 		p.promised += t.n
@@ -126,7 +128,7 @@ func (p *Pool) take(class int) (region, error) {
 // was accounted for: so this ends with the budget kept. Caller holds mu.
 func (p *Pool) trim(n int64) {
 	for class, l := range p.free {
-		for len(l) > 0 && p.mapped+n > p.budget {
+		for len(l) > 0 && p.mapped+n > p.budget+p.lost {
 			unmapRegion(l[0])
 			l[0] = nil
 			l = l[1:]

@@ -332,6 +332,36 @@ func TestMappedStaysUnderTheBudgetWhenLayoutsChange(t *testing.T) {
 	}
 }
 
+func TestNobodyWaitsForTheMemoryOfAJobThatHangs(t *testing.T) { // law 10
+	p := New(2 * 8192)
+	hangs := open(t, p, 2*8192)
+	a, b := head(t, hangs, 8192), head(t, hangs, 8192)
+	admitted := make(chan *Account)
+	go func() { admitted <- open(t, p, 2*8192) }()
+	poll(t, "the second job waits", func() bool { return p.Stats().Waiting == 1 })
+	hangs.Abandon()
+	second := <-admitted
+	c, d := head(t, second, 8192), head(t, second, 8192)
+	for i, s := range []*Slab{a, b, c, d} {
+		s.Bytes()[0] = byte(i)
+	}
+	if a.Bytes()[0] != 0 || b.Bytes()[0] != 1 {
+		t.Error("the memory of the job that hangs was given to another")
+	}
+	if _, ok := second.Spare(1); ok {
+		t.Error("there is memory to spare beside the job that hangs")
+	}
+	// It comes back after all.
+	a.Release()
+	b.Release()
+	c.Release()
+	d.Release()
+	second.Close()
+	if st := p.Stats(); st.Promised != 0 || st.InUse != 0 || st.Mapped > 2*8192 || st.Budget != 2*8192 || p.lost != 0 {
+		t.Errorf("%+v, %d lost", st, p.lost)
+	}
+}
+
 func TestAnyHistoryKeepsTheBooks(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		p := New(rapid.Int64Range(0, 256<<10).Draw(t, "budget"))
@@ -351,10 +381,10 @@ func TestAnyHistoryKeepsTheBooks(t *testing.T) {
 		t.Repeat(map[string]func(*rapid.T){
 			"open": func(t *rapid.T) {
 				n := rapid.Int64Range(0, 100<<10).Draw(t, "reserve")
-				if st := p.Stats(); n <= st.Budget && st.Promised+p.spare+n > st.Budget {
+				if st := p.Stats(); n <= st.Budget && st.Promised+p.spare+n > st.Budget+p.lost {
 					t.Skip("would wait")
 				}
-				if n > p.Stats().Budget && p.Stats().Promised+p.spare > 0 {
+				if n > p.Stats().Budget && p.Stats().Promised+p.spare > p.lost {
 					t.Skip("would wait")
 				}
 				a, err := p.Open(bg, n)
@@ -387,10 +417,16 @@ func TestAnyHistoryKeepsTheBooks(t *testing.T) {
 					a.slabs = a.slabs[1:]
 				}
 			},
-			"close": func(t *rapid.T) { pick(t).Close() },
+			"close":   func(t *rapid.T) { pick(t).Close() },
+			"abandon": func(t *rapid.T) { pick(t).Abandon() },
 			"": func(t *rapid.T) {
-				var promised, spare, inUse int64
+				var promised, spare, inUse, lost int64
 				for _, a := range accts {
+					if a.lost {
+						for _, s := range a.slabs {
+							lost += int64(s.Size())
+						}
+					}
 					var head int64
 					for _, s := range a.slabs {
 						inUse += int64(s.Size())
@@ -410,7 +446,10 @@ func TestAnyHistoryKeepsTheBooks(t *testing.T) {
 				if st.Promised != promised || p.spare != spare || st.InUse != inUse {
 					t.Fatalf("books say %+v spare %d, counted promised %d spare %d in use %d", st, p.spare, promised, spare, inUse)
 				}
-				if promised+spare > st.Budget || st.Mapped > st.Budget || st.InUse > st.Mapped {
+				if p.lost != lost {
+					t.Fatalf("the books say %d lost, counted %d", p.lost, lost)
+				}
+				if promised+spare > st.Budget+lost || st.Mapped > st.Budget+lost || st.InUse > st.Mapped {
 					t.Fatalf("over budget: %+v spare %d", st, spare)
 				}
 			},
