@@ -25,7 +25,7 @@ func Ask(t testing.TB, script string, question, answer any) {
 	if err != nil {
 		t.Fatalf("cannot encode the question: %v", err)
 	}
-	cmd := exec.Command(Python, "-c", script)
+	cmd := exec.Command(Python, "-P", "-c", script)
 	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
 	cmd.Stdin = bytes.NewReader(in)
 	var out, errOut bytes.Buffer

@@ -89,7 +89,7 @@ func Start(t testing.TB, o Options) *Server {
 		t.Fatal(err)
 	}
 
-	cmd := exec.Command(python, "-c", script)
+	cmd := exec.Command(python, "-P", "-c", script)
 	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
 	log := new(syncBuffer)
 	cmd.Stderr = log
