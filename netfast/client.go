@@ -35,7 +35,7 @@ type Client struct {
 	traffic traffic
 
 	mu     sync.Mutex
-	health map[string]*health // of peers in trouble, by host:port
+	health map[string]*health // of what is in trouble, by host:port and host:port/device
 	idle   map[string][]*Conn // oldest first
 	reaper *time.Timer        // runs only while there is something idle
 	closed bool
@@ -96,7 +96,7 @@ func (c *Client) Dial(ctx context.Context, addr string, conn, node time.Duration
 		if ctx.Err() != nil {
 			err = context.Cause(ctx)
 		} else {
-			c.fault(addr, err)
+			c.fault(addr, "", err)
 		}
 		return nil, fmt.Errorf("cannot connect to %s: %w", addr, err)
 	}
@@ -139,11 +139,11 @@ func (c *Client) exchange(ctx context.Context, conn *Conn, r *Request) (*Respons
 		stop()
 		conn.Close()
 		if !errors.Is(ctx.Err(), context.Canceled) && (!conn.reused || !isStale(conn, err)) {
-			c.fault(conn.addr, err)
+			c.fault(conn.addr, r.device(), err)
 		}
 		return nil, fmt.Errorf("%s %s from %s: %w", r.Method, r.Path, conn.addr, err)
 	}
-	c.fine(conn.addr)
+	c.fine(conn.addr, r.device())
 	resp.client, resp.stop = c, stop
 	return resp, nil
 }

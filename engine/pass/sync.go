@@ -283,7 +283,7 @@ func (p *Pass) try(ctx context.Context, j *job, waiting []*partner) map[*partner
 // fragments do not pile up anywhere (rule 9; Swift: _iter_nodes_for_frag).
 func (p *Pass) remoteHashes(ctx context.Context, j *job, pr *partner) (suffix.Hashes, error) {
 	for {
-		if err := p.client.Suspect(pr.Addr); err != nil {
+		if err := p.client.Suspect(pr.Addr, pr.Device); err != nil {
 			return nil, err
 		}
 		hashes, err := replicate.Hashes(ctx, p.client, replicate.Target{

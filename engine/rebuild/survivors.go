@@ -103,7 +103,7 @@ func (r *Rebuilder) living(ctx context.Context, o *Object, peers []Peer, want co
 	}
 	for i := range peers {
 		p := &peers[i]
-		if !want.Has(p.Index) || o.avoid.peer(p.ID) != nil || r.Client.Suspect(p.Addr) != nil || r.trust.last(p) {
+		if !want.Has(p.Index) || o.avoid.peer(p.ID) != nil || r.Client.Suspect(p.Addr, p.Device) != nil || r.trust.last(p) {
 			continue
 		}
 		load := r.loads.of(p)
@@ -248,7 +248,7 @@ func (r *Rebuilder) candidates(o *Object, peers []Peer, want, held codec.Set, re
 			report.Statuses[0]++
 			continue
 		}
-		last := want.Has(p.Index) || seen.Has(p.Index) || r.Client.Suspect(p.Addr) != nil || r.trust.last(p)
+		last := want.Has(p.Index) || seen.Has(p.Index) || r.Client.Suspect(p.Addr, p.Device) != nil || r.trust.last(p)
 		list = append(list, candidate{p: p, last: last, load: r.loads.of(p).Load()})
 		if !last {
 			seen = seen.With(p.Index)
