@@ -167,8 +167,12 @@ func New(cfg Config) (*Pass, error) {
 	return p, nil
 }
 
-// Close ends the pass's idle connections.
-func (p *Pass) Close() { p.client.Close() }
+// Close ends the pass's idle connections and gives its memory back: a process may make many
+// passes.
+func (p *Pass) Close() {
+	p.client.Close()
+	p.pool.Close()
+}
 
 // LocalDevices are the names of this node's devices in the rings of all policies that
 // the pass covers, sorted.

@@ -22,6 +22,7 @@ type Pool struct {
 	mapped   int64
 	free     map[int][]region // by size class, last released at the end
 	waiters  []*ticket        // FIFO
+	closed   bool             // nothing that comes back is kept
 }
 
 // ticket is one Open that waits for admission, or one Head that waits for its account's reserve.
@@ -142,9 +143,28 @@ func (p *Pool) trim(n int64) {
 	}
 }
 
+// Close gives free slabs back to the system, and those in use as they come back. The pool works on, and keeps nothing.
+func (p *Pool) Close() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.closed = true
+	for class, l := range p.free {
+		for _, r := range l {
+			unmapRegion(r)
+			p.mapped -= int64(class)
+		}
+	}
+	clear(p.free)
+}
+
 // put takes a region back. Caller holds mu.
 func (p *Pool) put(r region) {
 	p.inUse -= int64(len(r))
+	if p.closed {
+		p.mapped -= int64(len(r))
+		unmapRegion(r)
+		return
+	}
 	p.free[len(r)] = append(p.free[len(r)], r)
 }
 

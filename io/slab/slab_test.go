@@ -114,6 +114,26 @@ func TestLastReleasedIsHandedOutFirstAndNothingMoreIsMapped(t *testing.T) {
 	}
 }
 
+func TestAClosedPoolGivesItsMemoryBack(t *testing.T) {
+	p := New(1 << 30)
+	a := open(t, p, 3*8192)
+	x, y := head(t, a, 8192), head(t, a, 8192)
+	x.Release()
+	p.Close()
+	if st := p.Stats(); st.Mapped != 8192 || st.InUse != 8192 {
+		t.Fatalf("%+v", st)
+	}
+	y.Bytes()[0] = 1 // still the holder's
+	y.Release()
+	z := head(t, a, 8192)
+	z.Release()
+	a.Close()
+	if st := p.Stats(); st.Mapped != 0 || st.InUse != 0 || st.Promised != 0 {
+		t.Fatalf("%+v", st)
+	}
+	p.Close()
+}
+
 func TestDoubleReleasePanics(t *testing.T) {
 	a := open(t, New(1<<20), 8192)
 	defer a.Close()
