@@ -1,6 +1,7 @@
 # imping: make demo and make test need nothing but Debian 12, Go and root.
 GO       ?= go
 PREFIX   ?= bin
+SOAKTIME ?= 45m
 PACKAGES  = swift-proxy swift-account swift-container swift-object python3-swift python3-swiftclient \
             python3-pyeclib liberasurecode1 libisal2 libjerasure2 memcached python3-xattr attr procps xz-utils
 VERSION  := $(shell git describe --tags --always 2>/dev/null || echo unknown)
@@ -47,8 +48,8 @@ lab-stop: build
 conformance: build deps ## Swift's own probe tests with our reconstructor in its place; fetches Debian's source package
 	@GO=$(GO) ./lab/conformance/run $(PREFIX)/as/reconstructor $(CONFORMANCE_FLAGS)
 
-soak:
-	@echo "make $@: there is nothing in it yet" >&2; exit 1
+soak: build deps      ## break a real cluster and repair it for SOAKTIME, over and over; goes on where it was
+	$(PREFIX)/imping soak --time $(SOAKTIME)
 
 clean:
 	rm -rf $(PREFIX)

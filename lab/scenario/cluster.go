@@ -64,6 +64,9 @@ func NewLayout(c Cluster) (*Layout, error) {
 	return l, nil
 }
 
+// Ring is the ring of a policy.
+func (l *Layout) Ring(p *policy.Policy) *ring.Ring { return l.rings[p.Index] }
+
 func (l *Layout) hash(o *Object) (hash string, part int) {
 	h := l.Swift.Hasher().Path(l.cluster.Account(), o.Container, o.Name)
 	return objhash.Hex(h), objhash.Partition(h, l.rings[o.Policy.Index].PartPower)

@@ -245,6 +245,22 @@ func (o *Object) store(ctx context.Context, c Cluster) error {
 	return o.put(ctx, c, o.Header)
 }
 
+// Store stores objects of l once more, whose kind, size or seed may have been changed, and
+// returns when they are in that state on all their primaries.
+func (l *Loaded) Store(ctx context.Context, c Cluster, objects []*Object) error {
+	group, groupCtx := errgroup.WithContext(ctx)
+	group.SetLimit(6)
+	for _, o := range objects {
+		o.Header = o.header()
+		group.Go(func() error { return o.store(groupCtx, c) })
+	}
+	if err := group.Wait(); err != nil {
+		return err
+	}
+	part := &Loaded{Layout: l.Layout, Objects: objects}
+	return part.settle(ctx)
+}
+
 func (l *Loaded) settle(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, settleLimit)
 	defer cancel()
