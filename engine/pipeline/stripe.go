@@ -24,6 +24,12 @@ func StripeSize(code *codec.Code, segment int, wants int) int64 {
 	return int64(slab.Round((code.K() + wants) * stride(code.PayloadSize(segment))))
 }
 
+// PrefetchSize returns the spare bytes that Run takes at most for an object with Spec.Spare set.
+func PrefetchSize(code *codec.Code, segment int, size int64, wants int) int64 {
+	segments := (size + int64(segment) - 1) / int64(segment)
+	return min(segments, defaultStripes) * StripeSize(code, int(min(int64(segment), size)), wants)
+}
+
 // stripe is the room for one segment: a slot per source and one per fragment that is decoded. A slot is header and payload.
 type stripe struct {
 	slab    *slab.Slab

@@ -108,6 +108,9 @@ func (r *Rebuilder) once(ctx context.Context, acct *slab.Account, o *Object, pee
 	defer cancel()
 	var sources []pipeline.Source
 	var etag string
+	if spare && !acct.HasSpare(pipeline.PrefetchSize(o.Code, o.Segment, o.Size, want.Len())) {
+		return pipeline.Result{}, pipeline.ErrNoSpare // before K peers are asked for nothing
+	}
 	if o.Size > 0 {
 		var err error
 		if sources, etag, err = r.open(ctx, o, peers, want); err != nil {

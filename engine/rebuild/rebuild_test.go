@@ -529,6 +529,25 @@ func TestAPeerWhoseArchivesKeepProvingBadIsAskedLast(t *testing.T) {
 	}
 }
 
+// A primary that is not mounted keeps its place in the ring: with a handoff for a target it
+// would be asked for its living copy before each object.
+func TestADeviceThatIsNotMountedIsAskedOnce(t *testing.T) { // rule 9
+	l := newLab(t, isal, multi, 0, 5)
+	gone := peers.New(t, "sdb", hasher)
+	gone.Refuse(507)
+	for range 3 {
+		from := append(l.peers(), Peer{ID: 999, Addr: gone.Addr, Device: gone.Device, Index: 5})
+		if _, err := l.runFor(bg, from, []Target{l.targets[0]}, false); err != nil {
+			t.Fatal(err)
+		}
+		l.good()
+		l.again()
+	}
+	if n := len(gone.Gets()); n != 1 {
+		t.Errorf("asked %d times, want once", n)
+	}
+}
+
 func TestWithVerificationOffOnlyHeadersAreChecked(t *testing.T) {
 	l := newLab(t, isal, single, 0, 2)
 	l.r.Verify = false
@@ -879,6 +898,9 @@ func TestAPrefetchWithoutSpareMemoryWritesNothing(t *testing.T) { // law 9
 		t.Fatal(err)
 	}
 	l.bad()
+	if n := l.asked(); n != 0 {
+		t.Errorf("%d peers were asked for nothing", n)
+	}
 	if _, err := l.runFor(bg, l.peers(), []Target{l.targets[0]}, false); err != nil {
 		t.Fatal(err)
 	}

@@ -276,6 +276,9 @@ func (r *Rebuilder) judge(o *Object, a asked, want, held codec.Set) (s *survivor
 	if a.err != nil {
 		return nil, false, a.err.Error()
 	}
+	if a.resp.Status == 507 {
+		r.trust.unmounted(a.peer)
+	}
 	if a.resp.Status != 200 {
 		return nil, false, fmt.Sprintf("status %d", a.resp.Status)
 	}

@@ -5,9 +5,10 @@ import (
 	"time"
 )
 
-// A peer of which distrustAfter archives in a row proved bad or broke off is asked last
-// for distrustFor, then gets one more chance: each of its archives costs a session that is
-// cut, or a timeout. Three may be chance; a disk that rots or hangs has thousands.
+// A peer of which distrustAfter archives in a row proved bad or broke off, or whose device
+// is not mounted, is asked last for distrustFor, then gets one more chance: each of its
+// archives costs a session that is cut, a timeout, or an answer for nothing. Three may be
+// chance; a disk that rots or hangs has thousands.
 const (
 	distrustAfter = 3
 	distrustFor   = time.Minute
@@ -25,7 +26,12 @@ type record struct {
 }
 
 // blame takes note of an archive that could not be read to its end or proved bad.
-func (t *trust) blame(p *Peer) {
+func (t *trust) blame(p *Peer) { t.add(p, 1) }
+
+// unmounted takes note of an answer 507, which does not change from one object to the next.
+func (t *trust) unmounted(p *Peer) { t.add(p, distrustAfter) }
+
+func (t *trust) add(p *Peer, bad int) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	if t.m == nil {
@@ -36,7 +42,7 @@ func (t *trust) blame(p *Peer) {
 		r = new(record)
 		t.m[p.String()] = r
 	}
-	r.bad++
+	r.bad += bad
 	r.until = time.Now().Add(distrustFor)
 }
 

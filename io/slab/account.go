@@ -121,6 +121,15 @@ func (a *Account) Spare(n int) (*Slab, bool) {
 	return &Slab{mem: r, n: n, acct: a, spare: true}, true
 }
 
+// HasSpare reports whether slabs of so many rounded bytes together would be spared now: for those who have something else to do first,
+// which would be for nothing.
+func (a *Account) HasSpare(bytes int64) bool {
+	p := a.pool
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return !a.closed && len(p.waiters) == 0 && p.promised+p.spare+bytes <= p.budget
+}
+
 // give takes a slab back.
 func (a *Account) give(s *Slab) {
 	p := a.pool

@@ -308,12 +308,15 @@ func TestHeadEndsWithItsContextAndWithClose(t *testing.T) {
 func TestSpareStaysOutOfReservesAndBehindAdmission(t *testing.T) {
 	p := New(4 * 4096)
 	a := open(t, p, 2*4096)
+	if !a.HasSpare(2*4096) || a.HasSpare(2*4096+1) {
+		t.Fatal("HasSpare does not say what Spare gives")
+	}
 	s1, ok1 := a.Spare(4096)
 	s2, ok2 := a.Spare(1)
 	if !ok1 || !ok2 {
 		t.Fatal("no spare in a half-empty budget")
 	}
-	if _, ok := a.Spare(1); ok {
+	if _, ok := a.Spare(1); ok || a.HasSpare(1) {
 		t.Fatal("spare ate into the reserve")
 	}
 	head(t, a, 4096).Release() // still there
@@ -321,14 +324,14 @@ func TestSpareStaysOutOfReservesAndBehindAdmission(t *testing.T) {
 	go func() { got <- open(t, p, 2*4096) }()
 	poll(t, "a job waits", func() bool { return p.Stats().Waiting == 1 })
 	s1.Release()
-	if _, ok := a.Spare(1); ok {
+	if _, ok := a.Spare(1); ok || a.HasSpare(1) {
 		t.Fatal("spare overtook a job that waits for admission")
 	}
 	s2.Release()
 	b := <-got
 	b.Close()
 	a.Close()
-	if _, ok := a.Spare(1); ok {
+	if _, ok := a.Spare(1); ok || a.HasSpare(1) {
 		t.Fatal("spare from a closed account")
 	}
 }
