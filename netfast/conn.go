@@ -21,8 +21,8 @@ import (
 // split ordinary heads.
 const bufferSize = 4096
 
-// ErrSlow is wrapped by the errors of reads and writes that made progress, but too little
-// in the time that they were given in all. IsTimeout is true of them.
+// ErrSlow is wrapped by the errors of reads and writes that used up the time that they
+// were given in all, whatever progress they made. IsTimeout is true of them.
 var ErrSlow = fmt.Errorf("the peer is too slow: %w", os.ErrDeadlineExceeded)
 
 // aLongTimeAgo is the deadline that wakes blocked reads and writes at once.
@@ -75,8 +75,8 @@ func (c *Conn) SetTimeouts(read, write time.Duration) { c.readTimeout, c.writeTi
 // until it is called with the zero time. Not to be called while a read is under way.
 func (c *Conn) ReadBy(end time.Time) { c.readBy = end }
 
-// WriteBy ends all writes at that time at the latest, with ErrSlow if they made progress,
-// until it is called with the zero time. Not to be called while a write is under way.
+// WriteBy ends all writes at that time at the latest, with ErrSlow, until it is called with
+// the zero time. Not to be called while a write is under way.
 func (c *Conn) WriteBy(end time.Time) { c.writeLimit = end }
 
 // Read is one read(2) into p, past the connection's buffer: it is what that buffer
@@ -143,7 +143,7 @@ func (c *Conn) Writev(bufs *net.Buffers) (int64, error) {
 		if err == nil {
 			return total, nil
 		}
-		if total > 0 && errors.Is(err, os.ErrDeadlineExceeded) && c.cause.Load() == nil {
+		if errors.Is(err, os.ErrDeadlineExceeded) && c.cause.Load() == nil {
 			if limited {
 				return total, fmt.Errorf("writing to %s: only %d bytes were taken: %w", c.addr, total, ErrSlow)
 			}
@@ -192,6 +192,9 @@ func (c *Conn) Interrupted() error {
 	}
 	return nil
 }
+
+// Drop makes Close discard what was written and not yet delivered.
+func (c *Conn) Drop() { c.tcp.SetLinger(0) } // an error means that it is closed
 
 // Close closes the socket. What was written before is still delivered.
 func (c *Conn) Close() error { return c.tcp.Close() }

@@ -50,6 +50,7 @@ type lab struct {
 	limit time.Duration // of a job's tries, unless 0
 	stall time.Duration // patience with disks, unless 0
 	over  chan struct{} // of stalled_test.go: nothing hangs any more
+	slow  time.Duration // slowLimit, unless 0
 	t     testing.TB
 	code  *codec.Code
 	pol   *policy.Policy
@@ -194,6 +195,9 @@ func (l *lab) run(ctx context.Context) Left {
 	}
 	if l.stall > 0 {
 		p.stallAfter, p.stallAtEnd = l.stall, l.stall
+	}
+	if l.slow > 0 {
+		p.slowLimit = l.slow
 	}
 	l.pass = p
 	result := p.Run(ctx)

@@ -62,12 +62,13 @@ func (j *job) served(pr *partner, hash string) {
 	delete(j.left, leftKey{hash, pr.key()})
 }
 
-// forget drops what earlier tries left for a target.
-func (j *job) forget(pr *partner) {
+// forget drops what earlier tries left for a target, of those hashes for which it is known
+// anew.
+func (j *job) forget(pr *partner, known func(hash string) bool) {
 	j.mu.Lock()
 	defer j.mu.Unlock()
 	for k := range j.left {
-		if k.target == pr.key() {
+		if k.target == pr.key() && known(k.hash) {
 			delete(j.left, k)
 		}
 	}

@@ -82,6 +82,8 @@ type Pass struct {
 	start     time.Time
 	firstWait time.Duration // before the second try; fields for the tests
 	jobLimit  time.Duration
+	slowLimit time.Duration // of a fragment's write while another session waits
+	noOffsets sync.Map      // addresses of those that know no offsets of metadata (rule 17)
 
 	stallAfter, stallAtEnd time.Duration
 	queue                  *queue
@@ -125,7 +127,7 @@ func New(cfg Config) (*Pass, error) {
 			UserAgent: UserAgent(), IdlePerHost: 32, IdleFor: 20 * time.Second,
 		}),
 		pool:      slab.New(cfg.MemoryBudget),
-		firstWait: firstWait, jobLimit: jobLimit, stallAfter: stallAfter, stallAtEnd: stallAtEnd,
+		firstWait: firstWait, jobLimit: jobLimit, stallAfter: stallAfter, stallAtEnd: stallAtEnd, slowLimit: idleLimit,
 	}
 	crc := codec.Zlib
 	if cfg.LegacyCRC {

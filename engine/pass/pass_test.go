@@ -228,7 +228,7 @@ func TestAPeerThatTricklesIsGivenUp(t *testing.T) { // rule 10
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			l := newLab(t)
-			l.cfg.HTTPTimeout = 100 * time.Millisecond
+			l.cfg.HTTPTimeout = 500 * time.Millisecond
 			l.only(left)
 			l.agree(right, far)
 			l.object(0, "/a/c/o", multi, left)

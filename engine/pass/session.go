@@ -27,7 +27,17 @@ type session struct {
 
 	rebuilt, bytes, metadata, tombstones int64 // written; counted when the session ended well
 	done                                 bool  // finished, well or badly
-	err                                  error
+	err                                  error // final when drive has returned
+
+	sent []update // objects of which something was sent, in order
+	cut  bool     // by us, not because it was broken
+}
+
+// sends remembers that something of an object has left.
+func (s *session) sends(hash, name string) {
+	if n := len(s.sent); n == 0 || s.sent[n-1].hash != hash {
+		s.sent = append(s.sent, update{hash, name})
+	}
 }
 
 // refused reports whether an update failed because of what it is: nothing of it was sent,
@@ -74,6 +84,8 @@ func (p *Pass) drive(ctx context.Context, acct *slab.Account, j *job, sessions [
 	hashes = slices.Compact(hashes)
 
 	var running []*task
+	var ending sync.WaitGroup // verdicts, which may take their time while others are served
+	defer ending.Wait()
 	defer func() {
 		for _, t := range running {
 			t.cancel(context.Canceled)
@@ -81,7 +93,7 @@ func (p *Pass) drive(ctx context.Context, acct *slab.Account, j *job, sessions [
 		}
 	}()
 	for len(hashes) > 0 || len(running) > 0 {
-		p.finish(ctx, sessions)
+		p.finish(ctx, sessions, &ending)
 		for len(running) < lookahead && len(hashes) > 0 {
 			i := next(hashes, sessions)
 			t := p.newTask(ctx, acct, j, hashes[i], sessions)
@@ -93,6 +105,7 @@ func (p *Pass) drive(ctx context.Context, acct *slab.Account, j *job, sessions [
 		if len(running) == 0 {
 			break
 		}
+		p.pace(sessions)
 		t := running[0]
 		close(t.turn)
 		<-t.done
@@ -105,7 +118,27 @@ func (p *Pass) drive(ctx context.Context, acct *slab.Account, j *job, sessions [
 	for _, s := range sessions {
 		s.wanted = nil
 	}
-	p.finish(ctx, sessions)
+	p.finish(ctx, sessions, &ending)
+}
+
+// pace keeps a slow receiver from holding up others beyond the time after which theirs hang
+// up (rule 12). Alone it may take its time.
+func (p *Pass) pace(sessions []*session) {
+	live := 0
+	for _, s := range sessions {
+		if !s.done {
+			live++
+		}
+	}
+	for _, s := range sessions {
+		switch {
+		case s.done:
+		case live > 1:
+			s.conn.LimitWrites(p.slowLimit)
+		default:
+			s.conn.LimitWrites(p.cfg.HTTPTimeout)
+		}
+	}
 }
 
 // next picks the object to serve: the first in hash order, or the first that a session
@@ -128,19 +161,21 @@ func next(hashes []string, sessions []*session) int {
 
 // finish ends those sessions that want nothing more, so that their receivers' locks are
 // free while others go on.
-func (p *Pass) finish(ctx context.Context, sessions []*session) {
+func (p *Pass) finish(ctx context.Context, sessions []*session, ending *sync.WaitGroup) {
 	for _, s := range sessions {
 		if s.done || len(s.wanted) > 0 {
 			continue
 		}
 		s.done = true
-		if s.err = s.conn.Finish(ctx); s.err != nil {
-			continue
-		}
-		p.Progress.Rebuilt.Add(s.rebuilt)
-		p.Progress.BytesRebuilt.Add(s.bytes)
-		p.Progress.Metadata.Add(s.metadata)
-		p.Progress.Tombstones.Add(s.tombstones)
+		ending.Go(func() {
+			if s.err = s.conn.Finish(ctx); s.err != nil {
+				return
+			}
+			p.Progress.Rebuilt.Add(s.rebuilt)
+			p.Progress.BytesRebuilt.Add(s.bytes)
+			p.Progress.Metadata.Add(s.metadata)
+			p.Progress.Tombstones.Add(s.tombstones)
+		})
 	}
 }
 
@@ -262,13 +297,15 @@ func (t *task) deleted(d *diskfile.DeletedError) {
 			continue
 		}
 		w.session.touched = time.Now()
-		if err := w.session.conn.Delete(d.Name, d.Timestamp); err != nil {
-			if w.session.refused(err) {
-				t.leave(w.session.partner, d.Name, err)
-			}
+		err := w.session.conn.Delete(d.Name, d.Timestamp)
+		if err != nil && w.session.refused(err) {
+			t.leave(w.session.partner, d.Name, err)
 			continue
 		}
-		w.session.tombstones++
+		w.session.sends(t.hash, d.Name)
+		if err == nil {
+			w.session.tombstones++
+		}
 	}
 }
 
@@ -282,13 +319,15 @@ func (t *task) metadata(name string, fields []ssync.Field) {
 			continue
 		}
 		w.session.touched = time.Now()
-		if err := w.session.conn.Post(name, fields); err != nil {
-			if w.session.refused(err) {
-				t.leave(w.session.partner, name, err)
-			}
+		err := w.session.conn.Post(name, fields)
+		if err != nil && w.session.refused(err) {
+			t.leave(w.session.partner, name, err)
 			continue
 		}
-		w.session.metadata++
+		w.session.sends(t.hash, name)
+		if err == nil {
+			w.session.metadata++
+		}
 	}
 }
 
@@ -485,6 +524,7 @@ func (s *sink) WriteFragment(slot []byte) error {
 		return err
 	}
 	s.session.touched = time.Now()
+	s.session.sends(s.task.hash, s.fields.Path)
 	err := s.put.WriteFragment(slot)
 	if err == nil {
 		s.task.p.Progress.BytesSent.Add(int64(len(slot)))
@@ -497,6 +537,7 @@ func (s *sink) Commit(ctx context.Context) error {
 	if err := s.begin(); err != nil {
 		return err
 	}
+	s.session.sends(s.task.hash, s.fields.Path) // an empty archive: its head leaves only now
 	if err := s.put.Commit(ctx); err != nil {
 		s.session.fail(err)
 		return err
@@ -514,6 +555,7 @@ func (s *sink) Abort(cause error) {
 	if put == nil {
 		return
 	}
+	s.session.cut = s.session.cut || s.session.conn.Err() == nil
 	put.Abort(cause)
 	s.session.fail(cause)
 }

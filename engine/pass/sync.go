@@ -4,6 +4,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
+	"maps"
 	"math/rand/v2"
 	"os"
 	"slices"
@@ -45,7 +47,6 @@ type job struct {
 	waiting       []*partner // those still to be served
 	notBefore     time.Time  // until when a peer that it waits for is left alone
 	tries, pauses int        // of the job; pauses grow
-	faults        int        // tries that ended in a refused or broken connection: these are counted
 	begun         time.Time
 }
 
@@ -68,10 +69,52 @@ type partner struct {
 	rebuild.Peer
 	suffixes []string
 	handoffs []rebuild.Peer // devices that may take its place; nil: not looked up yet
+
+	faults int  // tries in a row that ended in a refused or broken connection and brought nothing
+	single bool // too slow to be served beside others (rule 12)
+	suspicion
+
+	// What its next session is for, unless for all that it may want: objects with offsets
+	// (rule 17), or one alone.
+	offsets bool
+	alone   string
+	odd     map[string]bool // hashes of objects with offsets, which the last session left for one of their own
 }
 
 func (pr *partner) target(j *job) ssync.Target {
-	return ssync.Target{Addr: pr.Addr, Device: pr.Device, Partition: j.part, Policy: j.pol.Index, FragIndex: pr.Index, NoOffsets: true}
+	return ssync.Target{Addr: pr.Addr, Device: pr.Device, Partition: j.part, Policy: j.pol.Index, FragIndex: pr.Index}
+}
+
+// takes reports whether an object belongs into the partner's next session. Those with
+// offsets are noted if they do not.
+func (pr *partner) takes(o ssync.Offer, plain bool) bool {
+	switch {
+	case pr.alone != "":
+		return o.Hash == pr.alone
+	case pr.isPutOff(o.Hash):
+		return false
+	case pr.offsets:
+		return pr.odd[o.Hash]
+	case plain || !o.HasOffset():
+		return true
+	}
+	if pr.odd == nil {
+		pr.odd = make(map[string]bool)
+	}
+	pr.odd[o.Hash] = true
+	return false
+}
+
+// learns reports whether what the next session's list of wanted objects says of a hash is
+// all that there is to know of it.
+func (pr *partner) learns(hash string) bool {
+	switch {
+	case pr.alone != "":
+		return hash == pr.alone
+	case pr.offsets:
+		return pr.odd[hash]
+	}
+	return !pr.odd[hash] && !pr.isPutOff(hash)
 }
 
 // key names the device of a partner over all policies.
@@ -123,7 +166,6 @@ func (p *Pass) step(ctx context.Context, j *job) (wait time.Duration, again bool
 func (p *Pass) judge(ctx context.Context, j *job, outcome map[*partner]error) (pause bool) {
 	waiting := j.waiting
 	j.waiting = nil
-	broken := false
 	for _, pr := range waiting {
 		err := outcome[pr]
 		var source *pipeline.SourceError
@@ -135,8 +177,10 @@ func (p *Pass) judge(ctx context.Context, j *job, outcome map[*partner]error) (p
 			// Longer segments, or cut because a survivor proved bad, which is excluded
 			// now: tried at once, as long as there is time.
 			j.waiting = append(j.waiting, pr)
-		case !errors.As(err, &source) && retryable(err) && (busy(err) || j.faults < maxTries-1) && time.Since(j.begun) < p.jobLimit:
-			broken = broken || !busy(err)
+		case !errors.As(err, &source) && retryable(err) && (busy(err) || pr.faults < maxTries-1) && time.Since(j.begun) < p.jobLimit:
+			if !busy(err) {
+				pr.faults++
+			}
 			var suspect *netfast.SuspectError
 			if errors.As(err, &suspect) && suspect.Until.After(j.notBefore) {
 				j.notBefore = suspect.Until
@@ -152,15 +196,13 @@ func (p *Pass) judge(ctx context.Context, j *job, outcome map[*partner]error) (p
 			}
 		}
 	}
-	if broken {
-		j.faults++
-	}
 	return pause
 }
 
 // retryable tells work still to do from work that failed (law 5, rule 10).
 func retryable(err error) bool {
-	if busy(err) {
+	var raised *raisedError
+	if busy(err) || errors.As(err, &raised) {
 		return true
 	}
 	var remote *ssync.RemoteError
@@ -237,6 +279,8 @@ func (p *Pass) try(ctx context.Context, j *job, waiting []*partner) map[*partner
 			if pr.suffixes = suffix.Delta(hashes, j.index, remote[i], pr.Index); len(pr.suffixes) > 0 {
 				p.Progress.Suffixes.Add(int64(len(pr.suffixes)))
 				todo = append(todo, pr)
+			} else {
+				j.forget(pr, func(string) bool { return true })
 			}
 		}
 	}
@@ -254,16 +298,7 @@ func (p *Pass) try(ctx context.Context, j *job, waiting []*partner) map[*partner
 	}
 	defer acct.Close()
 	defer whenStalled(ctx, acct.Abandon)()
-	for len(todo) > 0 {
-		if ctx.Err() != nil {
-			for _, pr := range todo {
-				outcome[pr] = context.Cause(ctx)
-			}
-			return outcome
-		}
-		tried := p.group(ctx, acct, j, todo, outcome)
-		todo = slices.DeleteFunc(todo, func(pr *partner) bool { return slices.Contains(tried, pr) })
-	}
+	p.serve(ctx, acct, j, todo, outcome)
 	if j.longest > j.segment {
 		// Objects of an earlier ec_object_segment_size were passed over: more memory has
 		// to be reserved, which may only be waited for while nothing is held.
@@ -275,6 +310,64 @@ func (p *Pass) try(ctx context.Context, j *job, waiting []*partner) map[*partner
 		}
 	}
 	return outcome
+}
+
+// serve brings the partners what they miss: first all but what may break a session, then,
+// to those that this went well with, objects with offsets, whose form an old receiver
+// raises on (rule 17), and at last, alone, each object that broke sessions (rule 10).
+func (p *Pass) serve(ctx context.Context, acct *slab.Account, j *job, todo []*partner, outcome map[*partner]error) {
+	p.sessions(ctx, acct, j, todo, outcome)
+
+	var odd []*partner
+	differ := make(map[*partner][]string) // suffixes
+	for _, pr := range todo {
+		if differ[pr] = pr.suffixes; outcome[pr] == nil && len(pr.odd) > 0 {
+			pr.offsets, pr.suffixes = true, suffixesOf(slices.Collect(maps.Keys(pr.odd)))
+			odd = append(odd, pr)
+		}
+	}
+	p.sessions(ctx, acct, j, odd, outcome)
+	for _, pr := range odd {
+		pr.offsets = false
+	}
+
+	for _, pr := range todo {
+		for _, u := range pr.putOff {
+			suffixes := suffixesOf([]string{u.hash})
+			if outcome[pr] != nil || pr.lost[u.hash] || !slices.Contains(differ[pr], suffixes[0]) {
+				continue
+			}
+			pr.alone, pr.suffixes = u.hash, suffixes
+			p.sessions(ctx, acct, j, []*partner{pr}, outcome)
+			pr.alone = ""
+		}
+		pr.suffixes = differ[pr]
+	}
+}
+
+// suffixesOf are those that the hashes lie in, sorted.
+func suffixesOf(hashes []string) []string {
+	list := make([]string, len(hashes))
+	for i, h := range hashes {
+		list[i] = objhash.Suffix(h)
+	}
+	slices.Sort(list)
+	return slices.Compact(list)
+}
+
+// sessions gives each partner a session, together where that is possible.
+func (p *Pass) sessions(ctx context.Context, acct *slab.Account, j *job, todo []*partner, outcome map[*partner]error) {
+	todo = slices.Clone(todo)
+	for len(todo) > 0 {
+		if ctx.Err() != nil {
+			for _, pr := range todo {
+				outcome[pr] = context.Cause(ctx)
+			}
+			return
+		}
+		tried := p.group(ctx, acct, j, todo, outcome)
+		todo = slices.DeleteFunc(todo, func(pr *partner) bool { return slices.Contains(tried, pr) })
+	}
 }
 
 // remoteHashes asks a partner for its suffix hashes. Where it answers that the device is
@@ -298,7 +391,7 @@ func (p *Pass) remoteHashes(ctx context.Context, j *job, pr *partner) (suffix.Ha
 		if !ok {
 			return nil, err
 		}
-		pr.Peer = next
+		pr.Peer, pr.suspicion, pr.single = next, suspicion{}, false
 	}
 }
 
@@ -349,6 +442,9 @@ func (p *Pass) group(ctx context.Context, acct *slab.Account, j *job, todo []*pa
 	}
 	for _, pr := range todo {
 		first := len(tried) == 0
+		if pr.single && !first || len(tried) == 1 && tried[0].single {
+			continue // too slow to hold up others
+		}
 		release, ok := p.targets.try(pr.key())
 		if !ok && !first {
 			continue
@@ -377,8 +473,19 @@ func (p *Pass) group(ctx context.Context, acct *slab.Account, j *job, todo []*pa
 	}
 	p.drive(ctx, acct, j, sessions)
 	for _, s := range sessions {
+		s.blame()
 		outcome[s.partner] = s.err
-		if s.err == nil {
+		if len(sessions) > 1 && errors.Is(s.err, netfast.ErrSlow) {
+			p.cfg.Log.Debugf("%s %v: will be served singly", s.partner.path(j), s.err)
+			s.partner.single = true
+			tried = slices.DeleteFunc(tried, func(pr *partner) bool { return pr == s.partner })
+			continue
+		}
+		if s.partner.alone != "" && s.broke() && ctx.Err() == nil {
+			p.lose(j, s.partner, s.sent[0], s.err)
+			outcome[s.partner] = nil
+		}
+		if s.err == nil && s.partner.alone == "" && !s.partner.offsets {
 			for _, s := range s.partner.suffixes {
 				if j.hashes[s] != nil {
 					p.Progress.SuffixesSynced.Add(1)
@@ -432,47 +539,103 @@ func offer(o diskfile.Offer) ssync.Offer {
 }
 
 // open starts a partner's session up to its list of wanted objects. Where another session
-// is held already it waits for the receiver's grant no longer than grantLimit.
+// is held already it waits for the receiver's grant no longer than grantLimit. A receiver
+// that raises on offsets is asked again without (rule 17).
 func (p *Pass) open(ctx context.Context, j *job, pr *partner, offers []ssync.Offer, hurry bool) (*session, error) {
+	_, plain := p.noOffsets.Load(pr.Addr)
+	s, err := p.ask(ctx, j, pr, offers, hurry, plain)
+	if _, refused := errors.AsType[*offsetsError](err); refused {
+		if _, known := p.noOffsets.LoadOrStore(pr.Addr, true); !known {
+			p.cfg.Log.Warnf("ssync receiver %s does not know timestamp offsets: metadata is offered without them (%v)", pr.Addr, err)
+		}
+		s, err = p.ask(ctx, j, pr, offers, hurry, true)
+	}
+	return s, err
+}
+
+// offsetsError is how a receiver ended a session in which it was told offsets.
+type offsetsError struct{ error }
+
+func (e *offsetsError) Unwrap() error { return e.error }
+
+// ask is one attempt at open; plain tells no offsets of metadata.
+func (p *Pass) ask(ctx context.Context, j *job, pr *partner, offers []ssync.Offer, hurry, plain bool) (*session, error) {
 	p.Progress.Sessions.Add(1)
-	conn, err := ssync.Open(ctx, p.client, pr.target(j), p.timeouts())
+	target := pr.target(j)
+	target.NoOffsets = plain
+	conn, err := ssync.Open(ctx, p.client, target, p.timeouts())
 	if err != nil {
 		return nil, err
 	}
+	if !pr.offsets {
+		pr.odd = nil
+	}
 	mine := make([]ssync.Offer, 0, len(offers))
+	told := false
 	for _, o := range offers {
-		if _, ok := slices.BinarySearch(pr.suffixes, objhash.Suffix(o.Hash)); ok {
+		// A point repair has one object: there is nothing to keep it from.
+		if _, ok := slices.BinarySearch(pr.suffixes, objhash.Suffix(o.Hash)); ok && (j.point != nil || pr.takes(o, plain)) {
 			mine = append(mine, o)
+			told = told || o.HasOffset() && !plain
 		}
 	}
-	if err := conn.Offer(ctx, slices.Values(mine)); err != nil {
+	limit := max(p.jobLimit, p.cfg.HTTPTimeout) // an exchange of lists that moves on all the time
+	if hurry {
+		limit = grantLimit
+	}
+	grant, cancel := context.WithTimeout(ctx, limit)
+	defer cancel()
+	var wanted []ssync.Wanted
+	if err = conn.Offer(grant, slices.Values(mine)); err == nil {
+		wanted, err = conn.Wanted(grant)
+	}
+	if err != nil {
 		conn.Close()
+		switch {
+		case hurry && grant.Err() != nil && ctx.Err() == nil:
+			return nil, context.DeadlineExceeded
+		case told && grant.Err() == nil && (raised(err) || hungUp(err)):
+			return nil, &offsetsError{err}
+		}
 		return nil, err
 	}
 	if conn.Withheld() > 0 {
 		p.cfg.Log.Warnf("ssync receiver %s does not accept non-durable fragments", pr.Addr)
 	}
-	grant := ctx
-	if hurry {
-		var cancel context.CancelFunc
-		grant, cancel = context.WithTimeout(ctx, grantLimit)
-		defer cancel()
-	}
-	wanted, err := conn.Wanted(grant)
-	if err != nil {
-		conn.Close()
-		if hurry && grant.Err() != nil && ctx.Err() == nil {
-			return nil, context.DeadlineExceeded
-		}
-		return nil, err
-	}
 	s := &session{partner: pr, conn: conn, wanted: make(map[string]ssync.Wanted, len(wanted)), touched: time.Now()}
 	for _, w := range wanted {
 		s.wanted[w.Hash] = w
 	}
-	j.forget(pr) // what is still missing is in this list
 	p.Progress.ObjectsWanted.Add(int64(len(wanted)))
+	p.review(j, pr, s.wanted)
 	return s, nil
+}
+
+// review compares what a partner wants with what it was sent before.
+func (p *Pass) review(j *job, pr *partner, wanted map[string]ssync.Wanted) {
+	j.forget(pr, pr.learns) // what is still missing is in this list
+	if pr.alone != "" || pr.offsets != pr.sentOdd {
+		return
+	}
+	before := len(pr.putOff)
+	if pr.learn(wanted) {
+		pr.faults, j.pauses = 0, 0
+	}
+	for _, u := range pr.putOff[before:] {
+		p.cfg.Log.Warnf("%s %s broke %d sessions: it will be sent last, alone", pr.path(j), u.name, maxBroken)
+		delete(wanted, u.hash)
+	}
+}
+
+// raised reports an exception of the receiver.
+func raised(err error) bool {
+	remote, ok := errors.AsType[*ssync.RemoteError](err)
+	return ok && remote.Raised()
+}
+
+// hungUp reports a connection that the other side ended without a word.
+func hungUp(err error) bool {
+	return errors.Is(err, io.ErrUnexpectedEOF) || errors.Is(err, syscall.ECONNRESET) || errors.Is(err, syscall.EPIPE)
 }
 
 // quarantine moves local archives aside that proved bad during the job (rule 4). It

@@ -272,6 +272,9 @@ func (s *Session) Cut(cause error) {
 	}
 	wrapped := s.wrap(cause)
 	s.over.CompareAndSwap(nil, &wrapped)
+	if errors.Is(cause, netfast.ErrSlow) {
+		s.conn.Drop() // megabytes may wait for a receiver that is slow: it would hold its locks until it has read them
+	}
 	s.conn.Interrupt(cause)
 	s.conn.Close()
 }

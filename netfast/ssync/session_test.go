@@ -285,7 +285,7 @@ func TestHostileReceivers(t *testing.T) {
 // Empty lines, bytes of a line and bytes that are read one by one are no progress worth
 // waiting for: each wait ends.
 func TestAReceiverThatOnlySeemsToWorkIsGivenUp(t *testing.T) { // rule 10
-	hasty := Timeouts{Conn: 5 * time.Second, Node: 20 * time.Second, HTTP: 200 * time.Millisecond}
+	hasty := Timeouts{Conn: 5 * time.Second, Node: 20 * time.Second, HTTP: time.Second}
 	const often = 5 * time.Millisecond
 	blank := chunks("\r\n")
 	for _, c := range []struct {

@@ -86,6 +86,7 @@ type Peer struct {
 	asked    int // REPLICATEs
 	want     func(s *Session, hash string) string
 	script   func(s *Session)
+	poison   func(s *Session, method, path string) (word string, ok bool)
 	sessions []*Session
 	stored   map[string]bool
 }

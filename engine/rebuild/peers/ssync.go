@@ -46,6 +46,15 @@ func (p *Peer) Want(want func(s *Session, hash string) string) {
 	p.want = want
 }
 
+// Poison sets at which subrequests a peer goes wrong when their head has been read: it
+// stops there, with a last word if say returns one, else without any; ok means that it is
+// taken.
+func (p *Peer) Poison(say func(s *Session, method, path string) (word string, ok bool)) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.poison = say
+}
+
 // Script sets what a peer does with sessions, instead of Session.Serve.
 func (p *Peer) Script(script func(s *Session)) {
 	p.mu.Lock()
@@ -98,8 +107,8 @@ func (s *Session) Serve() {
 	s.Answer()
 	if s.ReadUpdates() {
 		s.Verdict()
+		s.Conn.Hang()
 	}
-	s.Conn.Hang()
 }
 
 // Greet sends the answer's head and the empty line before any lock is taken.
@@ -269,6 +278,19 @@ func (s *Session) ReadUpdate(line string) bool {
 		}
 		key, value, _ := strings.Cut(strings.TrimSuffix(line, "\r\n"), ": ")
 		r.Fields[key] = value
+	}
+	s.Peer.mu.Lock()
+	poison := s.Peer.poison
+	s.Peer.mu.Unlock()
+	if poison != nil {
+		if word, ok := poison(s, method, path); !ok {
+			if word == "" {
+				s.Conn.SetLinger(0)
+			} else {
+				s.Say(word)
+			}
+			return false
+		}
 	}
 	if length, ok := r.Fields["Content-Length"]; ok {
 		n, err := strconv.Atoi(length)
