@@ -614,7 +614,7 @@ func (p *Pass) ask(ctx context.Context, j *job, pr *partner, offers []ssync.Offe
 // review compares what a partner wants with what it was sent before.
 func (p *Pass) review(j *job, pr *partner, wanted map[string]ssync.Wanted) {
 	j.forget(pr, pr.learns) // what is still missing is in this list
-	if pr.alone != "" || pr.offsets != pr.sentOdd {
+	if pr.alone != "" || j.point != nil || pr.offsets != pr.sentOdd {
 		return
 	}
 	before := len(pr.putOff)

@@ -263,10 +263,10 @@ func (p *Peer) get(c *fake.Conn, only bool, head, path, name string) bool {
 		}
 	}
 	p.mu.Unlock()
-	switch {
-	case status == 0 && a == nil:
+	if status == 0 && a == nil {
 		status = 404
-		fallthrough
+	}
+	switch {
 	case status != 0 && only:
 		c.Say(fmt.Sprintf("HTTP/1.1 %d Said So\r\nContent-Length: 5\r\n\r\n", status))
 	case status != 0:
