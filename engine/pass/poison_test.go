@@ -6,7 +6,9 @@ import (
 	"io"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
 
@@ -164,6 +166,28 @@ func TestAPoisonedJobEndsWithItsTime(t *testing.T) { // rule 10
 	l.inOrder(5)
 	l.peers[left].Poison(func(*peers.Session, string, string) (string, bool) { return "", false })
 	l.want(l.run(bg), "retried=0 left.partitions=1")
+}
+
+// The limit is for asking in vain: a session that carried objects for longer than that and
+// broke then is tried again.
+func TestASessionThatBreaksAfterLongWorkIsTriedAgain(t *testing.T) { // rule 10
+	t.Parallel()
+	l := newLab(t)
+	l.limit = time.Second
+	l.only(left)
+	l.agree(right, far)
+	objects := l.inOrder(3)
+	var once sync.Once
+	l.peers[left].Poison(func(*peers.Session, string, string) (word string, ok bool) {
+		ok = true
+		once.Do(func() {
+			time.Sleep(l.limit + l.limit/2) // a disk that is slow
+			ok = false
+		})
+		return "", ok
+	})
+	l.want(l.run(bg), "rebuilt=3")
+	l.received(left, objects...)
 }
 
 // rule 10

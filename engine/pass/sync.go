@@ -47,13 +47,13 @@ type job struct {
 	waiting       []*partner // those still to be served
 	notBefore     time.Time  // until when a peer that it waits for is left alone
 	tries, pauses int        // of the job; pauses grow
-	begun         time.Time
+	begun         time.Time  // later by the time in which sessions were driven
 }
 
 // Retries of a job's sessions (rule 10).
 const (
 	maxTries  = 5
-	jobLimit  = 10 * time.Minute // no new try after this
+	jobLimit  = 10 * time.Minute // no new try after this, the time in which sessions carry something not counted
 	firstWait = 500 * time.Millisecond
 	// maxDoublings bounds the pause, to 8 s: a receiver that is busy has a free slot again
 	// when one of its sessions ends.
@@ -471,7 +471,9 @@ func (p *Pass) group(ctx context.Context, acct *slab.Account, j *job, todo []*pa
 		sessions = append(sessions, s)
 		tried = append(tried, pr)
 	}
+	begin := time.Now()
 	p.drive(ctx, acct, j, sessions)
+	j.begun = j.begun.Add(time.Since(begin)) // what breaks after an hour of work is tried again
 	for _, s := range sessions {
 		s.blame()
 		outcome[s.partner] = s.err
