@@ -1035,7 +1035,11 @@ func TestPoliciesThatCanNotBeCoveredAreLeft(t *testing.T) {
 	l := newLab(t)
 	l.object(0, "/a/c/o", 10)
 	l.writeRing(func(ring map[string]any) { ring["next_part_power"] = power + 1 })
+	before := tree(t, l.disk.Root)
 	l.want(l.run(bg), "left.policies=1")
+	if after := tree(t, l.disk.Root); after != before || l.peers[left].Asked() > 0 || !l.logged("W next_part_power set in policy 'ec'. Skipping") {
+		t.Errorf("before\n%s\nafter\n%s\nlog\n%s", before, after, l.log)
+	}
 
 	l = newLab(t)
 	l.object(0, "/a/c/o", 10)

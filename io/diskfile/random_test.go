@@ -143,7 +143,7 @@ type world struct {
 }
 
 // randomDir fills an object directory from a small pool of times, so that files meet.
-func (w *world) randomDir(dir, name string) []testFile {
+func (w *world) randomDir(dir, object string) []testFile {
 	r := w.r
 	pool := []timestamp.Timestamp{}
 	for i := range 3 {
@@ -173,7 +173,7 @@ func (w *world) randomDir(dir, name string) []testFile {
 	var files []testFile
 	for range r.IntN(8) {
 		at := pool[r.IntN(len(pool))]
-		f := testFile{Meta: map[string]string{"name": name, "X-Timestamp": at.Internal()}}
+		f := testFile{Meta: map[string]string{"name": object, "X-Timestamp": at.Internal()}}
 		var file string
 		switch k := r.IntN(22); {
 		case k < 10:
@@ -243,6 +243,21 @@ func (w *world) randomDir(dir, name string) []testFile {
 		}
 		files = append(files, f)
 	}
+	if r.IntN(12) == 0 {
+		// A POST that only some nodes saw changed the content type, and a later one did not.
+		at := func(minutes int) timestamp.Timestamp {
+			return timestamp.FromTime(w.now.Add(time.Duration(-minutes) * time.Minute))
+		}
+		latest := map[string]map[string]string{
+			at(4).Internal() + "#1#d.data":               {"Content-Length": "0", "Content-Type": "text/plain", "X-Timestamp": at(4).Internal()},
+			timestamp.EncodePair(at(3), at(3)) + ".meta": {"Content-Type": "image/png", "Content-Type-Timestamp": at(3).Internal(), "X-Timestamp": at(3).Internal()},
+			timestamp.EncodePair(at(2), at(4)) + ".meta": {"X-Object-Meta-Color": "red", "X-Timestamp": at(2).Internal()},
+		}
+		for _, name := range slices.Sorted(maps.Keys(latest)) {
+			latest[name]["name"] = object
+			files = append(files, testFile{Path: filepath.Join(dir, name), Meta: latest[name], Style: style(r.IntN(int(badChecksum))), MTime: w.now})
+		}
+	}
 	return files
 }
 
@@ -300,6 +315,7 @@ type question struct {
 	Now          float64
 	ReclaimAge   int
 	CommitWindow float64
+	Duplication  int
 	Ops          []op
 
 	files []testFile
@@ -316,7 +332,7 @@ func randomPartition(r *rand.Rand, groups [][]string) *question {
 		damaged:      r.IntN(5) == 0,
 	}
 	w.odd = !w.damaged && r.IntN(8) == 0
-	q := &question{Now: 1795342301.5, ReclaimAge: int(w.reclaimAge.Seconds()), CommitWindow: w.commitWindow.Seconds(), world: w}
+	q := &question{Now: 1795342301.5, ReclaimAge: int(w.reclaimAge.Seconds()), CommitWindow: w.commitWindow.Seconds(), Duplication: 1 + r.IntN(2), world: w}
 	var suffixes, hashes []string
 	for range 1 + r.IntN(4) {
 		group := groups[r.IntN(len(groups))]
@@ -400,9 +416,129 @@ func TestRandomPartitionsAreTreatedAsSwiftDoes(t *testing.T) {
 		}
 	}
 	t.Log(seen)
-	for _, kind := range []string{"deleted", "error", "file", "offers", "with ctype", "merged ctype", "quarantined", "refused", "tripped", "directories"} {
+	for _, kind := range kinds {
 		if seen[kind] < min(10, *partitions/80) {
 			t.Errorf("only %d of kind %q: the test has gone blind", seen[kind], kind)
+		}
+	}
+}
+
+// kinds are what random partitions must come to, each a few times.
+var kinds = []string{
+	"deleted", "error", "file", "offers", "quarantined", "refused", "tripped", "directories",
+	// What is opened:
+	"durable by a .durable file", "not durable", "duplicated", "time with offset", ".meta", "with ctype", "merged ctype",
+	"metadata of Python 3", "metadata without checksum", "metadata of Python 2", "metadata of Python 2 without checksum", "metadata in pieces",
+	".meta of Python 2", ".meta in pieces",
+	// What is removed, and what is not:
+	"newer .data makes .data obsolete", "newer .ts makes .data obsolete", "obsolete .meta", "obsolete .durable", "obsolete .ts",
+	"reclaimed .ts", "reclaimed .data", "reclaimed .meta", "kept by the reclaim age", "kept by the commit window",
+	// What is hashed:
+	"broken hashes.pkl", "stale hashes.pkl", "hashes.invalid", "a file for a directory", "checksum mismatch", "no metadata", "metadata that is no pickle",
+}
+
+var styleNames = map[style]string{
+	python3: "metadata of Python 3", noChecksum: "metadata without checksum", python2: "metadata of Python 2",
+	python2NoChecksum: "metadata of Python 2 without checksum", inPieces: "metadata in pieces",
+	badChecksum: "checksum mismatch", noMetadata: "no metadata", noPickle: "metadata that is no pickle",
+}
+
+// opened counts of what kinds the files of an opened object are, as Swift told of it.
+func (q *question) opened(o op, w map[string]any, seen map[string]int) {
+	in := func(name string) *testFile {
+		path := filepath.Join("objects-1/7", objhash.Suffix(o.Hash), o.Hash, name)
+		i := slices.IndexFunc(q.files, func(f testFile) bool { return f.Path == path })
+		return &q.files[i]
+	}
+	name, data, meta := w["file"].(string), w["data"].(string), w["meta"].(string)
+	seen[styleNames[in(name).Style]]++
+	if q.Duplication > 1 {
+		seen["duplicated"]++
+	}
+	switch {
+	case w["durable"] != data:
+		seen["not durable"]++
+	case !strings.HasSuffix(name, "#d.data"):
+		seen["durable by a .durable file"]++ // or by the name of another fragment
+		if !slices.ContainsFunc(q.files, func(f testFile) bool { return f.Path == filepath.Join(filepath.Dir(in(name).Path), data+".durable") }) {
+			seen["durable by a .durable file"]--
+		}
+	}
+	if strings.Contains(data, "_") {
+		seen["time with offset"]++
+	}
+	if meta == "" {
+		return
+	}
+	seen[".meta"]++
+	for _, f := range q.files {
+		if filepath.Dir(f.Path) == filepath.Dir(in(name).Path) && strings.HasPrefix(filepath.Base(f.Path), meta) && strings.HasSuffix(f.Path, ".meta") {
+			switch f.Style {
+			case python2, python2NoChecksum:
+				seen[".meta of Python 2"]++
+			case inPieces:
+				seen[".meta in pieces"]++
+			}
+		}
+	}
+	if w["ctype"] != "" {
+		seen["with ctype"]++
+		if m, ok := w["filemeta"].(map[string]any); ok && m["X-Object-Meta-Color"] != nil && m["Content-Type"] != nil {
+			seen["merged ctype"]++
+		}
+	}
+}
+
+// left counts what became of the files: those that are there at the end, with no folder of
+// theirs in quarantine, and those that are not.
+func (q *question) left(root string, seen map[string]int) {
+	for _, f := range q.files {
+		dir, name := filepath.Split(f.Path)
+		switch {
+		case name == hashesFile:
+			if file, err := suffix.DecodeFile([]byte(f.Content)); err != nil {
+				seen["broken hashes.pkl"]++
+			} else if len(file.Hashes) > 0 {
+				seen["stale hashes.pkl"]++
+			}
+		case name == invalidFile && f.Content != "":
+			seen["hashes.invalid"]++
+		}
+		if _, err := objhash.Parse(name); err == nil && !f.Dir {
+			seen["a file for a directory"]++
+		}
+		if f.Style >= badChecksum && f.Meta != nil {
+			seen[styleNames[f.Style]]++
+		}
+		t, err := parseName(name, 6)
+		if err != nil || f.Dir || strings.Count(f.Path, "/") != 4 {
+			continue
+		}
+		if _, err := os.Lstat(filepath.Join(root, "sda/quarantined/objects-1", filepath.Base(dir))); err == nil {
+			continue
+		}
+		_, err = os.Lstat(filepath.Join(root, "sda", f.Path))
+		old := q.Now-t.time.Seconds() > q.world.reclaimAge.Seconds()
+		newer := func(ext string) bool {
+			return slices.ContainsFunc(q.files, func(other testFile) bool {
+				o, err := parseName(filepath.Base(other.Path), 6)
+				return err == nil && filepath.Dir(other.Path)+"/" == dir && o.ext == ext && o.time.After(t.time)
+			})
+		}
+		switch {
+		case err == nil && old && t.ext == ".data" && !t.durable && q.world.now.Sub(f.MTime) < q.world.commitWindow:
+			seen["kept by the commit window"]++
+		case err == nil && !old && (t.ext == ".ts" || t.ext == ".data" && !t.durable):
+			seen["kept by the reclaim age"]++
+		case err == nil:
+		case t.ext == ".data" && newer(".ts"):
+			seen["newer .ts makes .data obsolete"]++
+		case t.ext == ".data" && newer(".data"):
+			seen["newer .data makes .data obsolete"]++
+		case !newer(".data") && !newer(".ts") && !newer(t.ext) && old:
+			seen["reclaimed "+t.ext]++
+		default:
+			seen["obsolete "+t.ext]++
 		}
 	}
 }
@@ -448,6 +584,7 @@ func compare(t *testing.T, r *rand.Rand, groups [][]string, n int, seen map[stri
 		seen["directories"] += len(dirs)
 		before := tree(t, root)
 		m := newManager(t, root)
+		m.policy.Duplication = q.Duplication
 		m.warn = func(string, ...any) {}
 		m.sync = func(*os.File) error { return nil }
 		m.now = func() time.Time { return q.world.now }
@@ -465,7 +602,7 @@ func compare(t *testing.T, r *rand.Rand, groups [][]string, n int, seen map[stri
 					i, q.world.reclaimAge, q.world.commitWindow, step, o, diff, strings.Join(lines(before), "\n"))
 			}
 			seen[o.Kind]++
-			for k := range w {
+			for k := range w { // "file", "deleted", "error"
 				seen[k]++
 			}
 			if w["error"] == "quarantined" {
@@ -474,12 +611,10 @@ func compare(t *testing.T, r *rand.Rand, groups [][]string, n int, seen map[stri
 			if l, ok := want.([]any); ok && o.Kind == "yield" {
 				seen["offers"] += len(l)
 			}
-			if w["ctype"] != nil && w["ctype"] != "" {
-				seen["with ctype"]++
-				if m, ok := w["filemeta"].(map[string]any); ok && m["X-Object-Meta-Color"] != nil && m["Content-Type"] != nil {
-					seen["merged ctype"]++
-				}
+			if w["file"] != nil {
+				q.opened(o, w, seen)
 			}
 		}
+		q.left(root, seen)
 	}
 }

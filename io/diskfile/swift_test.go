@@ -78,7 +78,9 @@ logger.increment = lambda name: None
 from swift.common import utils, storage_policy
 from swift.common.exceptions import *
 utils.HASH_PATH_PREFIX, utils.HASH_PATH_SUFFIX = b'before', b'after'
-ec = storage_policy.ECStoragePolicy(1, name='ec', ec_type='liberasurecode_rs_vand', ec_ndata=4, ec_nparity=2)
+ecs = [storage_policy.ECStoragePolicy(1, name='ec', ec_type='liberasurecode_rs_vand', ec_ndata=4, ec_nparity=2,
+                                      ec_duplication_factor=n) for n in (1, 2)]
+ec = ecs[0]
 storage_policy._POLICIES = storage_policy.StoragePolicyCollection(
     [storage_policy.StoragePolicy(0, name='zero', is_default=True), ec])
 from swift.obj import diskfile
@@ -177,6 +179,7 @@ def run(mgr, root, op):
 out = {'Answers': [], 'Tripped': 0}
 for q in json.load(sys.stdin):
     time.time = lambda: q['Now']
+    ec = ecs[q['Duplication'] - 1]
     mgr = diskfile.ECDiskFileManager({'devices': q['Root'], 'mount_check': 'false',
         'reclaim_age': q['ReclaimAge'], 'commit_window': q['CommitWindow']}, logger)
     Names.tripped = 0
