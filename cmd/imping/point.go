@@ -148,6 +148,8 @@ func pointHeld(n *pass.PointNode) string {
 			s += ", not durable"
 		}
 		switch {
+		case h.Problem != "" && strings.Contains(n.Action, h.Problem):
+			s += ", bad" // said there
 		case h.Problem != "":
 			s += ", " + h.Problem
 		case h.Verified:

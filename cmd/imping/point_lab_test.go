@@ -14,7 +14,6 @@ import (
 	"testing"
 
 	"imping/engine/pass"
-	"imping/lab/real"
 	"imping/lab/scenario"
 	"imping/swift/ring"
 )
@@ -209,23 +208,18 @@ func TestARepairSaysNodeByNodeWhatIsAmiss(t *testing.T) {
 		}
 		l.same(before)
 	})
-	sub("a local server that is down", func(l *lab) {
-		down := l.NodeOf(wiped)
-		lost := nodes[0].Device.Device
-		if l.NodeOf(lost) == down {
-			lost = nodes[1].Device.Device
-		}
-		before := l.snapshot(lost)
-		l.lose(loaded, o, lost)
-		if err := l.StopServer(down, real.ReplicationServer); err != nil {
+	sub("an archive that is not durable", func(l *lab) {
+		before := l.snapshot(wiped)
+		archive, err := loaded.Layout.Archive(o, wiped)
+		if err != nil {
 			l.Fatal(err)
 		}
-		exit, r := l.repair(down, "--object", l.objectName(o))
-		if err := l.StartServer(l.Context(), down, real.ReplicationServer); err != nil {
+		if err := os.Rename(archive, strings.Replace(archive, "#d.data", ".data", 1)); err != nil {
 			l.Fatal(err)
 		}
-		if here := at(r, wiped); exit != exitLeft || at(r, lost).Action != "rebuilt" || !strings.HasPrefix(here.Action, "unreachable: ") || len(here.Held) != 1 || !here.Held[0].Verified {
-			l.Errorf("status %d, %+v, %+v", exit, here, r)
+		exit, r := l.repair(without, "--object", l.objectName(o))
+		if got := at(r, wiped).Action; exit != exitDone || r.Repaired != 1 || got != "made durable" {
+			l.Errorf("status %d, %q, %+v", exit, got, r)
 		}
 		l.same(before)
 	})

@@ -444,7 +444,7 @@ func (pt *point) tooFew() string {
 	if len(list) == 0 {
 		return "no node holds an archive"
 	}
-	return "too few survivors: " + strings.Join(list, "; ")
+	return "no version can be repaired: " + strings.Join(list, "; ")
 }
 
 // complete reports whether a device holds all that belongs there.

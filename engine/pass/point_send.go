@@ -46,6 +46,7 @@ func (pt *point) send(ctx context.Context, whole func(*pointNode) bool) (*PointR
 			j.waiting = append(j.waiting, t.pr)
 		}
 	}
+	pt.p.cfg.Log.Infof("%s: %d primaries lack something", pt.name, len(targets))
 	failed := pt.p.sendPoint(ctx, j, func(pr *partner) bool {
 		for _, t := range targets {
 			if t.pr == pr {
@@ -212,6 +213,7 @@ func (pt *point) settle(ctx context.Context, j *job, t *pointTarget, cause error
 	pt.ask(ctx, t.to)
 	if t.to != t.node {
 		before = "not mounted: handoff " + t.to.String() + ": "
+		t.to.report.Action = "stands in for " + t.node.String()
 	}
 	has := slices.ContainsFunc(t.to.held, func(h *holding) bool { return pt.belongs(h, t.node.Index) && h.durable })
 	done := "rebuilt"

@@ -259,6 +259,7 @@ func (n *pointNode) unreachable() string {
 // operator who names an object wants it looked at closely. A stock server moves an archive
 // aside that it has served whole and found to be bad.
 func (pt *point) proveAll(ctx context.Context) {
+	pt.p.cfg.Log.Infof("%s: reading %d archives of version %s", pt.name, len(pt.ref.held), pt.ref.data.Internal())
 	slots := make(chan struct{}, maxReaders)
 	var wg sync.WaitGroup
 	for _, h := range pt.ref.held {

@@ -321,10 +321,8 @@ func TestTheNewestVersionThatEnoughAgreeOnIsRepaired(t *testing.T) {
 	l.disk.Put(t, part(n), old, own, nil) // overwritten: not the reference, though it is local
 	l.peers[own].Hold(old.Archive(own))
 	unfinished := begun.Archive(3)
-	delete(unfinished.Fields, "X-Backend-Durable-Timestamp")
-	l.peers[3].Hold(unfinished)
-	// The server's durable time is that of the other version.
 	unfinished.Fields["X-Backend-Durable-Timestamp"] = mid.Data.Internal()
+	l.peers[3].Hold(unfinished)
 	r := l.repair(n, PointWhole, map[int]string{left: "rebuilt", own: "rebuilt"})
 	if r.Reference.Timestamp != mid.Data.Internal() || len(r.Nodes[3].Held) != 2 || r.Nodes[3].Held[0].Durable {
 		t.Errorf("%+v, %+v", r.Reference, r.Nodes[3])
@@ -415,6 +413,9 @@ func TestAPointRepairGoesToAHandoffForAnUnmountedPrimary(t *testing.T) {
 	r := l.repair(o.Name, PointWhole, map[int]string{left: "not mounted: handoff " + l.spare.Addr + "/spare: rebuilt"})
 	if got := l.spare.Stored(); r.Repaired != 1 || len(got) != 1 || !bytes.Equal(got[0].Body, o.Frags[left]) {
 		t.Errorf("%+v", r)
+	}
+	if n := r.Nodes[6]; !n.Handoff || n.Action != "stands in for "+l.peers[left].Addr+"/sd0" {
+		t.Errorf("%+v", n)
 	}
 	l.repair(o.Name, PointWhole, map[int]string{left: "not mounted: handoff …/spare has it"})
 	l.spare.Refuse(507)
@@ -629,5 +630,29 @@ func TestWhatALocalServerShowsIsKnownFromItsDisk(t *testing.T) {
 	}
 	if !maps.Equal(got, want) {
 		t.Errorf("%v, want %v", got, want)
+	}
+}
+
+// What comes of an upload under way is not made durable by a repair (rule 36).
+func TestWhatIsNotDurableAnywhereIsNotRepaired(t *testing.T) {
+	t.Parallel()
+	l := newPointLab(t)
+	o := peers.NewObject(t, l.code, l.pol, name("o"), single)
+	for i, p := range l.peers {
+		if i != left && i != own {
+			a := o.Archive(i)
+			delete(a.Fields, "X-Backend-Durable-Timestamp")
+			p.Hold(a)
+		}
+	}
+	r, err := l.point(&PointRequest{Object: o.Name})
+	if err != nil || r.State != PointHopeless || !strings.Contains(r.Reason, "4 of 4 survivors (fragments {2 3 4 5}), not durable") || len(l.peers[left].Sessions()) > 0 {
+		t.Errorf("%+v, %v", r, err)
+	}
+	// One durable archive is enough to say that it was stored.
+	l.peers[own].Hold(o.Archive(own))
+	r, err = l.point(&PointRequest{Object: o.Name})
+	if err != nil || r.Nodes[left].Action != "rebuilt" || r.Nodes[own].Action != "has it" {
+		t.Errorf("%+v, %v", r, err)
 	}
 }

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -241,4 +242,37 @@ func TestTheContextGovernsTheBody(t *testing.T) {
 		t.Errorf("%v, want the cause", err)
 	}
 	r.Close()
+}
+
+func TestAHeadIsAGetWithoutItsBody(t *testing.T) {
+	heads := make(chan string, 3)
+	addr := fake.Peer(t, func(_ int, c *fake.Conn) {
+		for head := c.Head(); head != ""; head = c.Head() {
+			heads <- head
+			c.Say("HTTP/1.1 200 OK\r\nX-Object-Meta-\xc3\x9cnicode:  plum\xe9 \r\nX-Object-Sysmeta-Ec-Frag-Index: 3\r\nContent-Length: 1000\r\n\r\n")
+		}
+	})
+	cl := client(t)
+	for range 2 {
+		r, fields, err := Head(context.Background(), cl, &Request{Addr: addr, Device: "sda", Name: "/a/c/o"})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if r.Status != 200 || r.FragIndex != 3 || r.Length != 1000 {
+			t.Errorf("%+v", r)
+		}
+		want := []netfast.Field{{Key: "X-Object-Meta-\xc3\x9cnicode", Value: "plum\xe9"}, {Key: "X-Object-Sysmeta-Ec-Frag-Index", Value: "3"}, {Key: "Content-Length", Value: "1000"}}
+		if !slices.Equal(fields, want) {
+			t.Errorf("%q, want %q", fields, want)
+		}
+		if head := <-heads; !strings.HasPrefix(head, "HEAD /sda/0/a/c/o HTTP/1.1\r\n") || !strings.Contains(head, "X-Backend-Replication: True\r\n") {
+			t.Errorf("%q", head)
+		}
+		if _, err := r.ReadFragment(make([]byte, 1)); err == nil {
+			t.Error("a body was read")
+		}
+	}
+	if n := cl.Counters(); n.Dials != 1 {
+		t.Errorf("%+v, want one connection", n)
+	}
 }
