@@ -159,7 +159,12 @@ func readFile(path, copyTo string) (File, error) {
 		f.Problem = err.Error()
 	}
 	if saved != nil && f.Problem == "" {
-		if err := unix.Fsetxattr(int(saved.Fd()), metadataKey, raw, 0); err != nil {
+		sum := md5.Sum(raw)
+		err := unix.Fsetxattr(int(saved.Fd()), metadataKey, raw, 0)
+		if err == nil {
+			err = unix.Fsetxattr(int(saved.Fd()), checksumKey, []byte(hex.EncodeToString(sum[:])), 0)
+		}
+		if err != nil {
 			return File{}, fmt.Errorf("cannot save the metadata of %s: %w", path, err)
 		}
 	}
