@@ -1,12 +1,20 @@
-package native
+package native_test
 
 import (
 	"bytes"
 	"fmt"
 	"math/rand/v2"
+	"os"
+	"slices"
 	"testing"
 
+	"golang.org/x/sys/unix"
 	"pgregory.net/rapid"
+
+	"imping/native"
+	_ "imping/native/isal"
+	_ "imping/native/klauspost"
+	_ "imping/native/templexxx"
 )
 
 // mul is multiplication by the definition: shift and reduce, bit by bit.
@@ -88,7 +96,7 @@ type failer interface {
 	Fatalf(format string, args ...any)
 }
 
-func checkRun(t failer, rnd *rand.ChaCha8, what string, p Program, outs, ins, n, off int, want func(in [][]byte) [][]byte) {
+func checkRun(t failer, rnd *rand.ChaCha8, what string, p native.Program, outs, ins, n, off int, want func(in [][]byte) [][]byte) {
 	t.Helper()
 	in, inClean := regions(rnd, ins, n, off)
 	out, outClean := regions(rnd, outs, n, off+ins)
@@ -115,14 +123,14 @@ func checkRun(t failer, rnd *rand.ChaCha8, what string, p Program, outs, ins, n,
 }
 
 func TestKernelsAgreeWithTheDefinitionOnAnyMatrixLengthAndAlignment(t *testing.T) {
-	for _, k := range Kernels() {
+	for _, k := range native.Kernels() {
 		t.Logf("this machine runs kernel %s", k.Name())
 		t.Run(k.Name(), func(t *testing.T) {
 			rapid.Check(t, func(t *rapid.T) {
 				rnd := rand.NewChaCha8([32]byte{byte(rapid.Uint8().Draw(t, "seed"))})
 				ins := rapid.IntRange(1, 24).Draw(t, "inputs")
 				outs := rapid.IntRange(1, 6).Draw(t, "outputs")
-				n := rapid.OneOf(rapid.IntRange(0, 70), rapid.IntRange(0, 3*block)).Draw(t, "bytes")
+				n := rapid.OneOf(rapid.IntRange(0, 70), rapid.IntRange(0, 3000)).Draw(t, "bytes")
 				off := rapid.IntRange(0, 63).Draw(t, "offset")
 				rows8 := make([][]byte, outs)
 				rows16 := make([][]uint16, outs)
@@ -140,38 +148,267 @@ func TestKernelsAgreeWithTheDefinitionOnAnyMatrixLengthAndAlignment(t *testing.T
 	}
 }
 
-func TestKernelsAgreeOnEveryShortLengthAndAlignment(t *testing.T) {
-	rnd := rand.NewChaCha8([32]byte{1})
-	rows8, rows16 := [][]byte{{1, 0, 0x8e, 0xff, 2}}, [][]uint16{{1, 0, 0x8e53, 0xffff, 2}}
-	for _, k := range Kernels() {
-		gf8, gf16, xor := k.GF8(rows8), k.GF16(rows16), k.XOR(5)
-		for n := range 140 {
-			for _, off := range []int{0, 1, 2, 3, 7, 8, 15, 16, 31, 33, 63} {
-				checkRun(t, rnd, k.Name()+" GF8", gf8, 1, 5, n, off, func(in [][]byte) [][]byte { return reference8(rows8, in, n) })
-				checkRun(t, rnd, k.Name()+" GF16", gf16, 1, 5, n, off, func(in [][]byte) [][]byte { return reference16(rows16, in, n) })
-				checkRun(t, rnd, k.Name()+" XOR", xor, 1, 5, n, off, func(in [][]byte) [][]byte { return reference8([][]byte{{1, 1, 1, 1, 1}}, in, n) })
+// program is one to compare kernels by: any number of bytes, made by any kernel.
+type program struct {
+	name      string
+	outs, ins int
+	make      func(native.Kernel) native.Program
+}
+
+// samples are programs of one to six outputs in each field, and of up to ten exclusive
+// ors: more than four or eight take a second pass.
+func samples(rnd *rand.ChaCha8) []program {
+	out := []program{{"XOR", 1, 5, func(k native.Kernel) native.Program { return k.XOR(5) }}}
+	for outs := 1; outs <= 10; outs++ {
+		ins := 2 + outs%3
+		rows8, rows16 := make([][]byte, outs), make([][]uint16, outs)
+		sums := make([][]int, outs)
+		for i := range outs {
+			rows8[i] = make([]byte, ins)
+			rnd.Read(rows8[i])
+			for j := range ins {
+				rows16[i] = append(rows16[i], uint16(rnd.Uint64()))
+				if rnd.Uint64()%3 > 0 {
+					sums[i] = append(sums[i], j)
+				}
+			}
+		}
+		out = append(out, program{fmt.Sprintf("GF2 with %d outputs", outs), outs, ins, func(k native.Kernel) native.Program { return k.GF2(ins, 1, 0, sums) }})
+		if outs <= 6 {
+			out = append(out,
+				program{fmt.Sprintf("GF8 with %d outputs", outs), outs, ins, func(k native.Kernel) native.Program { return k.GF8(rows8) }},
+				program{fmt.Sprintf("GF16 with %d outputs", outs), outs, ins, func(k native.Kernel) native.Program { return k.GF16(rows16) }})
+		}
+	}
+	return out
+}
+
+// plain is the kernel that the others are compared with; it is compared with the
+// definition itself.
+func plain(t testing.TB) native.Kernel {
+	t.Helper()
+	for _, k := range native.Kernels() {
+		if k.Name() == "plain" {
+			return k
+		}
+	}
+	t.Fatal("there is no plain kernel")
+	return nil
+}
+
+// compare runs a program of each kernel on regions of n bytes at the offset.
+func compare(t *testing.T, rnd *rand.ChaCha8, s program, lengths, offsets []int) {
+	t.Helper()
+	want := s.make(plain(t))
+	programs := map[string]native.Program{}
+	for _, k := range native.Kernels() {
+		programs[k.Name()] = s.make(k)
+	}
+	scratch := newScratch(s.outs, slices.Max(lengths))
+	for i, n := range lengths {
+		off := offsets[i%len(offsets)]
+		in, inClean := regions(rnd, s.ins, n, off)
+		expected, _ := regions(rnd, s.outs, n, 0)
+		want.Run(expected, in)
+		for name, p := range programs {
+			out := scratch.outputs(n, off+s.ins)
+			p.Run(out, in)
+			for j := range out {
+				if !bytes.Equal(out[j], expected[j]) {
+					t.Fatalf("%s %s, %d bytes at offset %d: output %d is not as plain makes it", name, s.name, n, off, j)
+				}
+			}
+			if err := scratch.clean(); err != nil {
+				t.Fatalf("%s %s, %d bytes at offset %d: %v", name, s.name, n, off, err)
+			}
+		}
+		if err := inClean(); err != nil {
+			t.Fatalf("%s, %d bytes at offset %d: %v", s.name, n, off, err)
+		}
+	}
+}
+
+// scratch is room for outputs, with 64 bytes and more beside each.
+type scratch struct {
+	whole  [][]byte
+	blank  []byte
+	n, off int
+}
+
+func newScratch(outs, most int) *scratch {
+	s := &scratch{blank: bytes.Repeat([]byte{0xa5}, 64+64+most+64)}
+	for range outs {
+		s.whole = append(s.whole, bytes.Clone(s.blank))
+	}
+	return s
+}
+
+// outputs returns slices of n bytes, the first at offset off of 64, each next one byte
+// further.
+func (s *scratch) outputs(n, off int) [][]byte {
+	s.n, s.off = n, off
+	var out [][]byte
+	for i, b := range s.whole {
+		copy(b, s.blank[:64+64+n+64])
+		at := 64 + (off+i)%64
+		out = append(out, b[at:at+n:at+n])
+	}
+	return out
+}
+
+// clean says whether bytes beside the outputs were written to.
+func (s *scratch) clean() error {
+	for i, b := range s.whole {
+		at := 64 + (s.off+i)%64
+		for _, beside := range [][]byte{b[:at], b[at+s.n : 64+64+s.n+64]} {
+			if !bytes.Equal(beside, s.blank[:len(beside)]) {
+				return fmt.Errorf("bytes beside output %d were written to", i)
+			}
+		}
+	}
+	return nil
+}
+
+func upTo(n int) []int {
+	out := make([]int, n)
+	for i := range out {
+		out[i] = i
+	}
+	return out
+}
+
+func TestKernelsAgreeWithPlainOnEveryLength(t *testing.T) {
+	lengths := upTo(4097)
+	if raceEnabled {
+		lengths = upTo(600)
+	}
+	for i, s := range samples(rand.NewChaCha8([32]byte{1})) {
+		t.Run(s.name, func(t *testing.T) {
+			t.Parallel()
+			// 61 is no divisor of anything here: lengths and offsets meet in all ways.
+			compare(t, rand.NewChaCha8([32]byte{byte(i)}), s, lengths, upTo(61))
+		})
+	}
+}
+
+func TestKernelsAgreeWithPlainOnEveryAlignment(t *testing.T) {
+	for i, s := range samples(rand.NewChaCha8([32]byte{2})) {
+		t.Run(s.name, func(t *testing.T) {
+			t.Parallel()
+			for off := range 64 {
+				compare(t, rand.NewChaCha8([32]byte{byte(i)}), s, []int{1, 16, 31, 63, 64, 65, 127, 128, 255, 257, 511, 514, 1025}, []int{off})
+			}
+		})
+	}
+}
+
+func TestKernelsAgreeWithPlainOnLongRegions(t *testing.T) {
+	var lengths []int
+	for _, edge := range []int{8 << 10, 16 << 10, 104858, 128 << 10} {
+		lengths = append(lengths, edge-65, edge-1, edge, edge+1, edge+2, edge+63, edge+130)
+	}
+	if raceEnabled {
+		lengths = lengths[:14]
+	}
+	for i, s := range samples(rand.NewChaCha8([32]byte{3})) {
+		t.Run(s.name, func(t *testing.T) {
+			t.Parallel()
+			compare(t, rand.NewChaCha8([32]byte{byte(i)}), s, lengths, []int{0, 16, 1, 48, 33})
+		})
+	}
+}
+
+// TestKernelsTouchNothingBesideTheirRegions places regions against pages that can not be
+// read: at their ends, then at their starts.
+func TestKernelsTouchNothingBesideTheirRegions(t *testing.T) {
+	page := os.Getpagesize()
+	const most = 4 + 10 // inputs and outputs of a sample
+	var areas [most][]byte
+	for i := range areas {
+		b, err := unix.Mmap(-1, 0, 3*page, unix.PROT_READ|unix.PROT_WRITE, unix.MAP_ANONYMOUS|unix.MAP_PRIVATE)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer func() { _ = unix.Munmap(b) }()
+		for _, guard := range [][]byte{b[:page], b[2*page:]} {
+			if err := unix.Mprotect(guard, unix.PROT_NONE); err != nil {
+				t.Fatal(err)
+			}
+		}
+		areas[i] = b[page : 2*page]
+	}
+	for _, s := range samples(rand.NewChaCha8([32]byte{4})) {
+		for _, k := range native.Kernels() {
+			p := s.make(k)
+			for n := range 700 {
+				for _, atEnd := range []bool{true, false} {
+					var all [][]byte
+					for _, a := range areas[:s.ins+s.outs] {
+						if atEnd {
+							all = append(all, a[page-n:])
+						} else {
+							all = append(all, a[:n:n])
+						}
+					}
+					p.Run(all[s.ins:], all[:s.ins]) // a fault ends the process
+				}
 			}
 		}
 	}
 }
 
-func TestKernelsAgreeOnLengthsAroundTheirBlocks(t *testing.T) {
-	rnd := rand.NewChaCha8([32]byte{5})
-	rows8, rows16 := [][]byte{{3, 1, 0x8e}, {0, 7, 1}, {0, 0, 0}}, [][]uint16{{3, 1, 0x8e53}, {0, 7, 1}, {0, 0, 0}}
-	for _, k := range Kernels() {
-		gf8, gf16 := k.GF8(rows8), k.GF16(rows16)
-		for _, edge := range []int{block, 2 * block, lowLevelBlock, 2 * lowLevelBlock} {
-			for n := edge - 9; n <= edge+9; n++ {
-				checkRun(t, rnd, k.Name()+" GF8", gf8, 3, 3, n, n%64, func(in [][]byte) [][]byte { return reference8(rows8, in, n) })
-				checkRun(t, rnd, k.Name()+" GF16", gf16, 3, 3, n, n%64, func(in [][]byte) [][]byte { return reference16(rows16, in, n) })
+// FuzzKernels compares all kernels with plain on matrices, contents, lengths and offsets.
+func FuzzKernels(f *testing.F) {
+	f.Add([]byte{1, 1, 2, 3}, 3, 1, 0, 100, uint64(1))
+	f.Add([]byte{0, 255, 0x8e, 7, 1, 9}, 10, 5, 13, 9001, uint64(2))
+	f.Fuzz(func(t *testing.T, coefficients []byte, ins, outs, off, n int, seed uint64) {
+		if ins < 1 || ins > 40 || outs < 1 || outs > 9 || off < 0 || n < 0 || n > 40000 || len(coefficients) == 0 {
+			t.Skip()
+		}
+		rows8, rows16, sums := make([][]byte, outs), make([][]uint16, outs), make([][]int, outs)
+		at := 0
+		next := func() byte {
+			at++
+			return coefficients[at%len(coefficients)] + byte(at/len(coefficients))
+		}
+		for i := range outs {
+			for j := range ins {
+				c := next()
+				rows8[i] = append(rows8[i], c)
+				rows16[i] = append(rows16[i], uint16(c)<<8|uint16(next()))
+				if c&1 == 1 {
+					sums[i] = append(sums[i], j)
+				}
 			}
 		}
-	}
+		rnd := rand.NewChaCha8([32]byte{byte(seed), byte(seed >> 8), byte(seed >> 16)})
+		in, _ := regions(rnd, ins, n, off%64)
+		for _, make := range []func(native.Kernel) native.Program{
+			func(k native.Kernel) native.Program { return k.GF8(rows8) },
+			func(k native.Kernel) native.Program { return k.GF16(rows16) },
+			func(k native.Kernel) native.Program { return k.GF2(ins, 1, 0, sums) },
+		} {
+			want, _ := regions(rnd, outs, n, 0)
+			make(plain(t)).Run(want, in)
+			for _, k := range native.Kernels() {
+				out, clean := regions(rnd, outs, n, off%64+1)
+				make(k).Run(out, in)
+				if err := clean(); err != nil {
+					t.Fatalf("%s: %v", k.Name(), err)
+				}
+				for i := range out {
+					if !bytes.Equal(out[i], want[i]) {
+						t.Fatalf("%s: output %d is not as plain makes it", k.Name(), i)
+					}
+				}
+			}
+		}
+	})
 }
 
 func TestEveryCoefficientMultipliesRight(t *testing.T) {
 	rnd := rand.NewChaCha8([32]byte{2})
-	for _, k := range Kernels() {
+	for _, k := range native.Kernels() {
 		for c := range 256 {
 			rows := [][]byte{{byte(c)}}
 			checkRun(t, rnd, fmt.Sprintf("%s GF8 coefficient %d", k.Name(), c), k.GF8(rows), 1, 1, 301, 0, func(in [][]byte) [][]byte { return reference8(rows, in, 301) })
@@ -185,8 +422,8 @@ func TestEveryCoefficientMultipliesRight(t *testing.T) {
 
 func TestRunOnWrongSlicesPanics(t *testing.T) {
 	b := func(n int) []byte { return make([]byte, n) }
-	for _, k := range Kernels() {
-		for name, p := range map[string]Program{"XOR": k.XOR(2), "GF8": k.GF8([][]byte{{2, 3}}), "GF16": k.GF16([][]uint16{{2, 3}})} {
+	for _, k := range native.Kernels() {
+		for name, p := range map[string]native.Program{"XOR": k.XOR(2), "GF8": k.GF8([][]byte{{2, 3}}), "GF16": k.GF16([][]uint16{{2, 3}})} {
 			for what, run := range map[string]func(){
 				"too few inputs":        func() { p.Run([][]byte{b(8)}, [][]byte{b(8)}) },
 				"too many outputs":      func() { p.Run([][]byte{b(8), b(8)}, [][]byte{b(8), b(8)}) },
@@ -207,43 +444,70 @@ func TestRunOnWrongSlicesPanics(t *testing.T) {
 	}
 }
 
-func BenchmarkPrograms(b *testing.B) {
-	const ins, n = 10, 104858
-	rnd := rand.NewChaCha8([32]byte{3})
-	rows8, rows16 := [][]byte{make([]byte, ins)}, [][]uint16{make([]uint16, ins)}
-	rnd.Read(rows8[0])
-	for j := range ins {
-		rows16[0][j] = uint16(rnd.Uint64())
-	}
-	in, _ := regions(rnd, ins, n, 0)
-	out, _ := regions(rnd, 1, n, 0)
-	for _, k := range Kernels() {
-		for _, p := range []struct {
-			name string
-			Program
-		}{{"XOR", k.XOR(ins)}, {"GF8", k.GF8(rows8)}, {"GF16", k.GF16(rows16)}} {
-			b.Run(p.name+"/"+k.Name(), func(b *testing.B) {
-				b.SetBytes(ins * n)
-				for b.Loop() {
-					p.Run(out, in)
-				}
-			})
-		}
-	}
-}
-
 func TestRunAllocatesNothing(t *testing.T) {
 	rnd := rand.NewChaCha8([32]byte{4})
-	in, _ := regions(rnd, 3, 6554, 0)
-	out, _ := regions(rnd, 2, 6554, 0)
-	for _, k := range Kernels() {
-		for name, p := range map[string]Program{
+	in, _ := regions(rnd, 3, 6560, 0)
+	out, _ := regions(rnd, 2, 6560, 0)
+	for _, k := range native.Kernels() {
+		switch k.Name() {
+		case "klauspost", "templexxx", "isal":
+			continue // what the libraries do is theirs
+		}
+		for name, p := range map[string]native.Program{
 			"GF8":  k.GF8([][]byte{{2, 3, 4}, {1, 0, 255}}),
 			"GF16": k.GF16([][]uint16{{2, 3, 4}, {1, 0, 65535}}),
+			"GF2":  k.GF2(3, 2, 16, [][]int{{0, 1}, {2, 3, 4}, {5}, {}}),
 		} {
 			if n := testing.AllocsPerRun(20, func() { p.Run(out, in) }); n != 0 {
 				t.Errorf("%s %s: %v allocations", k.Name(), name, n)
 			}
 		}
+	}
+}
+
+// referencePackets is GF2 by its definition.
+func referencePackets(w, size int, sums [][]int, in [][]byte, n int) [][]byte {
+	if w == 1 {
+		size = n
+	}
+	out := make([][]byte, len(sums)/w)
+	for i := range out {
+		out[i] = make([]byte, n)
+	}
+	for base := 0; base < n; base += w * size {
+		for l, sum := range sums {
+			dst := out[l/w][base+l%w*size:]
+			for _, x := range sum {
+				for b, v := range in[x/w][base+x%w*size:][:size] {
+					dst[b] ^= v
+				}
+			}
+		}
+	}
+	return out
+}
+
+func TestPacketsAreSummedByTheDefinition(t *testing.T) {
+	for _, k := range native.Kernels() {
+		t.Run(k.Name(), func(t *testing.T) {
+			rapid.Check(t, func(t *rapid.T) {
+				rnd := rand.NewChaCha8([32]byte{byte(rapid.Uint8().Draw(t, "seed"))})
+				ins := rapid.IntRange(1, 12).Draw(t, "inputs")
+				outs := rapid.IntRange(1, 4).Draw(t, "outputs")
+				w := rapid.IntRange(1, 8).Draw(t, "w")
+				size := rapid.OneOf(rapid.IntRange(1, 70), rapid.Just(1024), rapid.IntRange(1, 2100)).Draw(t, "size")
+				sums := make([][]int, outs*w)
+				for l := range sums {
+					sums[l] = rapid.SliceOfN(rapid.IntRange(0, ins*w-1), 0, 2*ins).Draw(t, "sum")
+				}
+				n := w * size * rapid.IntRange(0, 3).Draw(t, "blocks")
+				if w == 1 {
+					n = rapid.IntRange(0, 5000).Draw(t, "bytes")
+				}
+				off := rapid.IntRange(0, 63).Draw(t, "offset")
+				checkRun(t, rnd, fmt.Sprintf("GF2 of %d inputs, %d outputs, %d packets of %d bytes", ins, outs, w, size),
+					k.GF2(ins, w, size, sums), outs, ins, n, off, func(in [][]byte) [][]byte { return referencePackets(w, size, sums, in, n) })
+			})
+		})
 	}
 }

@@ -12,22 +12,22 @@ type plain struct{}
 
 func (plain) Name() string { return "plain" }
 
-func (plain) XOR(inputs int) Program {
-	if inputs < 1 {
-		panic("native: exclusive or of nothing")
-	}
-	ones := make([]byte, inputs)
-	for i := range ones {
-		ones[i] = 1
-	}
-	return plain{}.GF8([][]byte{ones})
+func (plain) XOR(inputs int) Program { return plain{}.GF8([][]byte{ones(inputs)}) }
+
+func (plain) GF2(inputs, w, size int, sums [][]int) Program {
+	p := packetsOf(inputs, w, size, sums)
+	return (*plainPackets)(&p)
 }
 
-func (plain) GF8(rows [][]byte) Program {
+func (plain) GF8(rows [][]byte) Program { return horner8(rows) }
+
+func (plain) GF16(rows [][]uint16) Program { return horner16(rows) }
+
+func horner8(rows [][]byte) *horner {
 	return &horner{shape: shapeOf(rows), rows: planes(rows, 8)}
 }
 
-func (plain) GF16(rows [][]uint16) Program {
+func horner16(rows [][]uint16) *horner {
 	return &horner{shape: shapeOf(rows), rows: planes(rows, 16), wide: true}
 }
 
@@ -58,34 +58,37 @@ func planes[E byte | uint16](rows [][]E, bits int) [][][]int {
 	return out
 }
 
-func (p *horner) Run(out, in [][]byte) {
-	n := p.check(out, in)
-	var s sums
-	for from := 0; from < n; from += block {
+func (p *horner) Run(out, in [][]byte) { p.part(out, in, 0, p.check(out, in)) }
+
+// part makes the bytes from from to end of the outputs. Of a wide field, from is even.
+func (p *horner) part(out, in [][]byte, from, end int) {
+	var all sums
+	for ; from < end; from += block {
+		s := all[:min(block, end-from+7)/8]
 		for i, planes := range p.rows {
-			clear(s[:])
+			clear(s)
 			for b, with := range planes {
 				if b > 0 {
-					p.double(&s)
+					p.double(s)
 				}
-				if from+block <= n {
-					add(&s, in, with, from)
+				if from+block <= end {
+					add(&all, in, with, from)
 					continue
 				}
 				for _, j := range with {
-					addPart(&s, in[j][from:])
+					addPart(s, in[j][from:end])
 				}
 			}
-			if from+block <= n {
-				store((*[block]byte)(out[i][from:]), &s)
+			if from+block <= end {
+				store((*[block]byte)(out[i][from:]), &all)
 			} else {
-				storePart(out[i][from:], &s)
+				storePart(out[i][from:end], s)
 			}
 		}
 	}
 }
 
-func (p *horner) double(s *sums) {
+func (p *horner) double(s []uint64) {
 	if p.wide {
 		double16(s)
 	} else {
@@ -105,5 +108,33 @@ func add(s *sums, in [][]byte, with []int, from int) {
 	}
 	if len(with) == 1 {
 		add1(s, at(0))
+	}
+}
+
+type plainPackets packets
+
+func (p *plainPackets) Run(out, in [][]byte) {
+	n, size := (*packets)(p).check(out, in)
+	var s sums
+	for base := 0; base < n; base += p.w * size {
+		for from := 0; from < size; from += block {
+			for l, sum := range p.sums {
+				clear(s[:])
+				for _, x := range sum {
+					a := in[x/p.w][base+x%p.w*size+from : base+x%p.w*size+size]
+					if len(a) >= block {
+						add1(&s, (*[block]byte)(a))
+					} else {
+						addPart(s[:], a)
+					}
+				}
+				dst := out[l/p.w][base+l%p.w*size+from : base+l%p.w*size+size]
+				if len(dst) >= block {
+					store((*[block]byte)(dst), &s)
+				} else {
+					storePart(dst, s[:])
+				}
+			}
+		}
 	}
 }

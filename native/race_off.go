@@ -1,0 +1,5 @@
+//go:build !race && amd64
+
+package native
+
+func touch(out, in [][]byte) {}

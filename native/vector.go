@@ -1,0 +1,231 @@
+//go:build amd64
+
+package native
+
+import "math"
+
+// maxOutputs is how many outputs the assembly makes in one pass over the inputs; its sums
+// stay in registers. A program of more makes as many passes, over chunks that stay in
+// the cache.
+const maxOutputs = 4
+
+// routine makes the outputs of one pass from n bytes at pos of each slice, n being a
+// multiple of its unit. table holds what it needs to know of the coefficients, an input's
+// after another's, in each the outputs' one after another.
+type routine func(n, pos int, in, out *[]byte, table *byte, ins int)
+
+// maxSums is maxOutputs for exclusive ors, which ask for less of the CPU: those of two
+// fragments of jerasure_rs_cauchy.
+const maxSums = 8
+
+// sumRoutine makes n bytes of each packet of some rows of row bytes, the first at pos, n
+// being a multiple of its unit (see addition).
+type sumRoutine func(n, pos, rows, row int, in, out *[]byte, rounds *uint32, count int)
+
+// level is a kernel of assembly for one kind of CPU. It does whole units of bytes; the
+// last bytes are covered by a unit that ends with the slices and overlaps the one before
+// it, and slices shorter than a unit are left to plain.
+type level struct {
+	name string
+	// By number of outputs, from one.
+	xor               [maxSums]sumRoutine
+	gf8, gf16         [maxOutputs]routine
+	xorUnit           int // bytes
+	gf8Unit, gf16Unit int
+	table8            func(table []byte, c byte) []byte // append what the routines know of c
+	table16           func(table []byte, c uint16) []byte
+}
+
+func (l *level) Name() string { return l.name }
+
+func (l *level) GF8(rows [][]byte) Program {
+	return newMatrix(horner8(rows), rows, l.gf8, l.gf8Unit, 1, l.table8)
+}
+
+func (l *level) GF16(rows [][]uint16) Program {
+	return newMatrix(horner16(rows), rows, l.gf16, l.gf16Unit, 2, l.table16)
+}
+
+// matrix is a program over GF(2^8) or GF(2^16).
+type matrix struct {
+	shape
+	passes []pass
+	unit   int     // bytes that the routines work in
+	word   int     // bytes of an element
+	rest   *horner // for what is less than a unit
+}
+
+type pass struct {
+	outs  int
+	run   routine
+	table []byte
+}
+
+func newMatrix[E byte | uint16](rest *horner, rows [][]E, routines [maxOutputs]routine, unit, word int, table func([]byte, E) []byte) *matrix {
+	m := &matrix{shape: shapeOf(rows), unit: unit, word: word, rest: rest}
+	for len(rows) > 0 {
+		p := pass{outs: min(len(rows), maxOutputs)}
+		p.run = routines[p.outs-1]
+		for j := range rows[0] {
+			for _, row := range rows[:p.outs] {
+				p.table = table(p.table, row[j])
+			}
+		}
+		m.passes = append(m.passes, p)
+		rows = rows[p.outs:]
+	}
+	return m
+}
+
+// chunk is how much of each region is finished before the next when there are several
+// passes, so that the later ones find the inputs in the cache: of 10+4 80 KiB, a small
+// part of a second-level cache; much less costs calls and the prefetcher's stride.
+const chunk = 8 << 10
+
+func (m *matrix) Run(out, in [][]byte) {
+	n := m.check(out, in)
+	touch(out, in)
+	whole := n - n%m.unit
+	if whole == 0 {
+		m.rest.part(out, in, 0, n)
+		return
+	}
+	step := whole
+	if len(m.passes) > 1 {
+		step = chunk
+	}
+	for pos := 0; pos < whole; pos += step {
+		m.part(out, in, pos, min(step, whole-pos))
+	}
+	// An odd byte of a wide field is an element of its own, so the unit that covers the
+	// last bytes ends before it.
+	even := n - n%m.word
+	if whole < even {
+		m.part(out, in, even-m.unit, m.unit)
+	}
+	if even < n {
+		m.rest.part(out, in, even, n)
+	}
+}
+
+func (m *matrix) part(out, in [][]byte, pos, n int) {
+	for i := range m.passes {
+		p := &m.passes[i]
+		p.run(n, pos, &in[0], &out[0], &p.table[0], len(in))
+		out = out[p.outs:]
+	}
+}
+
+func (l *level) XOR(inputs int) Program {
+	sum := make([]int, inputs)
+	for i := range sum {
+		sum[i] = i
+	}
+	return l.GF2(inputs, 1, 0, [][]int{sum})
+}
+
+func (l *level) GF2(inputs, w, size int, sums [][]int) Program {
+	if inputs > maxInputs || w > 1 && w*size > math.MaxInt32 {
+		return plain{}.GF2(inputs, w, size, sums)
+	}
+	if w == 1 {
+		size = 0 // places of packets are within slices
+	}
+	p := &addition{packets: packetsOf(inputs, w, size, sums), level: l}
+	for first := 0; first < len(sums); first += maxSums {
+		group := sums[first:min(first+maxSums, len(sums))]
+		s := sumPass{run: l.xor[len(group)-1]}
+		for x := range w {
+			var terms []uint32
+			for i := range inputs {
+				// The same packet twice is nothing.
+				var mask uint32
+				for j, sum := range group {
+					for _, packet := range sum {
+						if packet == i*w+x {
+							mask ^= 1 << j
+						}
+					}
+				}
+				if mask != 0 {
+					terms = append(terms, uint32(i*sliceHeader)|mask<<16)
+				}
+			}
+			if x > 0 && len(terms) == 0 {
+				continue
+			}
+			s.rounds++
+			s.words = append(s.words, uint32(len(terms)), uint32(min(x, 1)), uint32(x*size))
+			for l := first; l < first+len(group); l++ {
+				s.words = append(s.words, uint32(l/w*sliceHeader), uint32(l%w*size))
+			}
+			s.words = append(s.words, terms...)
+		}
+		p.passes = append(p.passes, s)
+	}
+	return p
+}
+
+// addition is a program over GF(2): passes over the inputs, of a few sums each. A pass
+// goes through a block, a row, in rounds: what the first packets of all inputs give to all
+// sums, then the second ones, and so on. So each input is read from its start to its end
+// and each byte once; reading what one sum asks for and then what the next does takes
+// three times as long from memory.
+type addition struct {
+	packets
+	level  *level
+	passes []sumPass
+}
+
+// sumPass has the rounds as words for the assembly. A round is: the number of terms; 1 if
+// they are added to what an earlier round left; how far inside the inputs they are; for
+// each sum the slice and how far inside; for each term the slice, and in the upper half
+// which sums it belongs to, bit by bit. A slice is 24 times its number: how far its header
+// is in a [][]byte.
+type sumPass struct {
+	run    sumRoutine
+	words  []uint32
+	rounds int
+}
+
+const sliceHeader = 24
+
+// maxInputs is how many headers the lower half of a word can tell apart.
+const maxInputs = 1 << 16 / sliceHeader
+
+func (p *addition) Run(out, in [][]byte) {
+	n, size := p.check(out, in)
+	if n == 0 {
+		return
+	}
+	touch(out, in)
+	unit := p.level.xorUnit
+	// Packets are of 1024 bytes. Others that are no whole units could not be ended with a
+	// unit that overlaps: it would add twice.
+	if size < unit || p.w > 1 && size%unit != 0 {
+		(*plainPackets)(&p.packets).Run(out, in)
+		return
+	}
+	row := p.w * size
+	rows, whole := n/row, size-size%unit
+	if len(p.passes) == 1 {
+		p.part(out, in, 0, whole, rows, row)
+	} else { // the later passes find the inputs in the cache
+		for base := 0; base < n; base += row {
+			for pos := 0; pos < whole; pos += chunk {
+				p.part(out, in, base+pos, min(chunk, whole-pos), 1, row)
+			}
+		}
+	}
+	if whole < size {
+		p.part(out, in, size-unit, unit, 1, row)
+	}
+}
+
+// part makes n bytes of each packet of some rows of row bytes, the first at pos.
+func (p *addition) part(out, in [][]byte, pos, n, rows, row int) {
+	for i := range p.passes {
+		s := &p.passes[i]
+		s.run(n, pos, rows, row, &in[0], &out[0], &s.words[0], s.rounds)
+	}
+}
