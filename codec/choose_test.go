@@ -122,9 +122,9 @@ func TestFlatXORSurvivesFewerLossesThanItsDistance(t *testing.T) {
 func TestAnyKFragmentsOfAnMDSCodeAreEnough(t *testing.T) {
 	var all []Scheme
 	for _, typ := range Types() {
-		all = append(all, schemes(typ, 7, 6)...)
+		all = append(all, schemes(typ, 6, 5)...)
 	}
-	all = append(all, Scheme{"isa_l_rs_vand", 21, 4}, Scheme{"isa_l_rs_vand", 22, 4}, Scheme{"isa_l_rs_vand", 3, 10}, Scheme{"isa_l_rs_vand", 4, 12})
+	all = append(all, Scheme{"isa_l_rs_vand", 21, 4}, Scheme{"isa_l_rs_vand", 22, 4}, Scheme{"isa_l_rs_vand", 4, 6}, Scheme{"isa_l_rs_vand", 5, 6}, Scheme{"isa_l_rs_vand", 6, 5})
 	for _, s := range all {
 		c := newCode(t, s)
 		enough := eachSubset(c.all.Indexes(), c.K(), func(have Set) bool { return len(c.span(have).members) == c.K() })

@@ -156,7 +156,7 @@ func TestPlansKeptAreBounded(t *testing.T) {
 func TestASegmentAllocatesNothing(t *testing.T) {
 	for _, s := range samples() {
 		c := newCode(t, s)
-		const size = 65536
+		const size = 9001
 		segment := randomBytes(1, size)
 		all := fragments(c, segment, Zlib)
 		payloads := make([][]byte, c.N())
@@ -177,17 +177,17 @@ func TestASegmentAllocatesNothing(t *testing.T) {
 			"check":  func() { c.CheckStripe(all, indexes, size, headers) },
 			"seal":   func() { c.Seal(spare, 0, stripe, Zlib) },
 		} {
-			if n := testing.AllocsPerRun(20, f); n != 0 && !raceEnabled { // the detector empties pools
+			if n := testing.AllocsPerRun(5, f); n != 0 && !raceEnabled { // the detector empties pools
 				t.Errorf("%v: %s: %v allocations", s, what, n)
 			}
 		}
 		for _, lost := range []Set{SetOf(0), SetOf(c.K()), SetOf(0, c.K()+1)} {
 			have := c.all.Minus(lost)
 			p, in, out := planned(t, c, have, lost, size)
-			if n := testing.AllocsPerRun(20, func() { p.Run(out, in) }); n != 0 {
+			if n := testing.AllocsPerRun(5, func() { p.Run(out, in) }); n != 0 {
 				t.Errorf("%v: %v from %v: %v allocations", s, lost, have, n)
 			}
-			if n := testing.AllocsPerRun(20, func() { c.Plan(have, lost) }); n != 0 {
+			if n := testing.AllocsPerRun(5, func() { c.Plan(have, lost) }); n != 0 {
 				t.Errorf("%v: a plan already made: %v allocations", s, n)
 			}
 		}
