@@ -14,6 +14,7 @@ import (
 	"testing"
 
 	"imping/lab/oracle"
+	"imping/native"
 )
 
 // libecInstalled is the version of Debian 12's liberasurecode, 1.6.2.
@@ -380,12 +381,17 @@ func TestFragmentsEqualThoseKeptInTestdata(t *testing.T) {
 	for _, v := range kept {
 		seen[v.Type] = true
 		e := encoding{Type: v.Type, K: v.K, M: v.M, Segment: randomBytes(v.Seed, v.Size), CRC32: v.CRC32, Legacy: v.Legacy}
-		c := mustNew(t, v.Type, v.K, v.M)
-		stripe := e.stripe(c)
-		stripe.LibecVersion = v.Libec
-		ours := newVector(&e, v.Seed, v.Libec, sealed(c, e.Segment, stripe, e.crc()))
-		if !bytes.Equal(ours.Header, v.Header) || ours.Sum != v.Sum {
-			t.Errorf("%v: the fragments differ from those kept; last header\nours %x\nkept %x", &e, ours.Header, v.Header)
+		for _, kernel := range native.Kernels() {
+			c, err := NewOn(kernel, Scheme{v.Type, v.K, v.M})
+			if err != nil {
+				t.Fatal(err)
+			}
+			stripe := e.stripe(c)
+			stripe.LibecVersion = v.Libec
+			ours := newVector(&e, v.Seed, v.Libec, sealed(c, e.Segment, stripe, e.crc()))
+			if !bytes.Equal(ours.Header, v.Header) || ours.Sum != v.Sum {
+				t.Errorf("%v, kernel %s: the fragments differ from those kept; last header\nours %x\nkept %x", &e, kernel.Name(), ours.Header, v.Header)
+			}
 		}
 	}
 	for _, typ := range Types() {
