@@ -15,7 +15,7 @@ type Fault struct {
 }
 
 // CheckStripe reads and proves the headers of some fragments of one segment, each header and
-// payload: that each is what indexes says (with nil: any index, but no two the same), of
+// payload: that each is what indexes says (with nil: any one, but no two the same), of
 // the scheme's backend, of a segment of that many bytes (with -1: of the length that most
 // of them name), as long as that makes it, and that its payload has its checksum, if
 // there is one. Those that fail are named; what the others have in common is returned.
@@ -38,7 +38,7 @@ func (c *Code) CheckStripe(fragments [][]byte, indexes []int, segment int, heade
 				err = headerErrorf("index %d, want %d", h.Index, indexes[i])
 			case segment >= 0 && int64(h.OrigDataSize) != int64(segment):
 				err = headerErrorf("segment of %d bytes, want %d", h.OrigDataSize, segment)
-			case seen.Has(h.Index):
+			case indexes == nil && seen.Has(h.Index):
 				err = headerErrorf("index %d, which another fragment has", h.Index)
 			default:
 				if err = c.CheckHeader(h); err == nil {
@@ -46,11 +46,12 @@ func (c *Code) CheckStripe(fragments [][]byte, indexes []int, segment int, heade
 				}
 			}
 		}
-		if err != nil {
+		switch {
+		case err != nil:
 			bad(i, err)
-			continue
+		case indexes == nil:
+			seen = seen.With(h.Index)
 		}
-		seen = seen.With(h.Index)
 	}
 	if segment < 0 {
 		size, draw := most(headers, func(h *Header) uint32 { return h.OrigDataSize }, 0)
