@@ -24,16 +24,16 @@ type Verdict struct {
 // ErrNoSpare is the error of Verify when no fragment can be compared with others.
 var ErrNoSpare = errors.New("no fragment to spare that the others could be compared with")
 
-// maxSuspects bounds how many sets of fragments Verify suspects one after another. 5000
-// are all sets of 3 of 32.
-const maxSuspects = 5000
+// maxSuspects bounds how many sets of fragments Verify suspects one after another: all
+// pairs of 32 fragments are among so many, and it takes less than half a second.
+const maxSuspects = 600
 
 // Verify compares the payloads of a segment's fragments with each other: payloads has N
 // slices of one length, nil for those that are not at hand. With one fragment to spare it
 // tells whether they are consistent; with two of an MDS code, or with all of a flat XOR
-// code, which one lies; with more to spare, up to that number less one. A consistent
-// segment costs no allocation. The error is ErrNoSpare, or says what is wrong with the
-// number or length of the payloads.
+// code, which one lies; with more to spare, half as many. A consistent segment costs no
+// allocation. The error is ErrNoSpare, or says what is wrong with the number or length of
+// the payloads.
 func (c *Code) Verify(payloads [][]byte) (Verdict, error) {
 	if len(payloads) != c.N() {
 		return Verdict{}, fmt.Errorf("%d payloads of %v", len(payloads), c.scheme)
@@ -143,11 +143,12 @@ func (k *check) firstBad(payloads [][]byte, from, to int) int {
 }
 
 // liars returns the smallest set of fragments without which the rest is consistent, if
-// there is just one of its size. bad is where a piece is inconsistent.
+// there is just one of its size. As many fragments as are suspected are left to spare,
+// so that the rest does not agree by chance. bad is where a piece is inconsistent.
 func (c *Code) liars(have Set, k *check, payloads [][]byte, bad, size int) Set {
 	all := have.Indexes()
 	tried := 0
-	for n := 1; n <= k.spares; n++ {
+	for n := 1; 2*n <= k.spares; n++ {
 		var found []Set
 		complete := eachSubset(all, n, func(suspects Set) bool {
 			if tried++; tried > maxSuspects {
