@@ -168,8 +168,12 @@ func openArchive(path string) *archive {
 		a.second = true
 		a.problem("%s", bare(err))
 	}
-	if a.stat.Size() > 0 {
+	switch {
+	case a.stat.Size() > 0:
 		a.readShape()
+	case a.meta == nil:
+		a.dropped = true
+		a.problem("empty, and without metadata: nothing says which fragment it is")
 	}
 	if a.meta != nil && a.index < 0 {
 		a.index = a.meta.index
@@ -232,10 +236,7 @@ func (j *job) survey(ctx context.Context) error {
 			continue
 		}
 		if a.index < 0 {
-			a.dropped = true
-			if a.stat.Size() == 0 {
-				a.problem("empty, and without metadata: nothing says which fragment it is")
-			}
+			a.dropped = true // its headers are bad, and named
 			continue
 		}
 		if a.index >= j.code.N() {

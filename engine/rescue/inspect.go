@@ -76,10 +76,12 @@ func Inspect(ctx context.Context, path string, o Options) (*Report, error) {
 		}
 		return r, err
 	}
-	if a.file == nil {
+	if a.file != nil {
+		r.Size = a.stat.Size()
+	}
+	if a.dropped {
 		return finish(nil)
 	}
-	r.Size = a.stat.Size()
 	stride := int64(0)
 	switch {
 	case a.meta != nil || o.Scheme != (codec.Scheme{}) && a.shape != (shape{}):
@@ -98,8 +100,6 @@ func Inspect(ctx context.Context, path string, o Options) (*Report, error) {
 			return finish(err)
 		}
 		stride = int64(j.code.FragmentSize(j.segment))
-	case a.stat.Size() == 0:
-		a.problem("empty, and without metadata: nothing says which fragment it is")
 	default:
 		if a.shape != (shape{}) {
 			r.Object, r.Segment = a.shape.size, a.shape.segment

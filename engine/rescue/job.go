@@ -178,6 +178,11 @@ func (j *job) settle() error {
 		}
 	}
 	if len(groups) == 0 {
+		for _, a := range j.given {
+			if !a.dropped {
+				a.problem("no metadata, and its first and last headers do not fit its length")
+			}
+		}
 		return errors.New("none of these files is a fragment archive that could be told from its metadata or its headers")
 	}
 	var chosen *group

@@ -185,14 +185,29 @@ func (j *job) recipeOf(have codec.Set) recipe {
 // shortError tells that a segment has too few good fragments.
 type shortError struct {
 	segment int64
-	err     error
+	scheme  codec.Scheme
+	have    codec.Set
+	helpful codec.Set // any one of these would be enough
 }
 
 func (e *shortError) Error() string {
-	return fmt.Sprintf("too few good fragments of segment %d: %v", e.segment, e.err)
+	text := fmt.Sprintf("too few good fragments of segment %d: %v of %v", e.segment, e.have, e.scheme)
+	if e.helpful != (codec.Set{}) {
+		text += fmt.Sprintf("; one more of %v would be enough", e.helpful)
+	}
+	return text
 }
 
-func (e *shortError) Unwrap() error { return e.err }
+// short is the error when these are too few. (What codec.Insufficient calls helpful leaves out what is to be made, which would help as well.)
+func (j *job) short(seg int64, have codec.Set) error {
+	e := &shortError{segment: seg, scheme: j.code.Scheme(), have: have}
+	for i := range j.code.N() {
+		if !have.Has(i) && !j.want.Has(i) && j.suffices(j.code, have.With(i)) {
+			e.helpful = e.helpful.With(i)
+		}
+	}
+	return e
+}
 
 // holders are the fragments of a segment that may be used: those of good archives, or also the good ones of others.
 func (j *job) holders(seg int64, second bool, without map[*archive]bool) (codec.Set, []*archive) {
@@ -250,7 +265,7 @@ func (j *job) stripe(ctx context.Context, seg int64, compare bool, without map[*
 	if r.err != nil {
 		have, by = j.holders(seg, true, without)
 		if r = j.recipeOf(have); r.err != nil {
-			return false, &shortError{seg, r.err}
+			return false, j.short(seg, have)
 		}
 	}
 	reads := r.reads
