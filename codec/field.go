@@ -9,8 +9,9 @@ type field struct {
 	log []int32
 }
 
-// The fields of liberasurecode's backends; x generates both.
+// The fields of liberasurecode's backends; x generates each.
 var (
+	field4  = sync.OnceValue(func() *field { return newField(4, 0x13) })
 	field8  = sync.OnceValue(func() *field { return newField(8, 0x11d) })
 	field16 = sync.OnceValue(func() *field { return newField(16, 0x1100b) })
 )
@@ -49,4 +50,28 @@ func (f *field) addScaled(dst, src []uint16, c uint16) {
 	for i, v := range src {
 		dst[i] ^= f.mul(c, v)
 	}
+}
+
+// isMultiple says whether a is b, which is not zero, times something.
+func (f *field) isMultiple(a, b []uint16) bool {
+	p := 0
+	for b[p] == 0 {
+		p++
+	}
+	c := f.mul(a[p], f.inv(b[p]))
+	for i := range a {
+		if a[i] != f.mul(b[i], c) {
+			return false
+		}
+	}
+	return true
+}
+
+func isZero(row []uint16) bool {
+	for _, v := range row {
+		if v != 0 {
+			return false
+		}
+	}
+	return true
 }

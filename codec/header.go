@@ -198,13 +198,12 @@ func (c *Code) Header(index, segment int) Header {
 }
 
 // CheckHeader says whether a header fits the scheme: its backend, index and sizes. The
-// error is a *HeaderError.
+// version of the backend does not count: liberasurecode does not look at it when it
+// rebuilds. The error is a *HeaderError.
 func (c *Code) CheckHeader(h *Header) error {
 	switch want := c.PayloadSize(int(h.OrigDataSize)); {
 	case h.BackendID != c.backend.id:
 		return headerErrorf("backend %d, but %v is %d", h.BackendID, c.scheme, c.backend.id)
-	case h.BackendVersion != c.backend.version:
-		return headerErrorf("backend version %06x, but %v is %06x", h.BackendVersion, c.scheme, c.backend.version)
 	case h.Index < 0 || h.Index >= c.N():
 		return headerErrorf("fragment index %d in %v", h.Index, c.scheme)
 	case h.BackendMetadata != 0:

@@ -32,45 +32,87 @@ func (s Scheme) String() string { return fmt.Sprintf("%s %d+%d", s.Type, s.K, s.
 type backend struct {
 	id      byte
 	version uint32
-	word    int  // a payload is a multiple of so many bytes
-	wide    bool // GF(2^16), not GF(2^8)
+	word    int // a payload is a multiple of so many bytes
 	field   func() *field
+	make    func(native.Kernel, [][]uint16) native.Program // of rows over field
 	parity  func(k, m int) [][]uint16
+	has     func(k, m int) bool // nil: all
+	only    string              // what has takes
+	mds     func(k, m int) bool // whether any K fragments make all others; nil: always
+	sparse  bool                // rows are zeros and ones, and some fragments need few others
 }
 
 var backends = map[string]backend{
-	"isa_l_rs_vand":          {id: 4, version: 0x020d00, word: 1, field: field8, parity: isalVandParity},
-	"liberasurecode_rs_vand": {id: 6, version: 0x010000, word: 2, wide: true, field: field16, parity: rsVandParity},
+	"jerasure_rs_vand":   {id: 1, version: 0x020000, word: 2, field: field16, make: gf16, parity: jerasureVandParity},
+	"jerasure_rs_cauchy": {id: 2, version: 0x020000, word: cauchyWord * cauchyPacket, field: field4, make: packets, parity: jerasureCauchyParity, has: upTo16, only: "up to 16 fragments"},
+	"flat_xor_hd_3":      flatXORBackend(3, "3+3, 5..10+5 and 6..15+6"),
+	"flat_xor_hd_4":      flatXORBackend(4, "5..10+5 and 6..20+6"),
+	"isa_l_rs_vand":      {id: 4, version: 0x020d00, word: 1, field: field8, make: gf8, parity: isalVandParity, mds: isalVandIsMDS},
+	"liberasurecode_rs_vand": {
+		id: 6, version: 0x010000, word: 2, field: field16, make: gf16, parity: rsVandParity},
+	"isa_l_rs_cauchy":   {id: 7, version: 0x020e01, word: 1, field: field8, make: gf8, parity: isalCauchyParity},
+	"isa_l_rs_vand_inv": {id: 9, version: 0x010000, word: 1, field: field8, make: gf8, parity: isalVandInvParity, mds: upTo255},
+}
+
+func flatXORBackend(distance int, only string) backend {
+	return backend{
+		id: 3, version: 0x010000, word: 4, field: field8, make: exclusiveOrs, only: only,
+		parity: func(k, m int) [][]uint16 { return flatXORParity(distance, k, m) },
+		has:    func(k, m int) bool { return flatXORParity(distance, k, m) != nil },
+		mds:    func(k, m int) bool { return false },
+		sparse: true,
+	}
+}
+
+// upTo16: jerasure_rs_cauchy has words of 4 bits, of which each fragment needs its own.
+func upTo16(k, m int) bool { return k+m <= 16 }
+
+// upTo255: with one more the last row of isa_l_rs_vand_inv's matrix is the first again,
+// and the last parity fragment a copy of the first of data.
+func upTo255(k, m int) bool { return k+m <= 255 }
+
+// isalVandIsMDS says where no square part of isa_l_rs_vand's matrix is singular, as
+// ISA-L's header has it, too; beyond, some sets of K survivors do not make the others.
+func isalVandIsMDS(k, m int) bool {
+	switch {
+	case m <= 3:
+		return true
+	case m == 4:
+		return k <= 21
+	case m == 5:
+		return k <= 5
+	case m <= 21:
+		return k <= 4
+	}
+	return k <= 3
 }
 
 // unsupported are the other types of PyECLib and liberasurecode, and why each is refused.
 var unsupported = map[string]string{
-	"jerasure_rs_vand":   "not supported yet",
-	"jerasure_rs_cauchy": "not supported yet",
-	"flat_xor_hd":        "not supported yet",
-	"flat_xor_hd_3":      "not supported yet",
-	"flat_xor_hd_4":      "not supported yet",
-	"isa_l_rs_cauchy":    "not supported yet",
-	"isa_l_rs_vand_inv":  "not supported yet",
-	"isa_l_rs_lrc":       "not supported yet: Swift has no way to say its local parities",
-	"shss":               "not supported: a proprietary library, whose code is not public",
-	"libphazr":           "not supported: a proprietary library, whose code is not public",
-	"null":               "not supported: it protects nothing",
+	"flat_xor_hd":  "not supported: Swift's names are flat_xor_hd_3 and flat_xor_hd_4",
+	"isa_l_rs_lrc": "not supported: Swift has no way to say its number of local parities",
+	"shss":         "not supported: a proprietary library, whose code is not public",
+	"libphazr":     "not supported: a proprietary library, whose code is not public",
+	"null":         "not supported: it protects nothing",
 }
+
+// Types returns the supported values of Scheme.Type, sorted.
+func Types() []string { return slices.Sorted(maps.Keys(backends)) }
 
 // Code is an erasure code ready to use. It is safe for use by many goroutines.
 type Code struct {
 	scheme  Scheme
 	backend backend
-	rows    [][]uint16 // generator matrix, N rows of K
 	kernel  native.Kernel
+	rows    [][]uint16 // generator matrix, N rows of K
+	mds     bool       // any K fragments make all others
+	data    Set        // the first K
+	all     Set        // all N
 
-	mu    sync.RWMutex
-	plans map[planKey]*Plan
+	mu     sync.RWMutex
+	plans  map[planKey]*Plan
+	checks map[Set]*check
 }
-
-// Types returns the supported ec_types, sorted.
-func Types() []string { return slices.Sorted(maps.Keys(backends)) }
 
 // New returns the code of a scheme. It refuses types that it does not know or support,
 // naming them, and numbers of fragments that liberasurecode refuses.
@@ -97,7 +139,16 @@ func NewOn(kernel native.Kernel, s Scheme) (*Code, error) {
 	if s.K > MaxFragments || s.M > MaxFragments-s.K {
 		return nil, fmt.Errorf("%v: more than %d fragments", s, MaxFragments)
 	}
-	return &Code{scheme: s, backend: b, rows: generator(s.K, s.M, b.parity), kernel: kernel, plans: map[planKey]*Plan{}}, nil
+	if b.has != nil && !b.has(s.K, s.M) {
+		return nil, fmt.Errorf("%v: there is no such code, only %s", s, b.only)
+	}
+	return &Code{
+		scheme: s, backend: b, kernel: kernel,
+		rows: generator(s.K, s.M, b.parity),
+		mds:  b.mds == nil || b.mds(s.K, s.M),
+		data: first(s.K), all: first(s.K + s.M),
+		plans: map[planKey]*Plan{}, checks: map[Set]*check{},
+	}, nil
 }
 
 // K returns the number of data fragments, indexes 0 to K-1.
@@ -145,60 +196,105 @@ func (c *Code) ArchiveSize(object int64, segment int) int64 {
 // PayloadSize(len(segment)) bytes, none of which overlaps segment. Data is padded with
 // zeros at its end. It panics when out is of another shape.
 func (c *Code) Encode(segment []byte, out [][]byte) {
-	size := c.PayloadSize(len(segment))
-	if len(out) != c.N() {
-		panic(fmt.Sprintf("codec: %v encodes into %d slices, not %d", c.scheme, c.N(), len(out)))
+	c.mustPayloads(out, c.PayloadSize(len(segment)), false)
+	for _, b := range out[:c.K()] {
+		n := copy(b, segment)
+		clear(b[n:])
+		segment = segment[n:]
 	}
-	for i, b := range out {
-		if len(b) != size {
-			panic(fmt.Sprintf("codec: payload %d of a segment of %d bytes has %d bytes, not %d", i, len(segment), size, len(b)))
-		}
-	}
-	var have, want Set
-	for i := range c.N() {
-		if i < c.K() {
-			n := copy(out[i], segment)
-			clear(out[i][n:])
-			segment = segment[n:]
-			have = have.With(i)
-		} else {
-			want = want.With(i)
-		}
-	}
-	plan, err := c.Plan(have, want)
+	plan, err := c.Plan(c.data, c.all.Minus(c.data))
 	if err != nil {
 		panic(fmt.Sprintf("codec: %v: parity from all data: %v", c.scheme, err)) // every row is a combination of the data rows
 	}
-	in := make([][]byte, len(plan.in))
-	for i, index := range plan.in {
-		in[i] = out[index]
+	s := getSlots(len(plan.out), len(plan.in))
+	for j, i := range plan.out {
+		s.out[j] = out[i]
 	}
-	plan.Run(out[c.K():], in)
+	for j, i := range plan.in {
+		s.in[j] = out[i]
+	}
+	plan.Run(s.out, s.in)
+	s.put()
 }
 
-// bind makes a program of rows of coefficients: an exclusive or where they are all ones.
-func (b backend) bind(kernel native.Kernel, rows [][]uint16) native.Program {
-	if len(rows) == 1 && allOnes(rows[0]) {
-		return kernel.XOR(len(rows[0]))
+// Decode writes a segment of the given length into dst from the payloads of some of its
+// fragments: payloads has N slices, nil for those that are lost. dst has room for the
+// padded data, K times PayloadSize(segment), and overlaps no payload; its first segment
+// bytes are returned. Fragments at hand that are not needed are not read. The error is
+// *Insufficient. It panics when dst or payloads are of another shape.
+func (c *Code) Decode(dst []byte, segment int, payloads [][]byte) ([]byte, error) {
+	size := c.PayloadSize(segment)
+	if len(dst) < c.K()*size {
+		panic(fmt.Sprintf("codec: %v decodes a segment of %d bytes into %d, not %d", c.scheme, segment, len(dst), c.K()*size))
 	}
-	if b.wide {
-		return kernel.GF16(rows)
-	}
-	narrow := make([][]byte, len(rows))
-	for i, r := range rows {
-		narrow[i] = make([]byte, len(r))
-		for j, c := range r {
-			narrow[i][j] = byte(c)
+	c.mustPayloads(payloads, size, true)
+	var have, want Set
+	for i, b := range payloads {
+		switch {
+		case b != nil:
+			have = have.With(i)
+		case i < c.K():
+			want = want.With(i)
 		}
 	}
-	return kernel.GF8(narrow)
+	if want != (Set{}) {
+		plan, err := c.Plan(have, want)
+		if err != nil {
+			return nil, err
+		}
+		s := getSlots(len(plan.out), len(plan.in))
+		for j, i := range plan.out {
+			s.out[j] = dst[i*size:][:size]
+		}
+		for j, i := range plan.in {
+			s.in[j] = payloads[i]
+		}
+		plan.Run(s.out, s.in)
+		s.put()
+	}
+	for i, b := range payloads[:c.K()] {
+		if b != nil {
+			copy(dst[i*size:], b)
+		}
+	}
+	return dst[:segment], nil
 }
 
-func allOnes(row []uint16) bool {
-	for _, c := range row {
-		if c != 1 {
-			return false
+// mustPayloads panics unless there is a payload of the right size, or nil where one may be
+// lost, for each fragment.
+func (c *Code) mustPayloads(payloads [][]byte, size int, lost bool) {
+	if len(payloads) != c.N() {
+		panic(fmt.Sprintf("codec: %d payloads of %v", len(payloads), c.scheme))
+	}
+	for i, b := range payloads {
+		if len(b) != size && !(lost && b == nil) {
+			panic(fmt.Sprintf("codec: %v: payload %d has %d bytes, not %d", c.scheme, i, len(b), size))
 		}
 	}
-	return true
+}
+
+// slots are the arguments of a Run, kept for the next one.
+type slots struct{ out, in [][]byte }
+
+var slotPool = sync.Pool{New: func() any { return new(slots) }}
+
+func getSlots(out, in int) *slots {
+	s := slotPool.Get().(*slots)
+	s.grow(out, in)
+	return s
+}
+
+func (s *slots) put() {
+	s.clear()
+	slotPool.Put(s)
+}
+
+func (s *slots) grow(out, in int) {
+	s.out, s.in = slices.Grow(s.out[:0], out)[:out], slices.Grow(s.in[:0], in)[:in]
+}
+
+// clear forgets the payloads, so that the pool does not hold them.
+func (s *slots) clear() {
+	clear(s.out)
+	clear(s.in)
 }

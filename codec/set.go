@@ -20,6 +20,14 @@ func SetOf(indexes ...int) Set {
 	return s
 }
 
+// first returns the set of the n lowest indexes.
+func first(n int) (s Set) {
+	for i := range n {
+		s = s.With(i)
+	}
+	return s
+}
+
 // Has says whether i is in s; an index outside of 0..255 never is.
 func (s Set) Has(i int) bool {
 	return i >= 0 && i < MaxFragments && s[i>>6]>>(i&63)&1 == 1
@@ -43,6 +51,14 @@ func (s Set) Without(i int) Set {
 func (s Set) Minus(t Set) Set {
 	for w := range s {
 		s[w] &^= t[w]
+	}
+	return s
+}
+
+// Or returns what is in s or in t.
+func (s Set) Or(t Set) Set {
+	for w := range s {
+		s[w] |= t[w]
 	}
 	return s
 }

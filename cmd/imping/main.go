@@ -55,7 +55,7 @@ Exit status: 0 all done, 1 could not run, 2 ran but something was left.`,
 		SilenceUsage:  true,
 		SilenceErrors: true,
 	}
-	root.AddCommand(reconstructCommand(), versionCommand(), demoCommand(), labCommand(), benchCommand(), soakCommand())
+	root.AddCommand(reconstructCommand(), versionCommand(), demoCommand(), labCommand(), benchCommand(), fragmentCommand(), soakCommand())
 	root.CompletionOptions.HiddenDefaultCmd = true
 	err := root.Execute()
 	if err == nil {

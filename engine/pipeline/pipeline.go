@@ -50,7 +50,7 @@ type Spec struct {
 	Size      int64    // bytes of the object
 	Sources   []Source // exactly what the plan needs, opened at segment 0
 	Want      []Want
-	CRC       codec.CRC // flavour of the checksum in rebuilt headers
+	CRC       codec.CRC // flavour of the checksums in rebuilt headers
 	VerifyMD5 bool      // hash each archive and compare it with its ETag (rule 5)
 	Stripes   int       // segments in flight; 0 = 2, so that one is read while one is written
 	Spare     bool      // prefetch: take stripes from spare bytes only, all of them or none (ErrNoSpare)

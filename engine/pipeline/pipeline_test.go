@@ -22,6 +22,7 @@ var schemes = []codec.Scheme{
 	{Type: "liberasurecode_rs_vand", K: 4, M: 2},
 	{Type: "isa_l_rs_vand", K: 10, M: 4},
 	{Type: "liberasurecode_rs_vand", K: 10, M: 4},
+	{Type: "jerasure_rs_cauchy", K: 4, M: 2},
 }
 
 var sizes = []int64{0, 1, segment - 1, segment, segment + 1, 5*segment + segment/2}
@@ -187,7 +188,6 @@ func TestHeaderThatDoesNotFitNamesTheSource(t *testing.T) {
 		"payload size":     func(h *codec.Header) { h.Size-- },
 		"segment size":     func(h *codec.Header) { h.OrigDataSize++ },
 		"backend":          func(h *codec.Header) { h.BackendID = 6 },
-		"backend version":  func(h *codec.Header) { h.BackendVersion++ },
 		"backend metadata": func(h *codec.Header) { h.BackendMetadata = 32 },
 		"payload checksum": func(h *codec.Header) { h.ChecksumType, h.Checksum = codec.ChecksumCRC32, 12345 },
 		"bad checksum":     nil,
@@ -227,7 +227,7 @@ func TestArchiveOfAnotherIndexIsFound(t *testing.T) {
 	}
 }
 
-// rule 8: the lowest library version of the survivors, per segment; and their backend version, if they agree.
+// rule 8: the lowest library version of the survivors, per segment; and the backend version that most of them have.
 func TestRebuiltHeaderGetsTheVersionsOfTheSurvivors(t *testing.T) {
 	code := newCode(t, "isa_l_rs_vand", 4, 2)
 	a := encode(code, segment, 2*segment)
@@ -239,8 +239,34 @@ func TestRebuiltHeaderGetsTheVersionsOfTheSurvivors(t *testing.T) {
 			a.header(i, seg, func(h *codec.Header) { h.BackendVersion = 0x021e00 })
 		}
 	}
+	a.header(4, 1, func(h *codec.Header) { h.BackendVersion = 0x021f00 })
 	if _, err := a.job(2).run(t, bg); err != nil {
 		t.Fatal(err)
+	}
+}
+
+// Payload checksums, which Swift does not ask for, are proved and written when the survivors have them.
+func TestRebuiltFragmentsHaveAPayloadChecksumWhenTheSurvivorsDo(t *testing.T) {
+	code := newCode(t, "isa_l_rs_vand", 4, 2)
+	for _, crc := range []codec.CRC{codec.Zlib, codec.Legacy} {
+		a := encode(code, segment, 2*segment+5)
+		size := code.FragmentSize(segment)
+		for i := range code.N() {
+			for off := 0; off < len(a.frag[i]); off += size {
+				f := a.frag[i][off:min(off+size, len(a.frag[i]))]
+				h, err := codec.ParseHeader(f)
+				if err != nil {
+					t.Fatal(err)
+				}
+				h.ChecksumType, h.Checksum = codec.ChecksumCRC32, crc.Sum(f[codec.HeaderSize:])
+				h.Put(f, crc)
+			}
+		}
+		j := a.job(2, 5)
+		j.spec.CRC = crc
+		if _, err := j.run(t, bg); err != nil {
+			t.Fatalf("%v: %v", crc, err)
+		}
 	}
 }
 

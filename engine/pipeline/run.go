@@ -17,8 +17,7 @@ import (
 // input is one source and what was learnt of it.
 type input struct {
 	Source
-	index  int
-	header codec.Header // of the fragment that is being checked
+	index int
 
 	mu                  sync.Mutex // guards these, so that Interrupt never meets a closed source, whose connection may be someone else's by then
 	interrupted, closed bool
@@ -33,6 +32,8 @@ type run struct {
 	spec    *Spec
 	ctx     context.Context
 	inputs  []*input         // by index, ascending: the order of a stripe's slots
+	indexes []int            // theirs
+	headers []codec.Header   // of the fragments that are being checked
 	md5     []*digest.Stream // one per input, none without VerifyMD5
 	plan    *codec.Plan      // nil: the only source is what is wanted
 	used    []int            // slots that the plan reads, in its order
@@ -67,6 +68,10 @@ func newRun(ctx context.Context, spec *Spec) *run {
 		r.inputs[i] = &all[i]
 	}
 	slices.SortFunc(r.inputs, func(a, b *input) int { return a.index - b.index })
+	r.indexes, r.headers = make([]int, len(all)), make([]codec.Header, len(all))
+	for i, in := range r.inputs {
+		r.indexes[i] = in.index
+	}
 	return r
 }
 
@@ -380,9 +385,7 @@ func (r *run) write(no int64) error {
 		out = s.out
 		r.plan.Run(s.payOut, s.payIn)
 		for i, index := range r.plan.Out() {
-			h := r.spec.Code.Header(index, s.seg.bytes)
-			h.BackendVersion, h.LibecVersion = s.seg.backendVersion, s.seg.libecVersion
-			h.Put(s.out[i], r.spec.CRC)
+			r.spec.Code.Seal(s.out[i], index, s.seg.common, r.spec.CRC)
 		}
 	}
 	r.result.Stripes++

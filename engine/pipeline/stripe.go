@@ -46,7 +46,7 @@ type content struct {
 	bytes   int // of the object
 	payload int // of each of its fragments
 
-	backendVersion, libecVersion uint32 // as rebuilt headers get them
+	common codec.Stripe // as rebuilt headers get it
 }
 
 // newStripes takes n stripes at most, at least one, for in sources and the inputs and outputs of a plan, if there is one.

@@ -276,6 +276,9 @@ func (e *Insufficient) count(a asked) {
 }
 
 func (e *Insufficient) Error() string {
+	if e.Have >= e.Object.Code.K() {
+		return fmt.Sprintf("%s: %d survivors, which do not make fragment %d", e.Object.Name, e.Have, e.Want)
+	}
 	return fmt.Sprintf("%s: %d of %d survivors for fragment %d", e.Object.Name, e.Have, e.Object.Code.K(), e.Want)
 }
 

@@ -38,6 +38,67 @@ func TestEveryLossIsRebuiltByteForByteFromK(t *testing.T) { // rule 2: K-1 reque
 	}
 }
 
+// A flat XOR code is no MDS code: fewer than K archives may be enough, and any K may not be.
+func TestALossOfAFlatXORCodeIsRebuiltFromTheFewestArchives(t *testing.T) {
+	flat := codec.Scheme{Type: "flat_xor_hd_3", K: 5, M: 5}
+	for wanted := range 10 {
+		local := (wanted + 4) % 10
+		l := newLab(t, flat, multi, local, wanted)
+		plan, err := l.code.Plan(codec.SetOf(0, 1, 2, 3, 4, 5, 6, 7, 8, 9), codec.SetOf(wanted))
+		if err != nil {
+			t.Fatal(err)
+		}
+		fewest := len(plan.In())
+		res, err := l.run(bg)
+		if err != nil {
+			t.Fatalf("fragment %d: %v", wanted, err)
+		}
+		l.good()
+		if n := l.asked(); n != fewest && n != fewest-1 {
+			t.Errorf("fragment %d: %d peers were asked, %d archives are enough", wanted, n, fewest)
+		}
+		if want := int64(fewest) * l.object.Length; res.BytesIn != want {
+			t.Errorf("fragment %d: read %d bytes, want %d", wanted, res.BytesIn, want)
+		}
+	}
+}
+
+func TestAMissingTermOfASumIsReplacedByAnother(t *testing.T) {
+	flat := codec.Scheme{Type: "flat_xor_hd_3", K: 5, M: 5} // 0 = 1+5 = 4+7
+	l := newLab(t, flat, multi, 3, 0)
+	for _, i := range []int{5, 4} { // one of each short sum
+		l.nodes[i] = peers.New(t, "sdb", hasher)
+	}
+	if _, err := l.run(bg); err != nil {
+		t.Fatal(err)
+	}
+	l.good()
+	l = newLab(t, flat, multi, 3, 0)
+	for _, i := range []int{5, 7} { // nothing else has a part of 0
+		l.nodes[i] = peers.New(t, "sdb", hasher)
+	}
+	_, err := l.run(bg)
+	if e, ok := IsInsufficient(err); !ok || e.Have < 5 || !strings.Contains(err.Error(), "do not make fragment 0") {
+		t.Errorf("%v", err)
+	}
+	l.bad()
+}
+
+// Where the first K survivors of isa_l_rs_vand are a singular set another is asked for.
+func TestASurvivorThatTellsNothingNewIsNotAskedFor(t *testing.T) {
+	l := newLab(t, codec.Scheme{Type: "isa_l_rs_vand", K: 6, M: 5}, multi, 1, 0)
+	for _, i := range []int{3, 5, 8} { // of the rest 1, 2, 4, 6, 7, 10 are singular
+		l.nodes[i] = peers.New(t, "sdb", hasher)
+	}
+	if _, err := l.run(bg); err != nil {
+		t.Fatal(err)
+	}
+	l.good()
+	if n := len(l.nodes[9].Gets()); n != 1 {
+		t.Errorf("9 was asked %d times", n)
+	}
+}
+
 func TestAWideSchemeAndTwoTargetsFromOneDecode(t *testing.T) {
 	l := newLab(t, wide, multi, 12, 13, 0)
 	res, err := l.run(bg)

@@ -3,6 +3,7 @@ package rebuild
 import (
 	"context"
 	"fmt"
+	"slices"
 	"sort"
 	"sync"
 	"sync/atomic"
@@ -83,7 +84,7 @@ type asked struct {
 }
 
 // open opens what the pipeline needs: a living copy of the wanted archive, to be streamed
-// as it is, with its MD5 (rules 3 and 6), else K survivors.
+// as it is, with its MD5 (rules 3 and 6), else enough survivors.
 func (r *Rebuilder) open(ctx context.Context, o *Object, peers []Peer, want codec.Set) (sources []pipeline.Source, etag string, err error) {
 	if s := r.living(ctx, o, peers, want); s != nil {
 		return []pipeline.Source{s}, s.etag, nil
@@ -135,14 +136,14 @@ func (r *Rebuilder) localArchive(o *Object) *survivor {
 	return &survivor{index: o.Index % o.Code.N(), etag: etag, obj: o}
 }
 
-// survivors opens K archives of distinct index, none of them wanted: the local one
-// first, then peers, fewest outstanding reads first, each refusal replaced at once by
+// survivors opens archives of distinct index, none of them wanted, that the wanted ones
+// can be made from: the local one first, then peers, fewest outstanding reads first (with
+// a flat XOR code those whose archives make the shortest sum), each refusal replaced at once by
 // the next peer (rules 1 to 3). It asks no more peers than it needs. Where one of them
 // turns out to hold the wanted archive itself, that one is returned alone, with its MD5.
 func (r *Rebuilder) survivors(ctx context.Context, o *Object, peers []Peer, want codec.Set) ([]pipeline.Source, string, error) {
-	k := o.Code.K()
 	held := codec.SetOf()
-	list := make([]pipeline.Source, 0, k)
+	list := make([]*survivor, 0, o.Code.K())
 	report := &Insufficient{Object: o, Want: want.Indexes()[0], Statuses: make(map[int]int)}
 	if o.LocalFault() != nil {
 		report.Statuses[0]++
@@ -169,11 +170,16 @@ func (r *Rebuilder) survivors(ctx context.Context, o *Object, peers []Peer, want
 			results <- a
 		}()
 	}
-	pending := 0
+	pending, asking := 0, make(map[*Peer]bool, len(queue))
 	for {
-		for living == nil && len(list)+pending < k && len(queue) > 0 {
-			ask(queue[0], nil, false)
-			queue = queue[1:]
+		for living == nil && len(queue) > 0 {
+			next := nextPeer(o.Code, want, held, asking, queue)
+			if next < 0 {
+				break
+			}
+			ask(queue[next], nil, false)
+			asking[queue[next]] = true
+			queue = slices.Delete(queue, next, next+1)
 			pending++
 		}
 		if pending == 0 {
@@ -181,6 +187,7 @@ func (r *Rebuilder) survivors(ctx context.Context, o *Object, peers []Peer, want
 		}
 		a := <-results
 		pending--
+		delete(asking, a.peer)
 		s, duplicate, why := r.judge(o, a, want, held)
 		switch {
 		case s != nil:
@@ -197,6 +204,7 @@ func (r *Rebuilder) survivors(ctx context.Context, o *Object, peers []Peer, want
 			report.OK++
 			exclude := append(held.Indexes(), want.Indexes()...)
 			ask(a.peer, exclude, true)
+			asking[a.peer] = true
 			pending++
 		default:
 			report.Answers = append(report.Answers, Answer{Peer: *a.peer, Status: a.status, Why: why})
@@ -214,7 +222,8 @@ func (r *Rebuilder) survivors(ctx context.Context, o *Object, peers []Peer, want
 		closeAll(list)
 		return []pipeline.Source{living}, living.etag, nil
 	}
-	if len(list) < k {
+	plan, err := o.Code.Plan(held, want)
+	if err != nil {
 		closeAll(list)
 		if err := ctx.Err(); err != nil {
 			return nil, "", context.Cause(ctx)
@@ -222,7 +231,41 @@ func (r *Rebuilder) survivors(ctx context.Context, o *Object, peers []Peer, want
 		return nil, "", report
 	}
 	r.note(report.Answers)
-	return list, "", nil
+	sources := make([]pipeline.Source, 0, len(list))
+	for _, s := range list {
+		if slices.Contains(plan.In(), s.index) {
+			sources = append(sources, s)
+		} else {
+			closeAll([]*survivor{s})
+		}
+	}
+	return sources, "", nil
+}
+
+// nextPeer says which peer of the queue to ask beside those that are being asked, -1 if
+// what is held and what is expected of those will do. K archives in sight are waited for,
+// since no plan needs more. What a peer holds may be other than what it should (rule 2):
+// where all that is expected would not do, peers are asked in their order.
+func nextPeer(code *codec.Code, want, held codec.Set, asking map[*Peer]bool, queue []*Peer) int {
+	if len(asking) > 0 && held.Len()+len(asking) >= code.K() {
+		return -1
+	}
+	expected := held
+	for p := range asking {
+		expected = expected.With(p.Index)
+	}
+	offered := make([]int, len(queue))
+	for i, p := range queue {
+		offered[i] = p.Index
+	}
+	chosen, err := code.Choose(expected, offered, want)
+	switch {
+	case err != nil:
+		return 0
+	case len(chosen) == 0:
+		return -1
+	}
+	return slices.Index(offered, chosen[0])
 }
 
 // slack is how many more outstanding reads than another a peer may have and still be
@@ -305,7 +348,7 @@ func (r *Rebuilder) survivorAt(o *Object, a asked) *survivor {
 	return &survivor{index: a.resp.FragIndex, etag: a.resp.ETag, peer: a.peer, obj: o, resp: a.resp, load: r.loads.of(a.peer)}
 }
 
-func closeAll(list []pipeline.Source) {
+func closeAll(list []*survivor) {
 	for _, s := range list {
 		s.Interrupt(context.Canceled)
 		s.Close()

@@ -263,14 +263,15 @@ func (s *Swift) parseEC(p *Policy, options map[string]string) error {
 	return nil
 }
 
-// ecTypes are the types that PyECLib 1.6.0 knows, and the numbers of data and parity
-// fragments that liberasurecode 1.6.2 takes for each, beside the limit for all. Swift
-// takes those of them whose library is installed; which of them imping can rebuild is for
-// the codec to say.
+// ecTypes are the types that PyECLib 1.6.0 knows, isa_l_rs_vand_inv of newer ones, and the
+// numbers of data and parity fragments that liberasurecode 1.6.2 takes for each, beside the
+// limit for all. Swift takes those of them whose library is installed; which of them imping
+// can rebuild is for the codec to say.
 var ecTypes = map[string]func(k, m int) bool{
 	"liberasurecode_rs_vand": always,
 	"isa_l_rs_vand":          always,
 	"isa_l_rs_cauchy":        always,
+	"isa_l_rs_vand_inv":      always,
 	"jerasure_rs_vand":       always,
 	"jerasure_rs_cauchy":     func(k, m int) bool { return k+m <= 16 }, // words of 4 bits
 	"flat_xor_hd_3": func(k, m int) bool {

@@ -1,0 +1,97 @@
+package rescue
+
+import (
+	"bufio"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"os"
+	"path/filepath"
+)
+
+// writeBuffer gathers small fragments: fewer calls of the system, and no more memory than a segment.
+const writeBuffer = 1 << 20
+
+// sink is a file that gets its name only when all of it is on the disk.
+type sink struct {
+	path string
+	tmp  *os.File // nil once it has its name, or is given up
+	w    *bufio.Writer
+}
+
+func newSink(path string) (*sink, error) {
+	dir, base := filepath.Split(path)
+	if base == "" {
+		return nil, fmt.Errorf("%q is not the name of a file", path)
+	}
+	for {
+		// Not os.CreateTemp: the file is to have the mode that the umask gives.
+		name := filepath.Join(dir, fmt.Sprintf(".%s.%08x.tmp", base, rand.Uint32()))
+		f, err := os.OpenFile(name, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o666)
+		if errors.Is(err, os.ErrExist) {
+			continue
+		}
+		if err != nil {
+			return nil, err
+		}
+		return &sink{path: path, tmp: f, w: bufio.NewWriterSize(f, writeBuffer)}, nil
+	}
+}
+
+// restart forgets what was written.
+func (s *sink) restart() error {
+	s.w.Reset(s.tmp)
+	if err := s.tmp.Truncate(0); err != nil {
+		return err
+	}
+	_, err := s.tmp.Seek(0, 0)
+	return err
+}
+
+// abort removes the file, unless it has its name.
+func (s *sink) abort() {
+	if s.tmp != nil {
+		s.tmp.Close()
+		os.Remove(s.tmp.Name())
+		s.tmp = nil
+	}
+}
+
+// publish brings all files to the disk, and only then gives them their names: all of them, or none.
+func publish(sinks []*sink) error {
+	for _, s := range sinks {
+		if err := s.w.Flush(); err != nil {
+			return err
+		}
+		if err := s.tmp.Sync(); err != nil {
+			return err
+		}
+	}
+	dirs := map[string]bool{}
+	for i, s := range sinks {
+		err := s.tmp.Close()
+		if err == nil {
+			err = os.Rename(s.tmp.Name(), s.path)
+		}
+		if err != nil {
+			for _, done := range sinks[:i] {
+				os.Remove(done.path)
+			}
+			os.Remove(s.tmp.Name())
+			s.tmp = nil
+			return err
+		}
+		s.tmp = nil
+		dirs[filepath.Dir(s.path)] = true
+	}
+	for dir := range dirs {
+		d, err := os.Open(dir)
+		if err != nil {
+			return err
+		}
+		if err := errors.Join(d.Sync(), d.Close()); err != nil {
+			return err
+		}
+	}
+	return nil
+}
