@@ -230,6 +230,7 @@ func (s *soak) prepare(ctx context.Context) error {
 		if err != nil {
 			return err
 		}
+		s.field.Client().Close()
 		s.state.Objects = loaded.Objects
 		if err := s.field.Know(loaded); err != nil {
 			return err
