@@ -146,7 +146,9 @@ func (r *Rebuilder) survivors(ctx context.Context, o *Object, peers []Peer, want
 	report := &Insufficient{Object: o, Want: want.Indexes()[0], Statuses: make(map[int]int)}
 	if o.LocalFault() != nil {
 		report.Statuses[0]++
-	} else if local := r.localArchive(o); local != nil && !want.Has(local.index) {
+	} else if local := r.localArchive(o); local != nil && want.Has(local.index) {
+		report.Living = true
+	} else if local != nil {
 		held = held.With(local.index)
 		list = append(list, local)
 		report.OK++
@@ -182,6 +184,7 @@ func (r *Rebuilder) survivors(ctx context.Context, o *Object, peers []Peer, want
 		a := <-results
 		pending--
 		s, duplicate, why := r.judge(o, a, want, held)
+		report.Living = report.Living || duplicate && want.Has(a.resp.FragIndex)
 		switch {
 		case s != nil:
 			held = held.With(s.index)
