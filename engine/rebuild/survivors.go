@@ -3,6 +3,7 @@ package rebuild
 import (
 	"context"
 	"fmt"
+	"slices"
 	"sort"
 	"sync"
 	"sync/atomic"
@@ -137,8 +138,9 @@ func (r *Rebuilder) localArchive(o *Object) *survivor {
 
 // survivors opens K archives of distinct index, none of them wanted: the local one
 // first, then peers, fewest outstanding reads first, each refusal replaced at once by
-// the next peer (rules 1 to 3). It asks no more peers than it needs. Where one of them
-// turns out to hold the wanted archive itself, that one is returned alone, with its MD5.
+// the next peer (rules 1 to 3). It asks no more peers than it needs: more than K only where
+// those K do not suffice, as some sets of isa_l_rs_vand do not. Where one of them turns out
+// to hold the wanted archive itself, that one is returned alone, with its MD5.
 func (r *Rebuilder) survivors(ctx context.Context, o *Object, peers []Peer, want codec.Set) ([]pipeline.Source, string, error) {
 	k := o.Code.K()
 	held := codec.SetOf()
@@ -171,14 +173,24 @@ func (r *Rebuilder) survivors(ctx context.Context, o *Object, peers []Peer, want
 			results <- a
 		}()
 	}
-	pending := 0
+	pending, need := 0, k
+	var plan *codec.Plan
+	var singular error // why the survivors do not suffice though there are K of them
 	for {
-		for living == nil && len(list)+pending < k && len(queue) > 0 {
+		for living == nil && len(list)+pending < need && len(queue) > 0 {
 			ask(queue[0], nil, false)
 			queue = queue[1:]
 			pending++
 		}
 		if pending == 0 {
+			if living == nil && len(list) == need {
+				if plan, singular = o.Code.Plan(held, want); singular != nil {
+					need++
+					if len(queue) > 0 {
+						continue
+					}
+				}
+			}
 			break
 		}
 		a := <-results
@@ -223,6 +235,19 @@ func (r *Rebuilder) survivors(ctx context.Context, o *Object, peers []Peer, want
 			return nil, "", context.Cause(ctx)
 		}
 		return nil, "", report
+	}
+	if singular != nil {
+		closeAll(list)
+		return nil, "", fmt.Errorf("%s: %w", o.Name, singular)
+	}
+	if len(list) > k {
+		list = slices.DeleteFunc(list, func(s pipeline.Source) bool {
+			unused := !slices.Contains(plan.In(), s.Index())
+			if unused {
+				closeAll([]pipeline.Source{s})
+			}
+			return unused
+		})
 	}
 	r.note(report.Answers)
 	return list, "", nil
