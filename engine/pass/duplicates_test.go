@@ -63,3 +63,17 @@ func TestWhatIsTooMuchForAGroupIsRebuiltForEachAlone(t *testing.T) { // rules 3,
 		})
 	}
 }
+
+// After a change of the ring partners may hold what belongs to others.
+func TestWhatAPartnerHoldsInTheWrongPlaceServesTheOthers(t *testing.T) { // rules 2 and 12
+	t.Parallel()
+	l := newLab(t)
+	l.only(left, right, far)
+	o := l.object(0, "/a/c/o", multi, left, right, far)
+	l.peers[left].Hold(o.Archive(far))
+	l.peers[far].Hold(o.Archive(left))
+	l.want(l.run(bg), "rebuilt=3")
+	for _, i := range []int{left, right, far} {
+		l.received(i, o)
+	}
+}

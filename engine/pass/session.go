@@ -385,13 +385,7 @@ func (t *task) serve(acct *slab.Account, o *rebuild.Object, header func(index in
 	if len(sinks) == 0 {
 		return true
 	}
-	peers := j.peers
-	if j.point == nil { // whose peers were all seen to hold an archive, maybe one that belongs elsewhere
-		peers = slices.DeleteFunc(slices.Clone(peers), func(peer rebuild.Peer) bool {
-			return slices.ContainsFunc(sinks, func(s *sink) bool { return s.session.partner.ID == peer.ID })
-		})
-	}
-
+	peers := t.peers(sinks)
 	before := o.Avoiding()
 	res, err := t.p.rebuilder.Run(t.ctx, acct, o, peers, targets, !t.isTurn())
 	if !t.myTurn() { // from here on the sessions are this task's
@@ -401,8 +395,8 @@ func (t *task) serve(acct *slab.Account, o *rebuild.Object, header func(index in
 		t.stale.Store(false)
 		res, err = t.p.rebuilder.Run(t.ctx, acct, o, peers, targets, false)
 	}
-	if e, ok := rebuild.IsInsufficient(err); ok && e.Living && len(targets) > 1 {
-		res, err = t.singly(acct, o, peers, targets)
+	if _, few := rebuild.IsInsufficient(err); few && len(sinks) > 1 {
+		res, err = t.singly(acct, o, sinks)
 	}
 	t.p.Progress.BytesRead.Add(res.BytesIn)
 	if after := o.Avoiding(); after > before {
@@ -439,19 +433,30 @@ func (t *task) serve(acct *slab.Account, o *rebuild.Object, header func(index in
 	return true
 }
 
-// singly rebuilds for each target alone what is too much for all at once: where fragments
-// have duplicates, what one of them misses is a survivor for the others (rule 3).
-func (t *task) singly(acct *slab.Account, o *rebuild.Object, peers []rebuild.Peer, targets []rebuild.Target) (all pipeline.Result, err error) {
+// peers are those that may have survivors for the sinks.
+func (t *task) peers(sinks []*sink) []rebuild.Peer {
+	if t.j.point != nil { // all were seen to hold an archive, maybe one that belongs elsewhere
+		return t.j.peers
+	}
+	return slices.DeleteFunc(slices.Clone(t.j.peers), func(peer rebuild.Peer) bool {
+		return slices.ContainsFunc(sinks, func(s *sink) bool { return s.session.partner.ID == peer.ID })
+	})
+}
+
+// singly rebuilds for each sink alone what is too much for all at once: a duplicate of what
+// one of them misses, or an archive that it holds though it belongs elsewhere, is a
+// survivor for the others (rule 3).
+func (t *task) singly(acct *slab.Account, o *rebuild.Object, sinks []*sink) (all pipeline.Result, err error) {
 	failed := 0
-	for i := range targets {
-		res, e := t.p.rebuilder.Run(t.ctx, acct, o, peers, targets[i:i+1], false)
+	for i, s := range sinks {
+		res, e := t.p.rebuilder.Run(t.ctx, acct, o, t.peers(sinks[i:i+1]), []rebuild.Target{s}, false)
 		if e != nil {
 			failed, err = failed+1, e
 		}
 		all.BytesIn += res.BytesIn
 		all.Sinks = append(all.Sinks, e)
 	}
-	if failed < len(targets) {
+	if failed < len(sinks) {
 		err = nil
 	}
 	return all, err

@@ -228,7 +228,6 @@ type Insufficient struct {
 	Want     int         // the wanted index
 	Have     int         // distinct useful indexes, the local one included
 	OK       int         // answers 200 at the local timestamp, useful or not, the local archive included
-	Living   bool        // an archive of a wanted index was found: with fewer wanted at once there may be enough
 	Others   []Bucket    // answers 200 at other timestamps, ascending
 	Statuses map[int]int // other answers: how many of each status; 0 is no or an unusable answer
 	Answers  []Answer

@@ -148,9 +148,7 @@ func (r *Rebuilder) survivors(ctx context.Context, o *Object, peers []Peer, want
 	report := &Insufficient{Object: o, Want: want.Indexes()[0], Statuses: make(map[int]int)}
 	if o.LocalFault() != nil {
 		report.Statuses[0]++
-	} else if local := r.localArchive(o); local != nil && want.Has(local.index) {
-		report.Living = true
-	} else if local != nil {
+	} else if local := r.localArchive(o); local != nil && !want.Has(local.index) {
 		held = held.With(local.index)
 		list = append(list, local)
 		report.OK++
@@ -196,7 +194,6 @@ func (r *Rebuilder) survivors(ctx context.Context, o *Object, peers []Peer, want
 		a := <-results
 		pending--
 		s, duplicate, why := r.judge(o, a, want, held)
-		report.Living = report.Living || duplicate && want.Has(a.resp.FragIndex)
 		switch {
 		case s != nil:
 			held = held.With(s.index)
