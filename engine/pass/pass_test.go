@@ -558,6 +558,32 @@ func TestMetadataThatCanNotBeSentHurtsOnlyItsObject(t *testing.T) { // law 7
 	})
 }
 
+// A .meta file needs no survivors: it is sent to whom misses no more, whatever becomes of
+// the archives of others.
+func TestMetadataIsSentThoughAnothersArchiveCanNotBeRebuilt(t *testing.T) { // law 7
+	t.Parallel()
+	l := newLab(t)
+	l.only(left, right)
+	l.agree(far)
+	o := peers.NewObjectAt(t, l.code, l.pol, "/a/c/o", single, segment, at(10))
+	l.disk.Put(t, 0, o, own, nil)
+	l.disk.PutMeta(t, 0, o.Name, at(20), nil)
+	l.hold(o, left, 3, far)
+	l.peers[right].Want(func(s *peers.Session, _ string) string {
+		if len(s.Peer.Stored()) > 0 {
+			return ""
+		}
+		return "m"
+	})
+	l.want(l.run(bg), "metadata=1 left.objects=1")
+	if stored := l.peers[right].Stored(); len(stored) != 1 || stored[0].Method != "POST" {
+		t.Errorf("the other was sent %+v, want the metadata", stored)
+	}
+	if stored := l.peers[left].Stored(); len(stored) != 0 {
+		t.Errorf("metadata without an archive was sent: %+v", stored)
+	}
+}
+
 func TestAnObjectThatVanishedIsNoFailure(t *testing.T) {
 	t.Parallel()
 	l := newLab(t)

@@ -24,7 +24,7 @@ type update struct{ hash, name string }
 type suspicion struct {
 	sent    []update // in the last session if it failed, in order
 	suspect bool     // and one of these made it fail
-	sentOdd bool     // it was for objects with offsets
+	sentOdd bool     // it was for objects with offsets: only another such session tells more
 
 	broken map[string]int  // by hash: how many sessions stopped at it
 	putOff []update        // those that stopped maxBroken: sent last, alone
@@ -68,6 +68,9 @@ func (s *session) blame() {
 		s.err = &raisedError{s.err}
 	}
 	pr := s.partner
+	if s.err == nil && pr.sentOdd && !pr.offsets && pr.alone == "" {
+		return // what broke a session for objects with offsets waits for the next of these
+	}
 	pr.sent, pr.sentOdd = nil, pr.offsets
 	if s.err != nil && pr.alone == "" {
 		pr.sent = s.sent

@@ -258,3 +258,52 @@ func TestOnlyASessionThatTheOtherSideBrokeBlamesAnObject(t *testing.T) {
 		}
 	}
 }
+
+// Objects with offsets have a session of their own, which is not what the other one says
+// nothing of.
+func TestAPoisonObjectWithAnOffsetIsSentLastAloneAndLeft(t *testing.T) { // rules 10 and 17
+	t.Parallel()
+	l := newLab(t)
+	l.only(left)
+	l.agree(right, far)
+	plain := l.object(0, "/a/c/plain", single, left)
+	var objects []*peers.Object
+	for i := range 4 {
+		objects = append(objects, l.odd(0, fmt.Sprintf("/a/c/odd%d", i)))
+	}
+	bad := objects[2]
+	l.peers[left].Poison(hangsUpAt(bad.Name))
+	result := l.run(bg)
+	if result != (Left{Objects: 1}) {
+		t.Errorf("left %v, want the one object\n%s", result, l.log)
+	}
+	l.received(left, plain, objects[0], objects[1], objects[3])
+	if u := l.pass.Unrepaired(); len(u) != 1 || u[0].Object != bad.Name {
+		t.Errorf("unrepaired %+v", u)
+	}
+}
+
+// A receiver that is restarted again and again may be so while it is sent objects with offsets.
+func TestTriesThatBringSomethingWithAnOffsetAreNotCounted(t *testing.T) { // rules 10 and 17
+	t.Parallel()
+	l := newLab(t)
+	l.only(left)
+	l.agree(right, far)
+	var objects []*peers.Object
+	for i := range 2 * maxTries {
+		objects = append(objects, l.odd(0, fmt.Sprintf("/a/c/odd%d", i)))
+	}
+	l.peers[left].Poison(func(s *peers.Session, method, _ string) (string, bool) {
+		puts := 0
+		for _, r := range s.Got {
+			if r.Method == "PUT" {
+				puts++
+			}
+		}
+		return "", method != "PUT" || puts == 0
+	})
+	if result := l.run(bg); result.Any() {
+		t.Errorf("left %v\n%s", result, l.log)
+	}
+	l.received(left, objects...)
+}

@@ -337,8 +337,8 @@ func (t *task) leave(pr *partner, name string, cause error) {
 	t.j.leave(pr, t.hash, &Unrepaired{Object: name, Reason: cause.Error()})
 }
 
-// rebuild sends the rebuilt archive to those who want it. It reports whether the object
-// is fit for what follows: false when the archive could not be made.
+// rebuild sends the rebuilt archive to those who want it. It reports whether anything may
+// follow for the others and those who got it: false when the task came to nothing.
 func (t *task) rebuild(acct *slab.Account, local *diskfile.Object) bool {
 	if !slices.ContainsFunc(t.wants, func(w want) bool { return w.parts.Data }) {
 		return true
@@ -347,12 +347,14 @@ func (t *task) rebuild(acct *slab.Account, local *diskfile.Object) bool {
 	o, err := rebuild.NewObject(j.code, j.pol, j.part, local)
 	if err != nil {
 		t.p.cfg.Log.Errorf("Unable to reconstruct from %v", err)
+		t.failed = make(map[*session]bool)
 		for _, w := range t.wants {
 			if w.parts.Data {
+				t.failed[w.session] = true
 				j.leave(w.session.partner, t.hash, &Unrepaired{Object: local.Name, Reason: err.Error()})
 			}
 		}
-		return false
+		return true
 	}
 	j.mu.Lock()
 	if o.Segment > j.segment {
@@ -367,7 +369,7 @@ func (t *task) rebuild(acct *slab.Account, local *diskfile.Object) bool {
 }
 
 // serve rebuilds the archives of those who want one; header gives that of the archive of an
-// index, without an ETag.
+// index, without an ETag. It reports what rebuild does.
 func (t *task) serve(acct *slab.Account, o *rebuild.Object, header func(index int) []ssync.Field) bool {
 	j, log := t.j, t.p.cfg.Log
 	var sinks []*sink
@@ -383,13 +385,7 @@ func (t *task) serve(acct *slab.Account, o *rebuild.Object, header func(index in
 	if len(sinks) == 0 {
 		return true
 	}
-	peers := j.peers
-	if j.point == nil { // whose peers were all seen to hold an archive, maybe one that belongs elsewhere
-		peers = slices.DeleteFunc(slices.Clone(peers), func(peer rebuild.Peer) bool {
-			return slices.ContainsFunc(sinks, func(s *sink) bool { return s.session.partner.ID == peer.ID })
-		})
-	}
-
+	peers := t.peers(sinks)
 	before := o.Avoiding()
 	res, err := t.p.rebuilder.Run(t.ctx, acct, o, peers, targets, !t.isTurn())
 	if !t.myTurn() { // from here on the sessions are this task's
@@ -398,6 +394,9 @@ func (t *task) serve(acct *slab.Account, o *rebuild.Object, header func(index in
 	if errors.Is(err, pipeline.ErrNoSpare) || errors.Is(err, errStale) {
 		t.stale.Store(false)
 		res, err = t.p.rebuilder.Run(t.ctx, acct, o, peers, targets, false)
+	}
+	if _, few := rebuild.IsInsufficient(err); few && len(sinks) > 1 {
+		res, err = t.singly(acct, o, sinks)
 	}
 	t.p.Progress.BytesRead.Add(res.BytesIn)
 	if after := o.Avoiding(); after > before {
@@ -412,7 +411,7 @@ func (t *task) serve(acct *slab.Account, o *rebuild.Object, header func(index in
 		}
 	}
 	if t.ctx.Err() != nil {
-		return err == nil
+		return false
 	}
 	t.failed = make(map[*session]bool)
 	for i, s := range sinks {
@@ -421,7 +420,7 @@ func (t *task) serve(acct *slab.Account, o *rebuild.Object, header func(index in
 		}
 		t.failed[s.session] = true
 		cause := err
-		if cause == nil {
+		if i < len(res.Sinks) && res.Sinks[i] != nil {
 			cause = res.Sinks[i]
 		}
 		if e, ok := rebuild.IsInsufficient(cause); ok {
@@ -431,7 +430,36 @@ func (t *task) serve(acct *slab.Account, o *rebuild.Object, header func(index in
 			t.leave(s.session.partner, o.Name, cause)
 		}
 	}
-	return err == nil
+	return true
+}
+
+// peers are those that may have survivors for the sinks.
+func (t *task) peers(sinks []*sink) []rebuild.Peer {
+	if t.j.point != nil { // all were seen to hold an archive, maybe one that belongs elsewhere
+		return t.j.peers
+	}
+	return slices.DeleteFunc(slices.Clone(t.j.peers), func(peer rebuild.Peer) bool {
+		return slices.ContainsFunc(sinks, func(s *sink) bool { return s.session.partner.ID == peer.ID })
+	})
+}
+
+// singly rebuilds for each sink alone what is too much for all at once: a duplicate of what
+// one of them misses, or an archive that it holds though it belongs elsewhere, is a
+// survivor for the others (rule 3).
+func (t *task) singly(acct *slab.Account, o *rebuild.Object, sinks []*sink) (all pipeline.Result, err error) {
+	failed := 0
+	for i, s := range sinks {
+		res, e := t.p.rebuilder.Run(t.ctx, acct, o, t.peers(sinks[i:i+1]), []rebuild.Target{s}, false)
+		if e != nil {
+			failed, err = failed+1, e
+		}
+		all.BytesIn += res.BytesIn
+		all.Sinks = append(all.Sinks, e)
+	}
+	if failed < len(sinks) {
+		err = nil
+	}
+	return all, err
 }
 
 func causes(o *rebuild.Object, err error) error {

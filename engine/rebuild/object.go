@@ -231,6 +231,7 @@ type Insufficient struct {
 	Others   []Bucket    // answers 200 at other timestamps, ascending
 	Statuses map[int]int // other answers: how many of each status; 0 is no or an unusable answer
 	Answers  []Answer
+	Lack     error // of the code: which further fragments would help
 }
 
 // Bucket is what answered with one timestamp that is not the local one.
@@ -274,6 +275,8 @@ func (e *Insufficient) count(a asked) {
 		b.Have++
 	}
 }
+
+func (e *Insufficient) Unwrap() error { return e.Lack }
 
 func (e *Insufficient) Error() string {
 	if e.Have >= e.Object.Code.K() {

@@ -619,6 +619,34 @@ func TestWithVerificationOffOnlyHeadersAreChecked(t *testing.T) {
 	l.good()
 }
 
+// Some sets of K fragments of isa_l_rs_vand are singular: liberasurecode fails there, and
+// one survivor more is enough.
+func TestASingularSetOfSurvivorsIsCompletedByAnother(t *testing.T) {
+	for _, size := range []int64{single, multi} {
+		for _, helped := range []bool{true, false} {
+			l := newLab(t, codec.Scheme{Type: "isa_l_rs_vand", K: 6, M: 5}, size, 1, 0, 3, 5, 8, 9, 10)
+			l.targets = l.targets[:1]
+			l.nodes[8].Hold(l.obj.Archive(10)) // asked before the one that helps
+			if helped {
+				l.nodes[10].Hold(l.obj.Archive(8))
+			}
+			_, err := l.run(bg)
+			if !helped {
+				var lack *codec.Insufficient
+				if !errors.As(err, &lack) || lack.Helpful.Len() == 0 {
+					t.Errorf("%d bytes: %v, want it to say what would help", size, err)
+				}
+				l.bad()
+				continue
+			}
+			if err != nil {
+				t.Fatalf("%d bytes: %v", size, err)
+			}
+			l.good()
+		}
+	}
+}
+
 func TestTwoLiarsAreFoundAndTheObjectIsInsufficient(t *testing.T) { // rule 5: 4+2, one wanted, two bad: three are left
 	l := newLab(t, isal, single, 0, 2)
 	for _, liar := range []int{1, 5} {

@@ -228,6 +228,7 @@ func (r *Rebuilder) survivors(ctx context.Context, o *Object, peers []Peer, want
 		if err := ctx.Err(); err != nil {
 			return nil, "", context.Cause(ctx)
 		}
+		report.Lack = err
 		return nil, "", report
 	}
 	r.note(report.Answers)

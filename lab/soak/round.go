@@ -103,6 +103,7 @@ func (s *soak) traffic(ctx context.Context, random *rand.Rand) error {
 		return err
 	}
 	s.state.Totals.Changes += len(some)
+	s.field.Client().Close() // idle connections: these are no pass's
 	return s.field.Know(loaded)
 }
 

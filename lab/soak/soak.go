@@ -230,6 +230,7 @@ func (s *soak) prepare(ctx context.Context) error {
 		if err != nil {
 			return err
 		}
+		s.field.Client().Close()
 		s.state.Objects = loaded.Objects
 		if err := s.field.Know(loaded); err != nil {
 			return err
@@ -255,9 +256,9 @@ func (s *soak) prepare(ctx context.Context) error {
 	if err := s.field.remember(loaded, before); err != nil {
 		return err
 	}
-	s.say("an earlier run ended in the middle of a repair: finishing it")
+	begin := time.Now()
 	// What lay on handoffs then may lie there still.
-	c := &Case{Name: "left over", Faults: []*faults.Fault{{Kind: faults.Unmounted}}}
+	c := &Case{Name: "ended in the middle", Faults: []*faults.Fault{{Kind: faults.Unmounted}}}
 	for _, f := range s.state.Rot {
 		name, err := filepath.Rel(s.field.DevicePath(deviceIn(before, f.Path)), f.Path)
 		if err != nil {
@@ -274,7 +275,9 @@ func (s *soak) prepare(ctx context.Context) error {
 	if err := s.field.heal(ctx, e, r); err != nil {
 		return err
 	}
-	s.count(&Case{}, r, "left over")
+	r.Took = time.Since(begin)
+	c.Faults, c.Rot = nil, nil // they were counted when they were made
+	s.count(c, r, "what an earlier run left")
 	s.state.Broken, s.state.Rot = false, nil
 	return s.save()
 }
