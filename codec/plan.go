@@ -114,7 +114,7 @@ func (c *Code) solve(have, want Set) (*Plan, error) {
 		}
 	}
 	p.xor = len(matrix) == 1 && allOnes(matrix[0])
-	p.program = c.backend.bind(native.Chosen(), matrix)
+	p.program = c.backend.bind(c.kernel, matrix)
 	return p, nil
 }
 

@@ -6,6 +6,8 @@ package codec
 
 import (
 	"fmt"
+	"maps"
+	"slices"
 	"sync"
 
 	"imping/native"
@@ -61,14 +63,27 @@ type Code struct {
 	scheme  Scheme
 	backend backend
 	rows    [][]uint16 // generator matrix, N rows of K
+	kernel  native.Kernel
 
 	mu    sync.RWMutex
 	plans map[planKey]*Plan
 }
 
+// Types returns the supported ec_types, sorted.
+func Types() []string { return slices.Sorted(maps.Keys(backends)) }
+
 // New returns the code of a scheme. It refuses types that it does not know or support,
 // naming them, and numbers of fragments that liberasurecode refuses.
 func New(s Scheme) (*Code, error) {
+	kernel, err := native.Chosen()
+	if err != nil {
+		return nil, err
+	}
+	return NewOn(kernel, s)
+}
+
+// NewOn is New with a kernel other than the chosen one.
+func NewOn(kernel native.Kernel, s Scheme) (*Code, error) {
 	b, ok := backends[s.Type]
 	if !ok {
 		if why, known := unsupported[s.Type]; known {
@@ -82,7 +97,7 @@ func New(s Scheme) (*Code, error) {
 	if s.K > MaxFragments || s.M > MaxFragments-s.K {
 		return nil, fmt.Errorf("%v: more than %d fragments", s, MaxFragments)
 	}
-	return &Code{scheme: s, backend: b, rows: generator(s.K, s.M, b.parity), plans: map[planKey]*Plan{}}, nil
+	return &Code{scheme: s, backend: b, rows: generator(s.K, s.M, b.parity), kernel: kernel, plans: map[planKey]*Plan{}}, nil
 }
 
 // K returns the number of data fragments, indexes 0 to K-1.

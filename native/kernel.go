@@ -4,17 +4,31 @@
 // package codec.
 package native
 
-import "fmt"
+import (
+	"bytes"
+	"fmt"
+	"os"
+	"strings"
+	"sync"
+)
 
 // A Kernel makes programs for one way of computing (plain Go, a library, assembly for
 // one level of CPU). It is stateless and safe for use by many goroutines. All kernels
 // make programs with equal results; they differ in speed alone.
 type Kernel interface {
-	// Name is how a person chooses the kernel: "plain", "klauspost".
+	// Name is how a person chooses the kernel: "plain", "avx2", "klauspost".
 	Name() string
 	// XOR makes a program of one output: the exclusive or of that many inputs (at
 	// least one).
 	XOR(inputs int) Program
+	// GF2 makes a program of exclusive ors over several outputs, of whole regions or of
+	// the packets of a bit matrix (jerasure). Each region is a run of blocks of w packets
+	// of size bytes; packet x of input i has the number i*w+x, packet l of output j the
+	// number j*w+l. sums[l] lists the input packets whose exclusive or output packet l is;
+	// of none it is zeros. len(sums) is a multiple of w. With w = 1 a region is one packet
+	// of any length and size is not looked at; else Run panics when the length is no
+	// multiple of w*size.
+	GF2(inputs, w, size int, sums [][]int) Program
 	// GF8 makes a program over GF(2^8) with polynomial 0x11d: rows[i][j] is the
 	// coefficient of input j in output i. There is at least one row and one column,
 	// and all rows are as long as each other.
@@ -35,13 +49,45 @@ type Program interface {
 	Run(out, in [][]byte)
 }
 
-// Kernels returns every kernel that this machine can run, the best first.
-func Kernels() []Kernel { return []Kernel{klauspost{}, plain{}} }
+// Register adds a kernel that lives in a package of its own; such packages call it in
+// their init. It is never chosen unless asked for by name.
+func Register(k Kernel) { registered = append(registered, k) }
 
-// Chosen returns the kernel to use: the best that this machine can run.
-func Chosen() Kernel { return chosen }
+var registered []Kernel
 
-var chosen = Kernels()[0]
+// Kernels returns every kernel that this process can run on this machine: those of this
+// package, the best first, then the registered ones.
+func Kernels() []Kernel { return append(own(), registered...) }
+
+// own returns the kernels of this package, the best first; plain is the last.
+func own() []Kernel { return append(vectorKernels(), plain{}) }
+
+// Best returns the kernel of this package that is the fastest on this machine.
+func Best() Kernel { return own()[0] }
+
+// Forced is the environment variable that names the kernel to use.
+const Forced = "IMPING_KERNEL"
+
+// Chosen returns the kernel to use: the best one, or the one that IMPING_KERNEL names.
+// The error names what there is when there is no such kernel. It is decided once.
+func Chosen() (Kernel, error) { return chosen() }
+
+var chosen = sync.OnceValues(func() (Kernel, error) { return choose(os.Getenv(Forced)) })
+
+func choose(name string) (Kernel, error) {
+	all := Kernels()
+	if name == "" {
+		return all[0], nil
+	}
+	var names []string
+	for _, k := range all {
+		if k.Name() == name {
+			return k, nil
+		}
+		names = append(names, k.Name())
+	}
+	return nil, fmt.Errorf("%s=%q: this machine has no such kernel, only %s", Forced, name, strings.Join(names, ", "))
+}
 
 // shape is the number of outputs and inputs of a program.
 type shape struct{ outs, ins int }
@@ -76,4 +122,45 @@ func shapeOf[E byte | uint16](rows [][]E) shape {
 		}
 	}
 	return shape{len(rows), len(rows[0])}
+}
+
+// ones returns a row of ones.
+func ones(n int) []byte {
+	if n < 1 {
+		panic("native: exclusive or of nothing")
+	}
+	return bytes.Repeat([]byte{1}, n)
+}
+
+// packets is the layout of a program over GF(2).
+type packets struct {
+	shape
+	w, size int
+	sums    [][]int
+}
+
+func packetsOf(inputs, w, size int, sums [][]int) packets {
+	if inputs < 1 || w < 1 || w > 1 && size < 1 || len(sums) == 0 || len(sums)%w != 0 {
+		panic(fmt.Sprintf("native: %d sums of %d inputs by %d packets of %d bytes", len(sums), inputs, w, size))
+	}
+	for _, s := range sums {
+		for _, p := range s {
+			if p < 0 || p >= inputs*w {
+				panic(fmt.Sprintf("native: packet %d of %d inputs by %d", p, inputs, w))
+			}
+		}
+	}
+	return packets{shape{len(sums) / w, inputs}, w, size, sums}
+}
+
+// check returns the length of the slices and that of a packet.
+func (p *packets) check(out, in [][]byte) (n, size int) {
+	n = p.shape.check(out, in)
+	if p.w == 1 {
+		return n, n
+	}
+	if n%(p.w*p.size) != 0 {
+		panic(fmt.Sprintf("native: %d bytes are not blocks of %d packets of %d", n, p.w, p.size))
+	}
+	return n, p.size
 }

@@ -12,15 +12,11 @@ type plain struct{}
 
 func (plain) Name() string { return "plain" }
 
-func (plain) XOR(inputs int) Program {
-	if inputs < 1 {
-		panic("native: exclusive or of nothing")
-	}
-	ones := make([]byte, inputs)
-	for i := range ones {
-		ones[i] = 1
-	}
-	return plain{}.GF8([][]byte{ones})
+func (plain) XOR(inputs int) Program { return plain{}.GF8([][]byte{ones(inputs)}) }
+
+func (plain) GF2(inputs, w, size int, sums [][]int) Program {
+	p := packetsOf(inputs, w, size, sums)
+	return (*plainPackets)(&p)
 }
 
 func (plain) GF8(rows [][]byte) Program {
@@ -105,5 +101,33 @@ func add(s *sums, in [][]byte, with []int, from int) {
 	}
 	if len(with) == 1 {
 		add1(s, at(0))
+	}
+}
+
+type plainPackets packets
+
+func (p *plainPackets) Run(out, in [][]byte) {
+	n, size := (*packets)(p).check(out, in)
+	var s sums
+	for base := 0; base < n; base += p.w * size {
+		for from := 0; from < size; from += block {
+			for l, sum := range p.sums {
+				clear(s[:])
+				for _, x := range sum {
+					a := in[x/p.w][base+x%p.w*size+from : base+x%p.w*size+size]
+					if len(a) >= block {
+						add1(&s, (*[block]byte)(a))
+					} else {
+						addPart(&s, a)
+					}
+				}
+				dst := out[l/p.w][base+l%p.w*size+from : base+l%p.w*size+size]
+				if len(dst) >= block {
+					store((*[block]byte)(dst), &s)
+				} else {
+					storePart(dst, &s)
+				}
+			}
+		}
 	}
 }

@@ -1,0 +1,6 @@
+//go:build !amd64
+
+package native
+
+// vectorKernels returns none: this architecture has no assembly yet.
+func vectorKernels() []Kernel { return nil }
