@@ -19,11 +19,15 @@ func (plain) GF2(inputs, w, size int, sums [][]int) Program {
 	return (*plainPackets)(&p)
 }
 
-func (plain) GF8(rows [][]byte) Program {
+func (plain) GF8(rows [][]byte) Program { return horner8(rows) }
+
+func (plain) GF16(rows [][]uint16) Program { return horner16(rows) }
+
+func horner8(rows [][]byte) *horner {
 	return &horner{shape: shapeOf(rows), rows: planes(rows, 8)}
 }
 
-func (plain) GF16(rows [][]uint16) Program {
+func horner16(rows [][]uint16) *horner {
 	return &horner{shape: shapeOf(rows), rows: planes(rows, 16), wide: true}
 }
 
@@ -54,34 +58,37 @@ func planes[E byte | uint16](rows [][]E, bits int) [][][]int {
 	return out
 }
 
-func (p *horner) Run(out, in [][]byte) {
-	n := p.check(out, in)
-	var s sums
-	for from := 0; from < n; from += block {
+func (p *horner) Run(out, in [][]byte) { p.part(out, in, 0, p.check(out, in)) }
+
+// part makes the bytes from from to end of the outputs. Of a wide field, from is even.
+func (p *horner) part(out, in [][]byte, from, end int) {
+	var all sums
+	for ; from < end; from += block {
+		s := all[:min(block, end-from+7)/8]
 		for i, planes := range p.rows {
-			clear(s[:])
+			clear(s)
 			for b, with := range planes {
 				if b > 0 {
-					p.double(&s)
+					p.double(s)
 				}
-				if from+block <= n {
-					add(&s, in, with, from)
+				if from+block <= end {
+					add(&all, in, with, from)
 					continue
 				}
 				for _, j := range with {
-					addPart(&s, in[j][from:])
+					addPart(s, in[j][from:end])
 				}
 			}
-			if from+block <= n {
-				store((*[block]byte)(out[i][from:]), &s)
+			if from+block <= end {
+				store((*[block]byte)(out[i][from:]), &all)
 			} else {
-				storePart(out[i][from:], &s)
+				storePart(out[i][from:end], s)
 			}
 		}
 	}
 }
 
-func (p *horner) double(s *sums) {
+func (p *horner) double(s []uint64) {
 	if p.wide {
 		double16(s)
 	} else {
@@ -118,14 +125,14 @@ func (p *plainPackets) Run(out, in [][]byte) {
 					if len(a) >= block {
 						add1(&s, (*[block]byte)(a))
 					} else {
-						addPart(&s, a)
+						addPart(s[:], a)
 					}
 				}
 				dst := out[l/p.w][base+l%p.w*size+from : base+l%p.w*size+size]
 				if len(dst) >= block {
 					store((*[block]byte)(dst), &s)
 				} else {
-					storePart(dst, &s)
+					storePart(dst, s[:])
 				}
 			}
 		}

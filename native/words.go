@@ -16,7 +16,7 @@ type sums [block / 8]uint64
 func u64(b []byte) uint64 { return binary.LittleEndian.Uint64(b) }
 
 // double8 doubles eight elements of GF(2^8) per word.
-func double8(s *sums) {
+func double8(s []uint64) {
 	for i, v := range s {
 		top := v & 0x8080808080808080
 		s[i] = (v^top)<<1 ^ (top>>7)*0x1d
@@ -24,7 +24,7 @@ func double8(s *sums) {
 }
 
 // double16 doubles four elements of GF(2^16) per word.
-func double16(s *sums) {
+func double16(s []uint64) {
 	for i, v := range s {
 		top := v & 0x8000800080008000
 		s[i] = (v^top)<<1 ^ (top>>15)*0x100b
@@ -61,7 +61,7 @@ func store(dst *[block]byte, s *sums) {
 }
 
 // addPart adds less than a block; a last partial word is padded with zeros.
-func addPart(s *sums, a []byte) {
+func addPart(s []uint64, a []byte) {
 	i := 0
 	for ; len(a) >= 8; i++ {
 		s[i] ^= u64(a)
@@ -73,7 +73,7 @@ func addPart(s *sums, a []byte) {
 }
 
 // storePart writes less than a block; of a last partial word, the low bytes.
-func storePart(dst []byte, s *sums) {
+func storePart(dst []byte, s []uint64) {
 	for i := 0; len(dst) > 0; i++ {
 		var word [8]byte
 		binary.LittleEndian.PutUint64(word[:], s[i])

@@ -1,0 +1,253 @@
+package main
+
+import (
+	"fmt"
+
+	"github.com/mmcloughlin/avo/attr"
+	. "github.com/mmcloughlin/avo/build"
+	. "github.com/mmcloughlin/avo/operand"
+	"github.com/mmcloughlin/avo/reg"
+)
+
+// isa is a set of instructions under one name for each: on 64 bytes (AVX-512), 32 (AVX2)
+// or 16 (SSE, of two operands).
+type isa struct {
+	name  string
+	width int
+	vec   func() reg.VecVirtual
+}
+
+func zmm(name string) isa { return isa{name, 64, ZMM} }
+func ymm(name string) isa { return isa{name, 32, YMM} }
+func xmm(name string) isa { return isa{name, 16, XMM} }
+
+func (a isa) vecs(n int) []reg.VecVirtual {
+	out := make([]reg.VecVirtual, n)
+	for i := range out {
+		out[i] = a.vec()
+	}
+	return out
+}
+
+func (a isa) zeros(n int) []reg.VecVirtual {
+	out := a.vecs(n)
+	for _, r := range out {
+		a.xor(r, r)
+	}
+	return out
+}
+
+// leave returns. Dirty upper halves would slow down later SSE code of the thread.
+func (a isa) leave() {
+	if a.width > 16 {
+		VZEROUPPER()
+	}
+	RET()
+}
+
+func (a isa) load(m Mem, dst reg.Register) {
+	switch a.width {
+	case 64:
+		VMOVDQU64(m, dst)
+	case 32:
+		VMOVDQU(m, dst)
+	default:
+		MOVOU(m, dst)
+	}
+}
+
+func (a isa) store(src reg.Register, m Mem) {
+	switch a.width {
+	case 64:
+		VMOVDQU64(src, m)
+	case 32:
+		VMOVDQU(src, m)
+	default:
+		MOVOU(src, m)
+	}
+}
+
+// xor: dst ^= src.
+func (a isa) xor(src, dst reg.Register) {
+	switch a.width {
+	case 64:
+		VPXORQ(src, dst, dst)
+	case 32:
+		VPXOR(src, dst, dst)
+	default:
+		PXOR(src, dst)
+	}
+}
+
+// xor3: dst ^= x ^ y. It may change x.
+func (a isa) xor3(x, y, dst reg.Register) {
+	if a.width == 64 {
+		VPTERNLOGQ(Imm(0x96), x, y, dst)
+		return
+	}
+	a.xor(x, dst)
+	a.xor(y, dst)
+}
+
+// xorMem: dst ^= m.
+func (a isa) xorMem(m Mem, dst reg.Register) {
+	switch a.width {
+	case 64:
+		VPXORQ(m, dst, dst)
+	case 32:
+		VPXOR(m, dst, dst)
+	default: // an operand of PXOR would have to be aligned
+		t := XMM()
+		MOVOU(m, t)
+		PXOR(t, dst)
+	}
+}
+
+// broadcast8 and broadcast16 fill dst with the 8 or 16 bytes at m.
+func (a isa) broadcast8(m Mem, dst reg.Register) { VPBROADCASTQ(m, dst) }
+
+func (a isa) broadcast16(m Mem, dst reg.Register) {
+	switch a.width {
+	case 64:
+		VBROADCASTI32X4(m, dst)
+	case 32:
+		VBROADCASTI128(m, dst)
+	default:
+		MOVOU(m, dst)
+	}
+}
+
+// affine: each byte of dst is the byte of src times its quadword's bit matrix.
+func (a isa) affine(matrix, src, dst reg.Register) { VGF2P8AFFINEQB(Imm(0), matrix, src, dst) }
+
+// shuffle: dst is src with its bytes as index says, within each 16.
+func (a isa) shuffle(index, src, dst reg.Register) {
+	if a.width > 16 {
+		VPSHUFB(index, src, dst)
+		return
+	}
+	if src != dst {
+		MOVO(src, dst)
+	}
+	PSHUFB(index, dst)
+}
+
+// nibbles: v keeps its low nibbles, hi gets the high ones.
+func (a isa) nibbles(low, v, hi reg.Register) {
+	switch a.width {
+	case 64:
+		VPSRLQ(Imm(4), v, hi)
+		VPANDQ(low, hi, hi)
+		VPANDQ(low, v, v)
+	case 32:
+		VPSRLQ(Imm(4), v, hi)
+		VPAND(low, hi, hi)
+		VPAND(low, v, v)
+	default:
+		MOVO(v, hi)
+		PSRLQ(Imm(4), hi)
+		PAND(low, hi)
+		PAND(low, v)
+	}
+}
+
+// lookUp adds to acc what the two tables at m say of the low and the high nibbles.
+func (a isa) lookUp(m Mem, lo, hi, acc []reg.VecVirtual) {
+	if a.width == 16 {
+		for u := range acc {
+			for half, index := range []reg.Register{lo[u], hi[u]} {
+				t := a.vec()
+				a.load(m.Offset(16*half), t)
+				PSHUFB(index, t)
+				PXOR(t, acc[u])
+			}
+		}
+		return
+	}
+	if a.width == 32 {
+		for half, index := range [][]reg.VecVirtual{lo, hi} {
+			table, t := a.vec(), a.vec()
+			a.broadcast16(m.Offset(16*half), table)
+			for u := range acc {
+				a.shuffle(index[u], table, t)
+				a.xor(t, acc[u])
+			}
+		}
+		return
+	}
+	tl, th := a.vec(), a.vec()
+	a.broadcast16(m, tl)
+	a.broadcast16(m.Offset(16), th)
+	for u := range acc {
+		x, y := a.vec(), a.vec()
+		a.shuffle(lo[u], tl, x)
+		a.shuffle(hi[u], th, y)
+		a.xor3(x, y, acc[u])
+	}
+}
+
+// swapHalves changes the places of the quadwords of each 16 bytes.
+func (a isa) swapHalves(r reg.Register) { VPSHUFD(Imm(0x4e), r, r) }
+
+// unpackLow and unpackHigh: dst is the low (high) quadwords of x and y, within each 16
+// bytes. unpackLow may change x, unpackHigh does not.
+func (a isa) unpackLow(x, y, dst reg.Register) {
+	if a.width > 16 {
+		VPUNPCKLQDQ(y, x, dst)
+		return
+	}
+	MOVO(x, dst)
+	PUNPCKLQDQ(y, dst)
+}
+
+func (a isa) unpackHigh(x, y, dst reg.Register) {
+	if a.width > 16 {
+		VPUNPCKHQDQ(y, x, dst)
+		return
+	}
+	MOVO(x, dst)
+	PUNPCKHQDQ(y, dst)
+}
+
+// interleaveLow and interleaveHigh: dst is the bytes of x and y in turn, of the low (high)
+// quadwords, within each 16 bytes.
+func (a isa) interleaveLow(x, y, dst reg.Register) {
+	if a.width > 16 {
+		VPUNPCKLBW(y, x, dst)
+		return
+	}
+	MOVO(x, dst)
+	PUNPCKLBW(y, dst)
+}
+
+func (a isa) interleaveHigh(x, y, dst reg.Register) {
+	if a.width > 16 {
+		VPUNPCKHBW(y, x, dst)
+		return
+	}
+	MOVO(x, dst)
+	PUNPCKHBW(y, dst)
+}
+
+// Constants of 16 bytes.
+var (
+	lowNibbles = [2]uint64{0x0f0f0f0f0f0f0f0f, 0x0f0f0f0f0f0f0f0f}
+	splitWords = [2]uint64{0x0e0c0a0806040200, 0x0f0d0b0907050301}
+	joinWords  = [2]uint64{0x0b030a0209010800, 0x0f070e060d050c04}
+)
+
+var constants = map[string]Mem{}
+
+// constant returns a register filled with the value.
+func (a isa) constant(name string, value [2]uint64) reg.Register {
+	m, ok := constants[name]
+	if !ok {
+		m = GLOBL(fmt.Sprintf("%sConst", name), attr.RODATA|attr.NOPTR)
+		DATA(0, U64(value[0]))
+		DATA(8, U64(value[1]))
+		constants[name] = m
+	}
+	r := a.vec()
+	a.broadcast16(m, r)
+	return r
+}

@@ -1,0 +1,344 @@
+// Command gen writes native's assembly for amd64: run "go generate ./native".
+//
+// Every routine has the same frame. A block of a few vectors of every region is finished
+// before the next block: an accumulator per output and vector stays in a register, the
+// inner loop goes over the inputs, and the coefficients of an input are broadcast once
+// per block. Blocks of several vectors come first, then single ones; the caller sees to
+// what is left (native/vector.go).
+package main
+
+import (
+	"fmt"
+
+	"github.com/mmcloughlin/avo/attr"
+	. "github.com/mmcloughlin/avo/build"
+	. "github.com/mmcloughlin/avo/operand"
+	"github.com/mmcloughlin/avo/reg"
+)
+
+// sliceHeader is the size of a []byte in a [][]byte.
+const sliceHeader = 24
+
+// maxOutputs is how many outputs a pass over the inputs makes (native/vector.go).
+const maxOutputs = 4
+
+func main() {
+	gfni512, avx512 := zmm("Gfni512"), zmm("Avx512")
+	gfni256, avx2 := ymm("Gfni256"), ymm("Avx2")
+	ssse3 := xmm("Ssse3")
+
+	xorSums(avx512, 8)
+	xorSums(avx2, 8)
+	xorSums(ssse3, 8)
+
+	// The number of vectors of a block, per number of outputs: as many as registers
+	// allow, up to four.
+	for m := 1; m <= maxOutputs; m++ {
+		gf8Affine(gfni512, m, [...]int{4, 4, 4, 4}[m-1])
+		gf8Affine(gfni256, m, [...]int{4, 4, 2, 2}[m-1])
+		gf8Shuffle(avx512, m, [...]int{4, 4, 4, 2}[m-1])
+		gf8Shuffle(avx2, m, [...]int{2, 2, 2, 1}[m-1])
+		gf8Shuffle(ssse3, m, [...]int{2, 2, 2, 1}[m-1])
+		gf16Affine(gfni512, m, [...]int{4, 2, 2, 1}[m-1])
+		gf16Affine(gfni256, m, [...]int{4, 2, 1, 1}[m-1])
+		// Here the unit is a pair of vectors.
+		gf16Shuffle(avx512, m, [...]int{2, 2, 2, 1}[m-1])
+		gf16Shuffle(avx2, m, [...]int{2, 1, 1, 1}[m-1])
+		gf16Shuffle(ssse3, m, [...]int{2, 1, 1, 1}[m-1])
+	}
+	Generate()
+}
+
+// args are the registers of a routine's arguments.
+type args struct{ n, pos, in, out, table, ins reg.Register }
+
+// routine frames a function for m outputs. bytes is the size of the unit that it works
+// in; body is called for blocks of units of them and then for single units, and makes all
+// outputs of one block at pos.
+func routine(name, doc string, a isa, m, units, bytes int, body func(r args, units int)) {
+	TEXT(fmt.Sprintf("%sx%d%s", name, m, a.name), attr.NOSPLIT, "func(n, pos int, in, out *[]byte, table *byte, ins int)")
+	Pragma("noescape")
+	Doc(fmt.Sprintf("%sx%d%s %s", name, m, a.name, doc))
+	r := args{
+		n: Load(Param("n"), GP64()), pos: Load(Param("pos"), GP64()), in: Load(Param("in"), GP64()),
+		out: Load(Param("out"), GP64()), table: Load(Param("table"), GP64()), ins: Load(Param("ins"), GP64()),
+	}
+	blocks(r.n, r.pos, units, bytes, func(units int) { body(r, units) })
+	a.leave()
+}
+
+// blocks emits the loops over blocks of units units of bytes bytes, then of single ones.
+func blocks(n, pos reg.Register, units, bytes int, body func(units int)) {
+	loop := func(name string, units int, next string) {
+		Label(name)
+		CMPQ(n, U32(units*bytes))
+		JLT(LabelRef(next))
+		body(units)
+		ADDQ(U32(units*bytes), pos)
+		SUBQ(U32(units*bytes), n)
+		JMP(LabelRef(name))
+	}
+	if units > 1 {
+		loop("wide", units, "narrow")
+	}
+	loop("narrow", 1, "done")
+	Label("done")
+}
+
+// inputs emits the inner loop: body sees the address of the block in each input and of the
+// input's coefficients, bytes long, and takes several inputs at a time if it can: as many
+// as group, then single ones.
+func inputs(r args, label string, bytes, group int, body func(at []Mem, table []Mem)) {
+	in, table, left := GP64(), GP64(), GP64()
+	MOVQ(r.in, in)
+	MOVQ(r.table, table)
+	MOVQ(r.ins, left)
+	loop := func(label string, group int, next string) {
+		if group > 1 {
+			CMPQ(left, U32(group))
+			JLT(LabelRef(next))
+		}
+		Label(label)
+		var at, tables []Mem
+		for i := range group {
+			p := GP64()
+			MOVQ(Mem{Base: in, Disp: i * sliceHeader}, p)
+			at = append(at, Mem{Base: p, Index: r.pos, Scale: 1})
+			tables = append(tables, Mem{Base: table, Disp: i * bytes})
+		}
+		body(at, tables)
+		ADDQ(U32(group*sliceHeader), in)
+		ADDQ(U32(group*bytes), table)
+		SUBQ(U32(group), left)
+		if group > 1 {
+			CMPQ(left, U32(group))
+			JGE(LabelRef(label))
+			Label(next)
+		} else {
+			JNZ(LabelRef(label))
+		}
+	}
+	if group > 1 {
+		loop(label+"_group", group, label+"_rest")
+		TESTQ(left, left)
+		JZ(LabelRef(label + "_end"))
+	}
+	loop(label, 1, "")
+	Label(label + "_end")
+}
+
+// output loads the address of the block in output j.
+func output(r args, j int) Mem {
+	p := GP64()
+	MOVQ(Mem{Base: r.out, Disp: j * sliceHeader}, p)
+	return Mem{Base: p, Index: r.pos, Scale: 1}
+}
+
+// inner names the inner loop of a block.
+func inner(units int) string { return fmt.Sprintf("inputs%d", units) }
+
+// xorSums writes the routine of exclusive ors, driven by a list of sums.
+func xorSums(a isa, vectors int) {
+	TEXT("xorSums"+a.name, attr.NOSPLIT, "func(n, pos int, in, out *[]byte, sums *uint64, count int)")
+	Pragma("noescape")
+	Doc(fmt.Sprintf("xorSums%s makes n bytes, a multiple of %d, of count sums.", a.name, a.width))
+	n, start := Load(Param("n"), GP64()), Load(Param("pos"), GP64())
+	in, out := Load(Param("in"), GP64()), Load(Param("out"), GP64())
+	sums, count := Load(Param("sums"), GP64()), Load(Param("count"), GP64())
+
+	// address resolves a term: which slice, and how far inside it.
+	address := func(slices reg.Register, term Mem, pos reg.Register) Mem {
+		slice, off := GP64(), GP64()
+		MOVL(term, slice.As32())
+		MOVL(term.Offset(4), off.As32())
+		ADDQ(Mem{Base: slices, Index: slice, Scale: 1}, off)
+		return Mem{Base: off, Index: pos, Scale: 1}
+	}
+	Label("sum")
+	left, pos := GP64(), GP64()
+	MOVQ(n, left)
+	MOVQ(start, pos)
+	terms := GP64()
+	MOVL(Mem{Base: sums}, terms.As32())
+	blocks(left, pos, vectors, a.width, func(units int) {
+		term, rest := GP64(), GP64()
+		LEAQ(Mem{Base: sums, Disp: 16}, term)
+		MOVQ(terms, rest)
+		acc := a.vecs(units)
+		src := address(in, Mem{Base: term}, pos)
+		for u, r := range acc {
+			a.load(src.Offset(u*a.width), r)
+		}
+		JMP(LabelRef(fmt.Sprintf("next%d", units)))
+		Label(fmt.Sprintf("term%d", units))
+		src = address(in, Mem{Base: term}, pos)
+		for u, r := range acc {
+			a.xorMem(src.Offset(u*a.width), r)
+		}
+		Label(fmt.Sprintf("next%d", units))
+		ADDQ(Imm(8), term)
+		DECQ(rest)
+		JNZ(LabelRef(fmt.Sprintf("term%d", units)))
+		dst := address(out, Mem{Base: sums, Disp: 8}, pos)
+		for u, r := range acc {
+			a.store(r, dst.Offset(u*a.width))
+		}
+	})
+	LEAQ(Mem{Base: sums, Disp: 16, Index: terms, Scale: 8}, sums)
+	DECQ(count)
+	JNZ(LabelRef("sum"))
+	a.leave()
+}
+
+// gf8Affine writes the routine over GF(2^8) by GFNI: a product by a constant is a matrix
+// of 8 by 8 bits, a quadword per coefficient.
+func gf8Affine(a isa, m, vectors int) {
+	routine("gf8", fmt.Sprintf("makes n bytes, a multiple of %d.", a.width), a, m, vectors, a.width, func(r args, units int) {
+		acc := a.zeros(m * units)
+		inputs(r, inner(units), 8*m, 1, func(at, table []Mem) {
+			src := a.vecs(units)
+			for u := range units {
+				a.load(at[0].Offset(u*a.width), src[u])
+			}
+			for j := range m {
+				matrix, t := a.vec(), a.vec()
+				a.broadcast8(table[0].Offset(8*j), matrix)
+				for u := range units {
+					a.affine(matrix, src[u], t)
+					a.xor(t, acc[j*units+u])
+				}
+			}
+		})
+		for j := range m {
+			dst := output(r, j)
+			for u := range units {
+				a.store(acc[j*units+u], dst.Offset(u*a.width))
+			}
+		}
+	})
+}
+
+// gf8Shuffle writes the routine over GF(2^8) by looking up nibbles: two tables of 16 bytes
+// per coefficient, the low nibble's first.
+func gf8Shuffle(a isa, m, vectors int) {
+	routine("gf8", fmt.Sprintf("makes n bytes, a multiple of %d.", a.width), a, m, vectors, a.width, func(r args, units int) {
+		acc := a.zeros(m * units)
+		low := a.constant("low", lowNibbles)
+		inputs(r, inner(units), 32*m, 1, func(at, table []Mem) {
+			lo, hi := a.vecs(units), a.vecs(units)
+			for u := range units {
+				a.load(at[0].Offset(u*a.width), lo[u])
+				a.nibbles(low, lo[u], hi[u])
+			}
+			for j := range m {
+				a.lookUp(table[0].Offset(32*j), lo, hi, acc[j*units:][:units])
+			}
+		})
+		for j := range m {
+			dst := output(r, j)
+			for u := range units {
+				a.store(acc[j*units+u], dst.Offset(u*a.width))
+			}
+		}
+	})
+}
+
+// gf16Affine writes the routine over GF(2^16) by GFNI. A vector is shuffled so that each
+// 16 bytes are the low bytes of eight words, then their high bytes. An affine
+// transformation takes a matrix per eight bytes: [low to low, high to high] makes the
+// straight part of a product, [low to high, high to low] the crossed part. Both are summed
+// over the inputs; at the end the halves of the crossed sum change places, and the words
+// are put together again.
+func gf16Affine(a isa, m, vectors int) {
+	routine("gf16", fmt.Sprintf("makes n bytes, a multiple of %d.", a.width), a, m, vectors, a.width, func(r args, units int) {
+		straight, crossed := a.zeros(m*units), a.zeros(m*units)
+		split := a.constant("split", splitWords)
+		group := 1
+		if a.width == 64 {
+			group = 2 // two products and the sum added by one instruction
+		}
+		inputs(r, inner(units), 32*m, group, func(at, table []Mem) {
+			src := make([][]reg.VecVirtual, len(at))
+			for i := range at {
+				src[i] = a.vecs(units)
+				for u := range units {
+					a.load(at[i].Offset(u*a.width), src[i][u])
+					a.shuffle(split, src[i][u], src[i][u])
+				}
+			}
+			for j := range m {
+				for part, acc := range [][]reg.VecVirtual{straight[j*units:], crossed[j*units:]} {
+					matrix, t := a.vecs(len(at)), a.vecs(len(at))
+					for i := range at {
+						a.broadcast16(table[i].Offset(32*j+16*part), matrix[i])
+					}
+					for u := range units {
+						for i := range at {
+							a.affine(matrix[i], src[i][u], t[i])
+						}
+						if len(at) == 2 {
+							a.xor3(t[0], t[1], acc[u])
+						} else {
+							a.xor(t[0], acc[u])
+						}
+					}
+				}
+			}
+		})
+		join := a.constant("join", joinWords)
+		for j := range m {
+			dst := output(r, j)
+			for u := range units {
+				s, c := straight[j*units+u], crossed[j*units+u]
+				a.swapHalves(c)
+				a.xor(c, s)
+				a.shuffle(join, s, s)
+				a.store(s, dst.Offset(u*a.width))
+			}
+		}
+	})
+}
+
+// gf16Shuffle writes the routine over GF(2^16) by looking up nibbles. Of each pair of
+// vectors the low bytes of all words are gathered in one register and the high bytes in
+// another; a coefficient has eight tables of 16 bytes: for the low byte of the product
+// those of the word's nibbles from the lowest, then the same for the high byte.
+func gf16Shuffle(a isa, m, pairs int) {
+	routine("gf16", fmt.Sprintf("makes n bytes, a multiple of %d.", 2*a.width), a, m, pairs, 2*a.width, func(r args, units int) {
+		acc := a.zeros(2 * m * units) // per output: low bytes, high bytes
+		inputs(r, inner(units), 128*m, 1, func(at, table []Mem) {
+			n := make([][]reg.VecVirtual, 4) // nibbles, from the lowest
+			for i := range n {
+				n[i] = a.vecs(units)
+			}
+			for u := range units {
+				split := a.constant("split", splitWords)
+				x, y := a.vec(), a.vec()
+				a.load(at[0].Offset(2*u*a.width), x)
+				a.load(at[0].Offset((2*u+1)*a.width), y)
+				a.shuffle(split, x, x)
+				a.shuffle(split, y, y)
+				a.unpackHigh(x, y, n[2][u])
+				a.unpackLow(x, y, n[0][u])
+				low := a.constant("low", lowNibbles)
+				a.nibbles(low, n[0][u], n[1][u])
+				a.nibbles(low, n[2][u], n[3][u])
+			}
+			for j := range 2 * m {
+				for half := range 2 {
+					a.lookUp(table[0].Offset(64*j+32*half), n[2*half], n[2*half+1], acc[j*units:][:units])
+				}
+			}
+		})
+		for j := range m {
+			dst := output(r, j)
+			for u := range units {
+				lo, hi, t := acc[2*j*units+u], acc[(2*j+1)*units+u], a.vec()
+				a.interleaveLow(lo, hi, t)
+				a.store(t, dst.Offset(2*u*a.width))
+				a.interleaveHigh(lo, hi, t)
+				a.store(t, dst.Offset((2*u+1)*a.width))
+			}
+		}
+	})
+}
