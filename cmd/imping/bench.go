@@ -61,32 +61,29 @@ Markdown table of medians.`,
 			text := fmt.Sprintf("imping %s, %s, %s, medians of %d rounds\n\n%s", version, time.Now().UTC().Format(time.DateOnly), cpuid.CPU.BrandName, rounds, rebuild.Table(rows))
 			fmt.Print(text)
 			if write != "" {
-				return writeTable(write, text)
+				return writeTable(write, "rebuild", text)
 			}
 			return nil
 		},
 	}
+	cmd.AddCommand(benchCodecCommand())
 	cmd.Flags().IntVar(&rounds, "rounds", 3, "repairs per engine and load")
 	cmd.Flags().IntVar(&objects, "objects", 0, "at most so many objects per load (for a quick look)")
 	cmd.Flags().StringVar(&write, "write", "", "put the table into this file, between its rebuild marks")
 	return cmd
 }
 
-// Marks around the table in BENCHMARKS.md.
-const (
-	tableBegin = "<!-- rebuild: begin -->"
-	tableEnd   = "<!-- rebuild: end -->"
-)
-
-func writeTable(path, text string) error {
+// writeTable puts text between the marks of that name in a file of Markdown.
+func writeTable(path, name, text string) error {
+	begin, end := "<!-- "+name+": begin -->", "<!-- "+name+": end -->"
 	b, err := os.ReadFile(path)
 	if err != nil {
 		return err
 	}
-	head, rest, ok := strings.Cut(string(b), tableBegin)
-	_, tail, ok2 := strings.Cut(rest, tableEnd)
+	head, rest, ok := strings.Cut(string(b), begin)
+	_, tail, ok2 := strings.Cut(rest, end)
 	if !ok || !ok2 {
-		return fmt.Errorf("%s has no line %s followed by %s", path, tableBegin, tableEnd)
+		return fmt.Errorf("%s has no line %s followed by %s", path, begin, end)
 	}
-	return os.WriteFile(path, []byte(head+tableBegin+"\n"+text+tableEnd+tail), 0o644)
+	return os.WriteFile(path, []byte(head+begin+"\n"+text+end+tail), 0o644)
 }
