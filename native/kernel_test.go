@@ -4,8 +4,11 @@ import (
 	"bytes"
 	"fmt"
 	"math/rand/v2"
+	"os"
+	"slices"
 	"testing"
 
+	"golang.org/x/sys/unix"
 	"pgregory.net/rapid"
 
 	"imping/native"
@@ -145,33 +148,261 @@ func TestKernelsAgreeWithTheDefinitionOnAnyMatrixLengthAndAlignment(t *testing.T
 	}
 }
 
-func TestKernelsAgreeOnEveryShortLengthAndAlignment(t *testing.T) {
-	rnd := rand.NewChaCha8([32]byte{1})
-	rows8, rows16 := [][]byte{{1, 0, 0x8e, 0xff, 2}}, [][]uint16{{1, 0, 0x8e53, 0xffff, 2}}
+// program is one to compare kernels by: any number of bytes, made by any kernel.
+type program struct {
+	name      string
+	outs, ins int
+	make      func(native.Kernel) native.Program
+}
+
+// samples are programs of one to six outputs in each field; more than four take a second
+// pass.
+func samples(rnd *rand.ChaCha8) []program {
+	var out []program
+	for outs := 1; outs <= 6; outs++ {
+		ins := 2 + outs%3
+		rows8, rows16 := make([][]byte, outs), make([][]uint16, outs)
+		sums := make([][]int, outs)
+		for i := range outs {
+			rows8[i] = make([]byte, ins)
+			rnd.Read(rows8[i])
+			for j := range ins {
+				rows16[i] = append(rows16[i], uint16(rnd.Uint64()))
+				if rnd.Uint64()%3 > 0 {
+					sums[i] = append(sums[i], j)
+				}
+			}
+		}
+		out = append(out,
+			program{fmt.Sprintf("GF8 with %d outputs", outs), outs, ins, func(k native.Kernel) native.Program { return k.GF8(rows8) }},
+			program{fmt.Sprintf("GF16 with %d outputs", outs), outs, ins, func(k native.Kernel) native.Program { return k.GF16(rows16) }},
+			program{fmt.Sprintf("GF2 with %d outputs", outs), outs, ins, func(k native.Kernel) native.Program { return k.GF2(ins, 1, 0, sums) }},
+		)
+	}
+	return append(out, program{"XOR", 1, 5, func(k native.Kernel) native.Program { return k.XOR(5) }})
+}
+
+// plain is the kernel that the others are compared with; it is compared with the
+// definition itself.
+func plain(t testing.TB) native.Kernel {
+	t.Helper()
 	for _, k := range native.Kernels() {
-		gf8, gf16, xor := k.GF8(rows8), k.GF16(rows16), k.XOR(5)
-		for n := range 140 {
-			for _, off := range []int{0, 1, 2, 3, 7, 8, 15, 16, 31, 33, 63} {
-				checkRun(t, rnd, k.Name()+" GF8", gf8, 1, 5, n, off, func(in [][]byte) [][]byte { return reference8(rows8, in, n) })
-				checkRun(t, rnd, k.Name()+" GF16", gf16, 1, 5, n, off, func(in [][]byte) [][]byte { return reference16(rows16, in, n) })
-				checkRun(t, rnd, k.Name()+" XOR", xor, 1, 5, n, off, func(in [][]byte) [][]byte { return reference8([][]byte{{1, 1, 1, 1, 1}}, in, n) })
+		if k.Name() == "plain" {
+			return k
+		}
+	}
+	t.Fatal("there is no plain kernel")
+	return nil
+}
+
+// compare runs a program of each kernel on regions of n bytes at the offset.
+func compare(t *testing.T, rnd *rand.ChaCha8, s program, lengths, offsets []int) {
+	t.Helper()
+	want := s.make(plain(t))
+	programs := map[string]native.Program{}
+	for _, k := range native.Kernels() {
+		programs[k.Name()] = s.make(k)
+	}
+	scratch := newScratch(s.outs, slices.Max(lengths))
+	for i, n := range lengths {
+		off := offsets[i%len(offsets)]
+		in, inClean := regions(rnd, s.ins, n, off)
+		expected, _ := regions(rnd, s.outs, n, 0)
+		want.Run(expected, in)
+		for name, p := range programs {
+			out := scratch.outputs(n, off+s.ins)
+			p.Run(out, in)
+			for j := range out {
+				if !bytes.Equal(out[j], expected[j]) {
+					t.Fatalf("%s %s, %d bytes at offset %d: output %d is not as plain makes it", name, s.name, n, off, j)
+				}
+			}
+			if err := scratch.clean(); err != nil {
+				t.Fatalf("%s %s, %d bytes at offset %d: %v", name, s.name, n, off, err)
+			}
+		}
+		if err := inClean(); err != nil {
+			t.Fatalf("%s, %d bytes at offset %d: %v", s.name, n, off, err)
+		}
+	}
+}
+
+// scratch is room for outputs, with 64 bytes and more beside each.
+type scratch struct {
+	whole  [][]byte
+	blank  []byte
+	n, off int
+}
+
+func newScratch(outs, most int) *scratch {
+	s := &scratch{blank: bytes.Repeat([]byte{0xa5}, 64+64+most+64)}
+	for range outs {
+		s.whole = append(s.whole, bytes.Clone(s.blank))
+	}
+	return s
+}
+
+// outputs returns slices of n bytes, the first at offset off of 64, each next one byte
+// further.
+func (s *scratch) outputs(n, off int) [][]byte {
+	s.n, s.off = n, off
+	var out [][]byte
+	for i, b := range s.whole {
+		copy(b, s.blank[:64+64+n+64])
+		at := 64 + (off+i)%64
+		out = append(out, b[at:at+n:at+n])
+	}
+	return out
+}
+
+// clean says whether bytes beside the outputs were written to.
+func (s *scratch) clean() error {
+	for i, b := range s.whole {
+		at := 64 + (s.off+i)%64
+		for _, beside := range [][]byte{b[:at], b[at+s.n : 64+64+s.n+64]} {
+			if !bytes.Equal(beside, s.blank[:len(beside)]) {
+				return fmt.Errorf("bytes beside output %d were written to", i)
+			}
+		}
+	}
+	return nil
+}
+
+func upTo(n int) []int {
+	out := make([]int, n)
+	for i := range out {
+		out[i] = i
+	}
+	return out
+}
+
+func TestKernelsAgreeWithPlainOnEveryLength(t *testing.T) {
+	lengths := upTo(4097)
+	if raceEnabled {
+		lengths = upTo(600)
+	}
+	for i, s := range samples(rand.NewChaCha8([32]byte{1})) {
+		t.Run(s.name, func(t *testing.T) {
+			t.Parallel()
+			// 61 is no divisor of anything here: lengths and offsets meet in all ways.
+			compare(t, rand.NewChaCha8([32]byte{byte(i)}), s, lengths, upTo(61))
+		})
+	}
+}
+
+func TestKernelsAgreeWithPlainOnEveryAlignment(t *testing.T) {
+	for i, s := range samples(rand.NewChaCha8([32]byte{2})) {
+		t.Run(s.name, func(t *testing.T) {
+			t.Parallel()
+			for off := range 64 {
+				compare(t, rand.NewChaCha8([32]byte{byte(i)}), s, []int{1, 16, 31, 63, 64, 65, 127, 128, 255, 257, 511, 514, 1025}, []int{off})
+			}
+		})
+	}
+}
+
+func TestKernelsAgreeWithPlainOnLongRegions(t *testing.T) {
+	var lengths []int
+	for _, edge := range []int{8 << 10, 16 << 10, 104858, 128 << 10} {
+		lengths = append(lengths, edge-65, edge-1, edge, edge+1, edge+2, edge+63, edge+130)
+	}
+	if raceEnabled {
+		lengths = lengths[:14]
+	}
+	for i, s := range samples(rand.NewChaCha8([32]byte{3})) {
+		t.Run(s.name, func(t *testing.T) {
+			t.Parallel()
+			compare(t, rand.NewChaCha8([32]byte{byte(i)}), s, lengths, []int{0, 16, 1, 48, 33})
+		})
+	}
+}
+
+// TestKernelsTouchNothingBesideTheirRegions places regions against pages that can not be
+// read: at their ends, then at their starts.
+func TestKernelsTouchNothingBesideTheirRegions(t *testing.T) {
+	page := os.Getpagesize()
+	const most = 5 + 6 // inputs and outputs of a sample
+	var areas [most][]byte
+	for i := range areas {
+		b, err := unix.Mmap(-1, 0, 3*page, unix.PROT_READ|unix.PROT_WRITE, unix.MAP_ANONYMOUS|unix.MAP_PRIVATE)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer func() { _ = unix.Munmap(b) }()
+		for _, guard := range [][]byte{b[:page], b[2*page:]} {
+			if err := unix.Mprotect(guard, unix.PROT_NONE); err != nil {
+				t.Fatal(err)
+			}
+		}
+		areas[i] = b[page : 2*page]
+	}
+	for _, s := range samples(rand.NewChaCha8([32]byte{4})) {
+		for _, k := range native.Kernels() {
+			p := s.make(k)
+			for n := range 700 {
+				for _, atEnd := range []bool{true, false} {
+					var all [][]byte
+					for _, a := range areas[:s.ins+s.outs] {
+						if atEnd {
+							all = append(all, a[page-n:])
+						} else {
+							all = append(all, a[:n:n])
+						}
+					}
+					p.Run(all[s.ins:], all[:s.ins]) // a fault ends the process
+				}
 			}
 		}
 	}
 }
 
-func TestKernelsAgreeOnLengthsAroundTheirBlocks(t *testing.T) {
-	rnd := rand.NewChaCha8([32]byte{5})
-	rows8, rows16 := [][]byte{{3, 1, 0x8e}, {0, 7, 1}, {0, 0, 0}}, [][]uint16{{3, 1, 0x8e53}, {0, 7, 1}, {0, 0, 0}}
-	for _, k := range native.Kernels() {
-		gf8, gf16 := k.GF8(rows8), k.GF16(rows16)
-		for _, edge := range []int{1024, 2048, 8 << 10} {
-			for n := edge - 9; n <= edge+9; n++ {
-				checkRun(t, rnd, k.Name()+" GF8", gf8, 3, 3, n, n%64, func(in [][]byte) [][]byte { return reference8(rows8, in, n) })
-				checkRun(t, rnd, k.Name()+" GF16", gf16, 3, 3, n, n%64, func(in [][]byte) [][]byte { return reference16(rows16, in, n) })
+// FuzzKernels compares all kernels with plain on matrices, contents, lengths and offsets.
+func FuzzKernels(f *testing.F) {
+	f.Add([]byte{1, 1, 2, 3}, 3, 1, 0, 100, uint64(1))
+	f.Add([]byte{0, 255, 0x8e, 7, 1, 9}, 10, 5, 13, 9001, uint64(2))
+	f.Fuzz(func(t *testing.T, coefficients []byte, ins, outs, off, n int, seed uint64) {
+		if ins < 1 || ins > 40 || outs < 1 || outs > 9 || off < 0 || n < 0 || n > 40000 || len(coefficients) == 0 {
+			t.Skip()
+		}
+		rows8, rows16, sums := make([][]byte, outs), make([][]uint16, outs), make([][]int, outs)
+		at := 0
+		next := func() byte {
+			at++
+			return coefficients[at%len(coefficients)] + byte(at/len(coefficients))
+		}
+		for i := range outs {
+			for j := range ins {
+				c := next()
+				rows8[i] = append(rows8[i], c)
+				rows16[i] = append(rows16[i], uint16(c)<<8|uint16(next()))
+				if c&1 == 1 {
+					sums[i] = append(sums[i], j)
+				}
 			}
 		}
-	}
+		rnd := rand.NewChaCha8([32]byte{byte(seed), byte(seed >> 8), byte(seed >> 16)})
+		in, _ := regions(rnd, ins, n, off%64)
+		for _, make := range []func(native.Kernel) native.Program{
+			func(k native.Kernel) native.Program { return k.GF8(rows8) },
+			func(k native.Kernel) native.Program { return k.GF16(rows16) },
+			func(k native.Kernel) native.Program { return k.GF2(ins, 1, 0, sums) },
+		} {
+			want, _ := regions(rnd, outs, n, 0)
+			make(plain(t)).Run(want, in)
+			for _, k := range native.Kernels() {
+				out, clean := regions(rnd, outs, n, off%64+1)
+				make(k).Run(out, in)
+				if err := clean(); err != nil {
+					t.Fatalf("%s: %v", k.Name(), err)
+				}
+				for i := range out {
+					if !bytes.Equal(out[i], want[i]) {
+						t.Fatalf("%s: output %d is not as plain makes it", k.Name(), i)
+					}
+				}
+			}
+		}
+	})
 }
 
 func TestEveryCoefficientMultipliesRight(t *testing.T) {
@@ -208,31 +439,6 @@ func TestRunOnWrongSlicesPanics(t *testing.T) {
 					run()
 				}()
 			}
-		}
-	}
-}
-
-func BenchmarkPrograms(b *testing.B) {
-	const ins, n = 10, 104858
-	rnd := rand.NewChaCha8([32]byte{3})
-	rows8, rows16 := [][]byte{make([]byte, ins)}, [][]uint16{make([]uint16, ins)}
-	rnd.Read(rows8[0])
-	for j := range ins {
-		rows16[0][j] = uint16(rnd.Uint64())
-	}
-	in, _ := regions(rnd, ins, n, 0)
-	out, _ := regions(rnd, 1, n, 0)
-	for _, k := range native.Kernels() {
-		for _, p := range []struct {
-			name string
-			native.Program
-		}{{"XOR", k.XOR(ins)}, {"GF8", k.GF8(rows8)}, {"GF16", k.GF16(rows16)}} {
-			b.Run(p.name+"/"+k.Name(), func(b *testing.B) {
-				b.SetBytes(ins * n)
-				for b.Loop() {
-					p.Run(out, in)
-				}
-			})
 		}
 	}
 }

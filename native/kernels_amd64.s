@@ -1107,13 +1107,13 @@ wide:
 
 inputs2:
 	MOVQ            (R8), R11
-	VBROADCASTI32X4 splitConst<>+0(SB), Z6
-	VMOVDQU64       (R11)(CX*1), Z4
-	VMOVDQU64       64(R11)(CX*1), Z5
-	VPSHUFB         Z6, Z4, Z4
-	VPSHUFB         Z6, Z5, Z5
-	VPUNPCKHQDQ     Z5, Z4, Z8
-	VPUNPCKLQDQ     Z5, Z4, Z4
+	VMOVDQU64       (R11)(CX*1), Z5
+	VMOVDQU64       64(R11)(CX*1), Z6
+	VBROADCASTI32X4 lowBytesConst<>+0(SB), Z7
+	VPSRLW          $0x08, Z5, Z8
+	VPSLLW          $0x08, Z6, Z4
+	VPTERNLOGQ      $0xe2, Z6, Z7, Z8
+	VPTERNLOGQ      $0xb8, Z5, Z7, Z4
 	VBROADCASTI32X4 lowConst<>+0(SB), Z5
 	VPSRLQ          $0x04, Z4, Z6
 	VPANDQ          Z5, Z6, Z6
@@ -1121,13 +1121,13 @@ inputs2:
 	VPSRLQ          $0x04, Z8, Z10
 	VPANDQ          Z5, Z10, Z10
 	VPANDQ          Z5, Z8, Z8
-	VBROADCASTI32X4 splitConst<>+0(SB), Z9
-	VMOVDQU64       128(R11)(CX*1), Z5
-	VMOVDQU64       192(R11)(CX*1), Z7
-	VPSHUFB         Z9, Z5, Z5
-	VPSHUFB         Z9, Z7, Z7
-	VPUNPCKHQDQ     Z7, Z5, Z9
-	VPUNPCKLQDQ     Z7, Z5, Z5
+	VMOVDQU64       128(R11)(CX*1), Z7
+	VMOVDQU64       192(R11)(CX*1), Z11
+	VBROADCASTI32X4 lowBytesConst<>+0(SB), Z12
+	VPSRLW          $0x08, Z7, Z9
+	VPSLLW          $0x08, Z11, Z5
+	VPTERNLOGQ      $0xe2, Z11, Z12, Z9
+	VPTERNLOGQ      $0xb8, Z7, Z12, Z5
 	VBROADCASTI32X4 lowConst<>+0(SB), Z12
 	VPSRLQ          $0x04, Z5, Z7
 	VPANDQ          Z12, Z7, Z7
@@ -1172,14 +1172,20 @@ inputs2:
 	SUBQ            $0x00000001, R10
 	JNZ             inputs2
 	MOVQ            (BX), R8
-	VPUNPCKLBW      Z2, Z0, Z4
+	VBROADCASTI32X4 lowBytesConst<>+0(SB), Z6
+	VPSRLW          $0x08, Z0, Z5
+	VPSLLW          $0x08, Z2, Z4
+	VPTERNLOGQ      $0xe2, Z2, Z6, Z5
+	VPTERNLOGQ      $0xb8, Z0, Z6, Z4
 	VMOVDQU64       Z4, (R8)(CX*1)
-	VPUNPCKHBW      Z2, Z0, Z4
-	VMOVDQU64       Z4, 64(R8)(CX*1)
-	VPUNPCKLBW      Z3, Z1, Z4
+	VMOVDQU64       Z5, 64(R8)(CX*1)
+	VBROADCASTI32X4 lowBytesConst<>+0(SB), Z6
+	VPSRLW          $0x08, Z1, Z5
+	VPSLLW          $0x08, Z3, Z4
+	VPTERNLOGQ      $0xe2, Z3, Z6, Z5
+	VPTERNLOGQ      $0xb8, Z1, Z6, Z4
 	VMOVDQU64       Z4, 128(R8)(CX*1)
-	VPUNPCKHBW      Z3, Z1, Z4
-	VMOVDQU64       Z4, 192(R8)(CX*1)
+	VMOVDQU64       Z5, 192(R8)(CX*1)
 	ADDQ            $0x00000100, CX
 	SUBQ            $0x00000100, AX
 	JMP             wide
@@ -1195,13 +1201,13 @@ narrow:
 
 inputs1:
 	MOVQ            (R8), R11
-	VBROADCASTI32X4 splitConst<>+0(SB), Z2
-	VMOVDQU64       (R11)(CX*1), Z0
-	VMOVDQU64       64(R11)(CX*1), Z1
-	VPSHUFB         Z2, Z0, Z0
-	VPSHUFB         Z2, Z1, Z1
-	VPUNPCKHQDQ     Z1, Z0, Z2
-	VPUNPCKLQDQ     Z1, Z0, Z0
+	VMOVDQU64       (R11)(CX*1), Z1
+	VMOVDQU64       64(R11)(CX*1), Z3
+	VBROADCASTI32X4 lowBytesConst<>+0(SB), Z4
+	VPSRLW          $0x08, Z1, Z2
+	VPSLLW          $0x08, Z3, Z0
+	VPTERNLOGQ      $0xe2, Z3, Z4, Z2
+	VPTERNLOGQ      $0xb8, Z1, Z4, Z0
 	VBROADCASTI32X4 lowConst<>+0(SB), Z4
 	VPSRLQ          $0x04, Z0, Z1
 	VPANDQ          Z4, Z1, Z1
@@ -1234,10 +1240,13 @@ inputs1:
 	SUBQ            $0x00000001, R10
 	JNZ             inputs1
 	MOVQ            (BX), R8
-	VPUNPCKLBW      Z14, Z13, Z0
+	VBROADCASTI32X4 lowBytesConst<>+0(SB), Z2
+	VPSRLW          $0x08, Z13, Z1
+	VPSLLW          $0x08, Z14, Z0
+	VPTERNLOGQ      $0xe2, Z14, Z2, Z1
+	VPTERNLOGQ      $0xb8, Z13, Z2, Z0
 	VMOVDQU64       Z0, (R8)(CX*1)
-	VPUNPCKHBW      Z14, Z13, Z0
-	VMOVDQU64       Z0, 64(R8)(CX*1)
+	VMOVDQU64       Z1, 64(R8)(CX*1)
 	ADDQ            $0x00000080, CX
 	SUBQ            $0x00000080, AX
 	JMP             narrow
@@ -1245,6 +1254,10 @@ inputs1:
 done:
 	VZEROUPPER
 	RET
+
+DATA lowBytesConst<>+0(SB)/8, $0x00ff00ff00ff00ff
+DATA lowBytesConst<>+8(SB)/8, $0x00ff00ff00ff00ff
+GLOBL lowBytesConst<>(SB), RODATA|NOPTR, $16
 
 // func gf16x1Avx2(n int, pos int, in *[]byte, out *[]byte, table *byte, ins int)
 // Requires: AVX, AVX2
@@ -1269,13 +1282,15 @@ wide:
 
 inputs2:
 	MOVQ           (R8), R11
-	VBROADCASTI128 splitConst<>+0(SB), Y6
-	VMOVDQU        (R11)(CX*1), Y4
-	VMOVDQU        32(R11)(CX*1), Y5
-	VPSHUFB        Y6, Y4, Y4
-	VPSHUFB        Y6, Y5, Y5
-	VPUNPCKHQDQ    Y5, Y4, Y8
-	VPUNPCKLQDQ    Y5, Y4, Y4
+	VMOVDQU        (R11)(CX*1), Y5
+	VMOVDQU        32(R11)(CX*1), Y6
+	VBROADCASTI128 lowBytesConst<>+0(SB), Y7
+	VPSRLW         $0x08, Y5, Y8
+	VPSLLW         $0x08, Y6, Y4
+	VPAND          Y7, Y5, Y5
+	VPOR           Y5, Y4, Y4
+	VPANDN         Y6, Y7, Y7
+	VPOR           Y7, Y8, Y8
 	VBROADCASTI128 lowConst<>+0(SB), Y5
 	VPSRLQ         $0x04, Y4, Y6
 	VPAND          Y5, Y6, Y6
@@ -1283,13 +1298,15 @@ inputs2:
 	VPSRLQ         $0x04, Y8, Y10
 	VPAND          Y5, Y10, Y10
 	VPAND          Y5, Y8, Y8
-	VBROADCASTI128 splitConst<>+0(SB), Y9
-	VMOVDQU        64(R11)(CX*1), Y5
-	VMOVDQU        96(R11)(CX*1), Y7
-	VPSHUFB        Y9, Y5, Y5
-	VPSHUFB        Y9, Y7, Y7
-	VPUNPCKHQDQ    Y7, Y5, Y9
-	VPUNPCKLQDQ    Y7, Y5, Y5
+	VMOVDQU        64(R11)(CX*1), Y7
+	VMOVDQU        96(R11)(CX*1), Y11
+	VBROADCASTI128 lowBytesConst<>+0(SB), Y12
+	VPSRLW         $0x08, Y7, Y9
+	VPSLLW         $0x08, Y11, Y5
+	VPAND          Y12, Y7, Y7
+	VPOR           Y7, Y5, Y5
+	VPANDN         Y11, Y12, Y12
+	VPOR           Y12, Y9, Y9
 	VBROADCASTI128 lowConst<>+0(SB), Y12
 	VPSRLQ         $0x04, Y5, Y7
 	VPAND          Y12, Y7, Y7
@@ -1342,14 +1359,24 @@ inputs2:
 	SUBQ           $0x00000001, R10
 	JNZ            inputs2
 	MOVQ           (BX), R8
-	VPUNPCKLBW     Y2, Y0, Y4
+	VBROADCASTI128 lowBytesConst<>+0(SB), Y6
+	VPSRLW         $0x08, Y0, Y5
+	VPSLLW         $0x08, Y2, Y4
+	VPAND          Y6, Y0, Y0
+	VPOR           Y0, Y4, Y4
+	VPANDN         Y2, Y6, Y6
+	VPOR           Y6, Y5, Y5
 	VMOVDQU        Y4, (R8)(CX*1)
-	VPUNPCKHBW     Y2, Y0, Y4
-	VMOVDQU        Y4, 32(R8)(CX*1)
-	VPUNPCKLBW     Y3, Y1, Y0
+	VMOVDQU        Y5, 32(R8)(CX*1)
+	VBROADCASTI128 lowBytesConst<>+0(SB), Y4
+	VPSRLW         $0x08, Y1, Y2
+	VPSLLW         $0x08, Y3, Y0
+	VPAND          Y4, Y1, Y1
+	VPOR           Y1, Y0, Y0
+	VPANDN         Y3, Y4, Y4
+	VPOR           Y4, Y2, Y2
 	VMOVDQU        Y0, 64(R8)(CX*1)
-	VPUNPCKHBW     Y3, Y1, Y0
-	VMOVDQU        Y0, 96(R8)(CX*1)
+	VMOVDQU        Y2, 96(R8)(CX*1)
 	ADDQ           $0x00000080, CX
 	SUBQ           $0x00000080, AX
 	JMP            wide
@@ -1365,13 +1392,15 @@ narrow:
 
 inputs1:
 	MOVQ           (R8), R11
-	VBROADCASTI128 splitConst<>+0(SB), Y4
-	VMOVDQU        (R11)(CX*1), Y2
-	VMOVDQU        32(R11)(CX*1), Y3
-	VPSHUFB        Y4, Y2, Y2
-	VPSHUFB        Y4, Y3, Y3
-	VPUNPCKHQDQ    Y3, Y2, Y4
-	VPUNPCKLQDQ    Y3, Y2, Y2
+	VMOVDQU        (R11)(CX*1), Y3
+	VMOVDQU        32(R11)(CX*1), Y5
+	VBROADCASTI128 lowBytesConst<>+0(SB), Y6
+	VPSRLW         $0x08, Y3, Y4
+	VPSLLW         $0x08, Y5, Y2
+	VPAND          Y6, Y3, Y3
+	VPOR           Y3, Y2, Y2
+	VPANDN         Y5, Y6, Y6
+	VPOR           Y6, Y4, Y4
 	VBROADCASTI128 lowConst<>+0(SB), Y6
 	VPSRLQ         $0x04, Y2, Y3
 	VPAND          Y6, Y3, Y3
@@ -1408,10 +1437,15 @@ inputs1:
 	SUBQ           $0x00000001, R10
 	JNZ            inputs1
 	MOVQ           (BX), R8
-	VPUNPCKLBW     Y1, Y0, Y2
+	VBROADCASTI128 lowBytesConst<>+0(SB), Y4
+	VPSRLW         $0x08, Y0, Y3
+	VPSLLW         $0x08, Y1, Y2
+	VPAND          Y4, Y0, Y0
+	VPOR           Y0, Y2, Y2
+	VPANDN         Y1, Y4, Y4
+	VPOR           Y4, Y3, Y3
 	VMOVDQU        Y2, (R8)(CX*1)
-	VPUNPCKHBW     Y1, Y0, Y2
-	VMOVDQU        Y2, 32(R8)(CX*1)
+	VMOVDQU        Y3, 32(R8)(CX*1)
 	ADDQ           $0x00000040, CX
 	SUBQ           $0x00000040, AX
 	JMP            narrow
@@ -1442,111 +1476,125 @@ wide:
 	MOVQ DI, R10
 
 inputs2:
-	MOVQ       (R8), R11
-	MOVOU      splitConst<>+0(SB), X6
-	MOVOU      (R11)(CX*1), X4
-	MOVOU      16(R11)(CX*1), X5
-	PSHUFB     X6, X4
-	PSHUFB     X6, X5
-	MOVO       X4, X8
-	PUNPCKHQDQ X5, X8
-	MOVO       X4, X4
-	PUNPCKLQDQ X5, X4
-	MOVOU      lowConst<>+0(SB), X5
-	MOVO       X4, X6
-	PSRLQ      $0x04, X6
-	PAND       X5, X6
-	PAND       X5, X4
-	MOVO       X8, X10
-	PSRLQ      $0x04, X10
-	PAND       X5, X10
-	PAND       X5, X8
-	MOVOU      splitConst<>+0(SB), X9
-	MOVOU      32(R11)(CX*1), X5
-	MOVOU      48(R11)(CX*1), X7
-	PSHUFB     X9, X5
-	PSHUFB     X9, X7
-	MOVO       X5, X9
-	PUNPCKHQDQ X7, X9
-	MOVO       X5, X5
-	PUNPCKLQDQ X7, X5
-	MOVOU      lowConst<>+0(SB), X12
-	MOVO       X5, X7
-	PSRLQ      $0x04, X7
-	PAND       X12, X7
-	PAND       X12, X5
-	MOVO       X9, X11
-	PSRLQ      $0x04, X11
-	PAND       X12, X11
-	PAND       X12, X9
-	MOVOU      (R9), X12
-	PSHUFB     X4, X12
-	PXOR       X12, X0
-	MOVOU      16(R9), X12
-	PSHUFB     X6, X12
-	PXOR       X12, X0
-	MOVOU      (R9), X12
-	PSHUFB     X5, X12
-	PXOR       X12, X1
-	MOVOU      16(R9), X12
-	PSHUFB     X7, X12
-	PXOR       X12, X1
-	MOVOU      32(R9), X12
-	PSHUFB     X8, X12
-	PXOR       X12, X0
-	MOVOU      48(R9), X12
-	PSHUFB     X10, X12
-	PXOR       X12, X0
-	MOVOU      32(R9), X12
-	PSHUFB     X9, X12
-	PXOR       X12, X1
-	MOVOU      48(R9), X12
-	PSHUFB     X11, X12
-	PXOR       X12, X1
-	MOVOU      64(R9), X12
-	PSHUFB     X4, X12
-	PXOR       X12, X2
-	MOVOU      80(R9), X4
-	PSHUFB     X6, X4
-	PXOR       X4, X2
-	MOVOU      64(R9), X4
-	PSHUFB     X5, X4
-	PXOR       X4, X3
-	MOVOU      80(R9), X4
-	PSHUFB     X7, X4
-	PXOR       X4, X3
-	MOVOU      96(R9), X4
-	PSHUFB     X8, X4
-	PXOR       X4, X2
-	MOVOU      112(R9), X4
-	PSHUFB     X10, X4
-	PXOR       X4, X2
-	MOVOU      96(R9), X4
-	PSHUFB     X9, X4
-	PXOR       X4, X3
-	MOVOU      112(R9), X4
-	PSHUFB     X11, X4
-	PXOR       X4, X3
-	ADDQ       $0x00000018, R8
-	ADDQ       $0x00000080, R9
-	SUBQ       $0x00000001, R10
-	JNZ        inputs2
-	MOVQ       (BX), R8
-	MOVO       X0, X4
-	PUNPCKLBW  X2, X4
-	MOVOU      X4, (R8)(CX*1)
-	MOVO       X0, X4
-	PUNPCKHBW  X2, X4
-	MOVOU      X4, 16(R8)(CX*1)
-	MOVO       X1, X0
-	PUNPCKLBW  X3, X0
-	MOVOU      X0, 32(R8)(CX*1)
-	MOVO       X1, X0
-	PUNPCKHBW  X3, X0
-	MOVOU      X0, 48(R8)(CX*1)
-	ADDQ       $0x00000040, CX
-	SUBQ       $0x00000040, AX
-	JMP        wide
+	MOVQ   (R8), R11
+	MOVOU  (R11)(CX*1), X5
+	MOVOU  16(R11)(CX*1), X6
+	MOVOU  lowBytesConst<>+0(SB), X7
+	MOVO   X5, X8
+	PSRLW  $0x08, X8
+	MOVO   X6, X4
+	PSLLW  $0x08, X4
+	PAND   X7, X5
+	POR    X5, X4
+	PANDN  X6, X7
+	POR    X7, X8
+	MOVOU  lowConst<>+0(SB), X5
+	MOVO   X4, X6
+	PSRLQ  $0x04, X6
+	PAND   X5, X6
+	PAND   X5, X4
+	MOVO   X8, X10
+	PSRLQ  $0x04, X10
+	PAND   X5, X10
+	PAND   X5, X8
+	MOVOU  32(R11)(CX*1), X7
+	MOVOU  48(R11)(CX*1), X11
+	MOVOU  lowBytesConst<>+0(SB), X12
+	MOVO   X7, X9
+	PSRLW  $0x08, X9
+	MOVO   X11, X5
+	PSLLW  $0x08, X5
+	PAND   X12, X7
+	POR    X7, X5
+	PANDN  X11, X12
+	POR    X12, X9
+	MOVOU  lowConst<>+0(SB), X12
+	MOVO   X5, X7
+	PSRLQ  $0x04, X7
+	PAND   X12, X7
+	PAND   X12, X5
+	MOVO   X9, X11
+	PSRLQ  $0x04, X11
+	PAND   X12, X11
+	PAND   X12, X9
+	MOVOU  (R9), X12
+	PSHUFB X4, X12
+	PXOR   X12, X0
+	MOVOU  16(R9), X12
+	PSHUFB X6, X12
+	PXOR   X12, X0
+	MOVOU  (R9), X12
+	PSHUFB X5, X12
+	PXOR   X12, X1
+	MOVOU  16(R9), X12
+	PSHUFB X7, X12
+	PXOR   X12, X1
+	MOVOU  32(R9), X12
+	PSHUFB X8, X12
+	PXOR   X12, X0
+	MOVOU  48(R9), X12
+	PSHUFB X10, X12
+	PXOR   X12, X0
+	MOVOU  32(R9), X12
+	PSHUFB X9, X12
+	PXOR   X12, X1
+	MOVOU  48(R9), X12
+	PSHUFB X11, X12
+	PXOR   X12, X1
+	MOVOU  64(R9), X12
+	PSHUFB X4, X12
+	PXOR   X12, X2
+	MOVOU  80(R9), X4
+	PSHUFB X6, X4
+	PXOR   X4, X2
+	MOVOU  64(R9), X4
+	PSHUFB X5, X4
+	PXOR   X4, X3
+	MOVOU  80(R9), X4
+	PSHUFB X7, X4
+	PXOR   X4, X3
+	MOVOU  96(R9), X4
+	PSHUFB X8, X4
+	PXOR   X4, X2
+	MOVOU  112(R9), X4
+	PSHUFB X10, X4
+	PXOR   X4, X2
+	MOVOU  96(R9), X4
+	PSHUFB X9, X4
+	PXOR   X4, X3
+	MOVOU  112(R9), X4
+	PSHUFB X11, X4
+	PXOR   X4, X3
+	ADDQ   $0x00000018, R8
+	ADDQ   $0x00000080, R9
+	SUBQ   $0x00000001, R10
+	JNZ    inputs2
+	MOVQ   (BX), R8
+	MOVOU  lowBytesConst<>+0(SB), X6
+	MOVO   X0, X5
+	PSRLW  $0x08, X5
+	MOVO   X2, X4
+	PSLLW  $0x08, X4
+	PAND   X6, X0
+	POR    X0, X4
+	PANDN  X2, X6
+	POR    X6, X5
+	MOVOU  X4, (R8)(CX*1)
+	MOVOU  X5, 16(R8)(CX*1)
+	MOVOU  lowBytesConst<>+0(SB), X4
+	MOVO   X1, X2
+	PSRLW  $0x08, X2
+	MOVO   X3, X0
+	PSLLW  $0x08, X0
+	PAND   X4, X1
+	POR    X1, X0
+	PANDN  X3, X4
+	POR    X4, X2
+	MOVOU  X0, 32(R8)(CX*1)
+	MOVOU  X2, 48(R8)(CX*1)
+	ADDQ   $0x00000040, CX
+	SUBQ   $0x00000040, AX
+	JMP    wide
 
 narrow:
 	CMPQ AX, $0x00000020
@@ -1558,63 +1606,70 @@ narrow:
 	MOVQ DI, R10
 
 inputs1:
-	MOVQ       (R8), R11
-	MOVOU      splitConst<>+0(SB), X4
-	MOVOU      (R11)(CX*1), X2
-	MOVOU      16(R11)(CX*1), X3
-	PSHUFB     X4, X2
-	PSHUFB     X4, X3
-	MOVO       X2, X4
-	PUNPCKHQDQ X3, X4
-	MOVO       X2, X2
-	PUNPCKLQDQ X3, X2
-	MOVOU      lowConst<>+0(SB), X6
-	MOVO       X2, X3
-	PSRLQ      $0x04, X3
-	PAND       X6, X3
-	PAND       X6, X2
-	MOVO       X4, X5
-	PSRLQ      $0x04, X5
-	PAND       X6, X5
-	PAND       X6, X4
-	MOVOU      (R9), X6
-	PSHUFB     X2, X6
-	PXOR       X6, X0
-	MOVOU      16(R9), X6
-	PSHUFB     X3, X6
-	PXOR       X6, X0
-	MOVOU      32(R9), X6
-	PSHUFB     X4, X6
-	PXOR       X6, X0
-	MOVOU      48(R9), X6
-	PSHUFB     X5, X6
-	PXOR       X6, X0
-	MOVOU      64(R9), X6
-	PSHUFB     X2, X6
-	PXOR       X6, X1
-	MOVOU      80(R9), X2
-	PSHUFB     X3, X2
-	PXOR       X2, X1
-	MOVOU      96(R9), X2
-	PSHUFB     X4, X2
-	PXOR       X2, X1
-	MOVOU      112(R9), X2
-	PSHUFB     X5, X2
-	PXOR       X2, X1
-	ADDQ       $0x00000018, R8
-	ADDQ       $0x00000080, R9
-	SUBQ       $0x00000001, R10
-	JNZ        inputs1
-	MOVQ       (BX), R8
-	MOVO       X0, X2
-	PUNPCKLBW  X1, X2
-	MOVOU      X2, (R8)(CX*1)
-	MOVO       X0, X2
-	PUNPCKHBW  X1, X2
-	MOVOU      X2, 16(R8)(CX*1)
-	ADDQ       $0x00000020, CX
-	SUBQ       $0x00000020, AX
-	JMP        narrow
+	MOVQ   (R8), R11
+	MOVOU  (R11)(CX*1), X3
+	MOVOU  16(R11)(CX*1), X5
+	MOVOU  lowBytesConst<>+0(SB), X6
+	MOVO   X3, X4
+	PSRLW  $0x08, X4
+	MOVO   X5, X2
+	PSLLW  $0x08, X2
+	PAND   X6, X3
+	POR    X3, X2
+	PANDN  X5, X6
+	POR    X6, X4
+	MOVOU  lowConst<>+0(SB), X6
+	MOVO   X2, X3
+	PSRLQ  $0x04, X3
+	PAND   X6, X3
+	PAND   X6, X2
+	MOVO   X4, X5
+	PSRLQ  $0x04, X5
+	PAND   X6, X5
+	PAND   X6, X4
+	MOVOU  (R9), X6
+	PSHUFB X2, X6
+	PXOR   X6, X0
+	MOVOU  16(R9), X6
+	PSHUFB X3, X6
+	PXOR   X6, X0
+	MOVOU  32(R9), X6
+	PSHUFB X4, X6
+	PXOR   X6, X0
+	MOVOU  48(R9), X6
+	PSHUFB X5, X6
+	PXOR   X6, X0
+	MOVOU  64(R9), X6
+	PSHUFB X2, X6
+	PXOR   X6, X1
+	MOVOU  80(R9), X2
+	PSHUFB X3, X2
+	PXOR   X2, X1
+	MOVOU  96(R9), X2
+	PSHUFB X4, X2
+	PXOR   X2, X1
+	MOVOU  112(R9), X2
+	PSHUFB X5, X2
+	PXOR   X2, X1
+	ADDQ   $0x00000018, R8
+	ADDQ   $0x00000080, R9
+	SUBQ   $0x00000001, R10
+	JNZ    inputs1
+	MOVQ   (BX), R8
+	MOVOU  lowBytesConst<>+0(SB), X4
+	MOVO   X0, X3
+	PSRLW  $0x08, X3
+	MOVO   X1, X2
+	PSLLW  $0x08, X2
+	PAND   X4, X0
+	POR    X0, X2
+	PANDN  X1, X4
+	POR    X4, X3
+	MOVOU  X2, (R8)(CX*1)
+	MOVOU  X3, 16(R8)(CX*1)
+	ADDQ   $0x00000020, CX
+	SUBQ   $0x00000020, AX
+	JMP    narrow
 
 done:
 	RET
@@ -2564,13 +2619,13 @@ wide:
 
 inputs2:
 	MOVQ            (R8), R11
-	VBROADCASTI32X4 splitConst<>+0(SB), Z10
-	VMOVDQU64       (R11)(CX*1), Z8
-	VMOVDQU64       64(R11)(CX*1), Z9
-	VPSHUFB         Z10, Z8, Z8
-	VPSHUFB         Z10, Z9, Z9
-	VPUNPCKHQDQ     Z9, Z8, Z12
-	VPUNPCKLQDQ     Z9, Z8, Z8
+	VMOVDQU64       (R11)(CX*1), Z9
+	VMOVDQU64       64(R11)(CX*1), Z10
+	VBROADCASTI32X4 lowBytesConst<>+0(SB), Z11
+	VPSRLW          $0x08, Z9, Z12
+	VPSLLW          $0x08, Z10, Z8
+	VPTERNLOGQ      $0xe2, Z10, Z11, Z12
+	VPTERNLOGQ      $0xb8, Z9, Z11, Z8
 	VBROADCASTI32X4 lowConst<>+0(SB), Z9
 	VPSRLQ          $0x04, Z8, Z10
 	VPANDQ          Z9, Z10, Z10
@@ -2578,13 +2633,13 @@ inputs2:
 	VPSRLQ          $0x04, Z12, Z14
 	VPANDQ          Z9, Z14, Z14
 	VPANDQ          Z9, Z12, Z12
-	VBROADCASTI32X4 splitConst<>+0(SB), Z13
-	VMOVDQU64       128(R11)(CX*1), Z9
-	VMOVDQU64       192(R11)(CX*1), Z11
-	VPSHUFB         Z13, Z9, Z9
-	VPSHUFB         Z13, Z11, Z11
-	VPUNPCKHQDQ     Z11, Z9, Z13
-	VPUNPCKLQDQ     Z11, Z9, Z9
+	VMOVDQU64       128(R11)(CX*1), Z11
+	VMOVDQU64       192(R11)(CX*1), Z15
+	VBROADCASTI32X4 lowBytesConst<>+0(SB), Z16
+	VPSRLW          $0x08, Z11, Z13
+	VPSLLW          $0x08, Z15, Z9
+	VPTERNLOGQ      $0xe2, Z15, Z16, Z13
+	VPTERNLOGQ      $0xb8, Z11, Z16, Z9
 	VBROADCASTI32X4 lowConst<>+0(SB), Z16
 	VPSRLQ          $0x04, Z9, Z11
 	VPANDQ          Z16, Z11, Z11
@@ -2661,23 +2716,35 @@ inputs2:
 	SUBQ            $0x00000001, R10
 	JNZ             inputs2
 	MOVQ            (BX), R8
-	VPUNPCKLBW      Z2, Z0, Z8
+	VBROADCASTI32X4 lowBytesConst<>+0(SB), Z10
+	VPSRLW          $0x08, Z0, Z9
+	VPSLLW          $0x08, Z2, Z8
+	VPTERNLOGQ      $0xe2, Z2, Z10, Z9
+	VPTERNLOGQ      $0xb8, Z0, Z10, Z8
 	VMOVDQU64       Z8, (R8)(CX*1)
-	VPUNPCKHBW      Z2, Z0, Z8
-	VMOVDQU64       Z8, 64(R8)(CX*1)
-	VPUNPCKLBW      Z3, Z1, Z8
+	VMOVDQU64       Z9, 64(R8)(CX*1)
+	VBROADCASTI32X4 lowBytesConst<>+0(SB), Z10
+	VPSRLW          $0x08, Z1, Z9
+	VPSLLW          $0x08, Z3, Z8
+	VPTERNLOGQ      $0xe2, Z3, Z10, Z9
+	VPTERNLOGQ      $0xb8, Z1, Z10, Z8
 	VMOVDQU64       Z8, 128(R8)(CX*1)
-	VPUNPCKHBW      Z3, Z1, Z8
-	VMOVDQU64       Z8, 192(R8)(CX*1)
+	VMOVDQU64       Z9, 192(R8)(CX*1)
 	MOVQ            24(BX), R8
-	VPUNPCKLBW      Z6, Z4, Z8
+	VBROADCASTI32X4 lowBytesConst<>+0(SB), Z10
+	VPSRLW          $0x08, Z4, Z9
+	VPSLLW          $0x08, Z6, Z8
+	VPTERNLOGQ      $0xe2, Z6, Z10, Z9
+	VPTERNLOGQ      $0xb8, Z4, Z10, Z8
 	VMOVDQU64       Z8, (R8)(CX*1)
-	VPUNPCKHBW      Z6, Z4, Z8
-	VMOVDQU64       Z8, 64(R8)(CX*1)
-	VPUNPCKLBW      Z7, Z5, Z8
+	VMOVDQU64       Z9, 64(R8)(CX*1)
+	VBROADCASTI32X4 lowBytesConst<>+0(SB), Z10
+	VPSRLW          $0x08, Z5, Z9
+	VPSLLW          $0x08, Z7, Z8
+	VPTERNLOGQ      $0xe2, Z7, Z10, Z9
+	VPTERNLOGQ      $0xb8, Z5, Z10, Z8
 	VMOVDQU64       Z8, 128(R8)(CX*1)
-	VPUNPCKHBW      Z7, Z5, Z8
-	VMOVDQU64       Z8, 192(R8)(CX*1)
+	VMOVDQU64       Z9, 192(R8)(CX*1)
 	ADDQ            $0x00000100, CX
 	SUBQ            $0x00000100, AX
 	JMP             wide
@@ -2695,13 +2762,13 @@ narrow:
 
 inputs1:
 	MOVQ            (R8), R11
-	VBROADCASTI32X4 splitConst<>+0(SB), Z2
-	VMOVDQU64       (R11)(CX*1), Z0
-	VMOVDQU64       64(R11)(CX*1), Z1
-	VPSHUFB         Z2, Z0, Z0
-	VPSHUFB         Z2, Z1, Z1
-	VPUNPCKHQDQ     Z1, Z0, Z2
-	VPUNPCKLQDQ     Z1, Z0, Z0
+	VMOVDQU64       (R11)(CX*1), Z1
+	VMOVDQU64       64(R11)(CX*1), Z3
+	VBROADCASTI32X4 lowBytesConst<>+0(SB), Z4
+	VPSRLW          $0x08, Z1, Z2
+	VPSLLW          $0x08, Z3, Z0
+	VPTERNLOGQ      $0xe2, Z3, Z4, Z2
+	VPTERNLOGQ      $0xb8, Z1, Z4, Z0
 	VBROADCASTI32X4 lowConst<>+0(SB), Z4
 	VPSRLQ          $0x04, Z0, Z1
 	VPANDQ          Z4, Z1, Z1
@@ -2754,15 +2821,21 @@ inputs1:
 	SUBQ            $0x00000001, R10
 	JNZ             inputs1
 	MOVQ            (BX), R8
-	VPUNPCKLBW      Z18, Z17, Z0
+	VBROADCASTI32X4 lowBytesConst<>+0(SB), Z2
+	VPSRLW          $0x08, Z17, Z1
+	VPSLLW          $0x08, Z18, Z0
+	VPTERNLOGQ      $0xe2, Z18, Z2, Z1
+	VPTERNLOGQ      $0xb8, Z17, Z2, Z0
 	VMOVDQU64       Z0, (R8)(CX*1)
-	VPUNPCKHBW      Z18, Z17, Z0
-	VMOVDQU64       Z0, 64(R8)(CX*1)
+	VMOVDQU64       Z1, 64(R8)(CX*1)
 	MOVQ            24(BX), R8
-	VPUNPCKLBW      Z20, Z19, Z0
+	VBROADCASTI32X4 lowBytesConst<>+0(SB), Z2
+	VPSRLW          $0x08, Z19, Z1
+	VPSLLW          $0x08, Z20, Z0
+	VPTERNLOGQ      $0xe2, Z20, Z2, Z1
+	VPTERNLOGQ      $0xb8, Z19, Z2, Z0
 	VMOVDQU64       Z0, (R8)(CX*1)
-	VPUNPCKHBW      Z20, Z19, Z0
-	VMOVDQU64       Z0, 64(R8)(CX*1)
+	VMOVDQU64       Z1, 64(R8)(CX*1)
 	ADDQ            $0x00000080, CX
 	SUBQ            $0x00000080, AX
 	JMP             narrow
@@ -2794,13 +2867,15 @@ narrow:
 
 inputs1:
 	MOVQ           (R8), R11
-	VBROADCASTI128 splitConst<>+0(SB), Y6
-	VMOVDQU        (R11)(CX*1), Y4
-	VMOVDQU        32(R11)(CX*1), Y5
-	VPSHUFB        Y6, Y4, Y4
-	VPSHUFB        Y6, Y5, Y5
-	VPUNPCKHQDQ    Y5, Y4, Y6
-	VPUNPCKLQDQ    Y5, Y4, Y4
+	VMOVDQU        (R11)(CX*1), Y5
+	VMOVDQU        32(R11)(CX*1), Y7
+	VBROADCASTI128 lowBytesConst<>+0(SB), Y8
+	VPSRLW         $0x08, Y5, Y6
+	VPSLLW         $0x08, Y7, Y4
+	VPAND          Y8, Y5, Y5
+	VPOR           Y5, Y4, Y4
+	VPANDN         Y7, Y8, Y8
+	VPOR           Y8, Y6, Y6
 	VBROADCASTI128 lowConst<>+0(SB), Y8
 	VPSRLQ         $0x04, Y4, Y5
 	VPAND          Y8, Y5, Y5
@@ -2861,15 +2936,25 @@ inputs1:
 	SUBQ           $0x00000001, R10
 	JNZ            inputs1
 	MOVQ           (BX), R8
-	VPUNPCKLBW     Y1, Y0, Y4
+	VBROADCASTI128 lowBytesConst<>+0(SB), Y6
+	VPSRLW         $0x08, Y0, Y5
+	VPSLLW         $0x08, Y1, Y4
+	VPAND          Y6, Y0, Y0
+	VPOR           Y0, Y4, Y4
+	VPANDN         Y1, Y6, Y6
+	VPOR           Y6, Y5, Y5
 	VMOVDQU        Y4, (R8)(CX*1)
-	VPUNPCKHBW     Y1, Y0, Y4
-	VMOVDQU        Y4, 32(R8)(CX*1)
+	VMOVDQU        Y5, 32(R8)(CX*1)
 	MOVQ           24(BX), R8
-	VPUNPCKLBW     Y3, Y2, Y0
+	VBROADCASTI128 lowBytesConst<>+0(SB), Y4
+	VPSRLW         $0x08, Y2, Y1
+	VPSLLW         $0x08, Y3, Y0
+	VPAND          Y4, Y2, Y2
+	VPOR           Y2, Y0, Y0
+	VPANDN         Y3, Y4, Y4
+	VPOR           Y4, Y1, Y1
 	VMOVDQU        Y0, (R8)(CX*1)
-	VPUNPCKHBW     Y3, Y2, Y0
-	VMOVDQU        Y0, 32(R8)(CX*1)
+	VMOVDQU        Y1, 32(R8)(CX*1)
 	ADDQ           $0x00000040, CX
 	SUBQ           $0x00000040, AX
 	JMP            narrow
@@ -2900,94 +2985,106 @@ narrow:
 	MOVQ DI, R10
 
 inputs1:
-	MOVQ       (R8), R11
-	MOVOU      splitConst<>+0(SB), X6
-	MOVOU      (R11)(CX*1), X4
-	MOVOU      16(R11)(CX*1), X5
-	PSHUFB     X6, X4
-	PSHUFB     X6, X5
-	MOVO       X4, X6
-	PUNPCKHQDQ X5, X6
-	MOVO       X4, X4
-	PUNPCKLQDQ X5, X4
-	MOVOU      lowConst<>+0(SB), X8
-	MOVO       X4, X5
-	PSRLQ      $0x04, X5
-	PAND       X8, X5
-	PAND       X8, X4
-	MOVO       X6, X7
-	PSRLQ      $0x04, X7
-	PAND       X8, X7
-	PAND       X8, X6
-	MOVOU      (R9), X8
-	PSHUFB     X4, X8
-	PXOR       X8, X0
-	MOVOU      16(R9), X8
-	PSHUFB     X5, X8
-	PXOR       X8, X0
-	MOVOU      32(R9), X8
-	PSHUFB     X6, X8
-	PXOR       X8, X0
-	MOVOU      48(R9), X8
-	PSHUFB     X7, X8
-	PXOR       X8, X0
-	MOVOU      64(R9), X8
-	PSHUFB     X4, X8
-	PXOR       X8, X1
-	MOVOU      80(R9), X8
-	PSHUFB     X5, X8
-	PXOR       X8, X1
-	MOVOU      96(R9), X8
-	PSHUFB     X6, X8
-	PXOR       X8, X1
-	MOVOU      112(R9), X8
-	PSHUFB     X7, X8
-	PXOR       X8, X1
-	MOVOU      128(R9), X8
-	PSHUFB     X4, X8
-	PXOR       X8, X2
-	MOVOU      144(R9), X8
-	PSHUFB     X5, X8
-	PXOR       X8, X2
-	MOVOU      160(R9), X8
-	PSHUFB     X6, X8
-	PXOR       X8, X2
-	MOVOU      176(R9), X8
-	PSHUFB     X7, X8
-	PXOR       X8, X2
-	MOVOU      192(R9), X8
-	PSHUFB     X4, X8
-	PXOR       X8, X3
-	MOVOU      208(R9), X4
-	PSHUFB     X5, X4
-	PXOR       X4, X3
-	MOVOU      224(R9), X4
-	PSHUFB     X6, X4
-	PXOR       X4, X3
-	MOVOU      240(R9), X4
-	PSHUFB     X7, X4
-	PXOR       X4, X3
-	ADDQ       $0x00000018, R8
-	ADDQ       $0x00000100, R9
-	SUBQ       $0x00000001, R10
-	JNZ        inputs1
-	MOVQ       (BX), R8
-	MOVO       X0, X4
-	PUNPCKLBW  X1, X4
-	MOVOU      X4, (R8)(CX*1)
-	MOVO       X0, X4
-	PUNPCKHBW  X1, X4
-	MOVOU      X4, 16(R8)(CX*1)
-	MOVQ       24(BX), R8
-	MOVO       X2, X0
-	PUNPCKLBW  X3, X0
-	MOVOU      X0, (R8)(CX*1)
-	MOVO       X2, X0
-	PUNPCKHBW  X3, X0
-	MOVOU      X0, 16(R8)(CX*1)
-	ADDQ       $0x00000020, CX
-	SUBQ       $0x00000020, AX
-	JMP        narrow
+	MOVQ   (R8), R11
+	MOVOU  (R11)(CX*1), X5
+	MOVOU  16(R11)(CX*1), X7
+	MOVOU  lowBytesConst<>+0(SB), X8
+	MOVO   X5, X6
+	PSRLW  $0x08, X6
+	MOVO   X7, X4
+	PSLLW  $0x08, X4
+	PAND   X8, X5
+	POR    X5, X4
+	PANDN  X7, X8
+	POR    X8, X6
+	MOVOU  lowConst<>+0(SB), X8
+	MOVO   X4, X5
+	PSRLQ  $0x04, X5
+	PAND   X8, X5
+	PAND   X8, X4
+	MOVO   X6, X7
+	PSRLQ  $0x04, X7
+	PAND   X8, X7
+	PAND   X8, X6
+	MOVOU  (R9), X8
+	PSHUFB X4, X8
+	PXOR   X8, X0
+	MOVOU  16(R9), X8
+	PSHUFB X5, X8
+	PXOR   X8, X0
+	MOVOU  32(R9), X8
+	PSHUFB X6, X8
+	PXOR   X8, X0
+	MOVOU  48(R9), X8
+	PSHUFB X7, X8
+	PXOR   X8, X0
+	MOVOU  64(R9), X8
+	PSHUFB X4, X8
+	PXOR   X8, X1
+	MOVOU  80(R9), X8
+	PSHUFB X5, X8
+	PXOR   X8, X1
+	MOVOU  96(R9), X8
+	PSHUFB X6, X8
+	PXOR   X8, X1
+	MOVOU  112(R9), X8
+	PSHUFB X7, X8
+	PXOR   X8, X1
+	MOVOU  128(R9), X8
+	PSHUFB X4, X8
+	PXOR   X8, X2
+	MOVOU  144(R9), X8
+	PSHUFB X5, X8
+	PXOR   X8, X2
+	MOVOU  160(R9), X8
+	PSHUFB X6, X8
+	PXOR   X8, X2
+	MOVOU  176(R9), X8
+	PSHUFB X7, X8
+	PXOR   X8, X2
+	MOVOU  192(R9), X8
+	PSHUFB X4, X8
+	PXOR   X8, X3
+	MOVOU  208(R9), X4
+	PSHUFB X5, X4
+	PXOR   X4, X3
+	MOVOU  224(R9), X4
+	PSHUFB X6, X4
+	PXOR   X4, X3
+	MOVOU  240(R9), X4
+	PSHUFB X7, X4
+	PXOR   X4, X3
+	ADDQ   $0x00000018, R8
+	ADDQ   $0x00000100, R9
+	SUBQ   $0x00000001, R10
+	JNZ    inputs1
+	MOVQ   (BX), R8
+	MOVOU  lowBytesConst<>+0(SB), X6
+	MOVO   X0, X5
+	PSRLW  $0x08, X5
+	MOVO   X1, X4
+	PSLLW  $0x08, X4
+	PAND   X6, X0
+	POR    X0, X4
+	PANDN  X1, X6
+	POR    X6, X5
+	MOVOU  X4, (R8)(CX*1)
+	MOVOU  X5, 16(R8)(CX*1)
+	MOVQ   24(BX), R8
+	MOVOU  lowBytesConst<>+0(SB), X4
+	MOVO   X2, X1
+	PSRLW  $0x08, X1
+	MOVO   X3, X0
+	PSLLW  $0x08, X0
+	PAND   X4, X2
+	POR    X2, X0
+	PANDN  X3, X4
+	POR    X4, X1
+	MOVOU  X0, (R8)(CX*1)
+	MOVOU  X1, 16(R8)(CX*1)
+	ADDQ   $0x00000020, CX
+	SUBQ   $0x00000020, AX
+	JMP    narrow
 
 done:
 	RET
@@ -4050,13 +4147,13 @@ wide:
 
 inputs2:
 	MOVQ            (R8), R11
-	VBROADCASTI32X4 splitConst<>+0(SB), Z14
-	VMOVDQU64       (R11)(CX*1), Z12
-	VMOVDQU64       64(R11)(CX*1), Z13
-	VPSHUFB         Z14, Z12, Z12
-	VPSHUFB         Z14, Z13, Z13
-	VPUNPCKHQDQ     Z13, Z12, Z16
-	VPUNPCKLQDQ     Z13, Z12, Z12
+	VMOVDQU64       (R11)(CX*1), Z13
+	VMOVDQU64       64(R11)(CX*1), Z14
+	VBROADCASTI32X4 lowBytesConst<>+0(SB), Z15
+	VPSRLW          $0x08, Z13, Z16
+	VPSLLW          $0x08, Z14, Z12
+	VPTERNLOGQ      $0xe2, Z14, Z15, Z16
+	VPTERNLOGQ      $0xb8, Z13, Z15, Z12
 	VBROADCASTI32X4 lowConst<>+0(SB), Z13
 	VPSRLQ          $0x04, Z12, Z14
 	VPANDQ          Z13, Z14, Z14
@@ -4064,13 +4161,13 @@ inputs2:
 	VPSRLQ          $0x04, Z16, Z18
 	VPANDQ          Z13, Z18, Z18
 	VPANDQ          Z13, Z16, Z16
-	VBROADCASTI32X4 splitConst<>+0(SB), Z17
-	VMOVDQU64       128(R11)(CX*1), Z13
-	VMOVDQU64       192(R11)(CX*1), Z15
-	VPSHUFB         Z17, Z13, Z13
-	VPSHUFB         Z17, Z15, Z15
-	VPUNPCKHQDQ     Z15, Z13, Z17
-	VPUNPCKLQDQ     Z15, Z13, Z13
+	VMOVDQU64       128(R11)(CX*1), Z15
+	VMOVDQU64       192(R11)(CX*1), Z19
+	VBROADCASTI32X4 lowBytesConst<>+0(SB), Z20
+	VPSRLW          $0x08, Z15, Z17
+	VPSLLW          $0x08, Z19, Z13
+	VPTERNLOGQ      $0xe2, Z19, Z20, Z17
+	VPTERNLOGQ      $0xb8, Z15, Z20, Z13
 	VBROADCASTI32X4 lowConst<>+0(SB), Z20
 	VPSRLQ          $0x04, Z13, Z15
 	VPANDQ          Z20, Z15, Z15
@@ -4179,32 +4276,50 @@ inputs2:
 	SUBQ            $0x00000001, R10
 	JNZ             inputs2
 	MOVQ            (BX), R8
-	VPUNPCKLBW      Z2, Z0, Z12
+	VBROADCASTI32X4 lowBytesConst<>+0(SB), Z14
+	VPSRLW          $0x08, Z0, Z13
+	VPSLLW          $0x08, Z2, Z12
+	VPTERNLOGQ      $0xe2, Z2, Z14, Z13
+	VPTERNLOGQ      $0xb8, Z0, Z14, Z12
 	VMOVDQU64       Z12, (R8)(CX*1)
-	VPUNPCKHBW      Z2, Z0, Z12
-	VMOVDQU64       Z12, 64(R8)(CX*1)
-	VPUNPCKLBW      Z3, Z1, Z12
+	VMOVDQU64       Z13, 64(R8)(CX*1)
+	VBROADCASTI32X4 lowBytesConst<>+0(SB), Z14
+	VPSRLW          $0x08, Z1, Z13
+	VPSLLW          $0x08, Z3, Z12
+	VPTERNLOGQ      $0xe2, Z3, Z14, Z13
+	VPTERNLOGQ      $0xb8, Z1, Z14, Z12
 	VMOVDQU64       Z12, 128(R8)(CX*1)
-	VPUNPCKHBW      Z3, Z1, Z12
-	VMOVDQU64       Z12, 192(R8)(CX*1)
+	VMOVDQU64       Z13, 192(R8)(CX*1)
 	MOVQ            24(BX), R8
-	VPUNPCKLBW      Z6, Z4, Z12
+	VBROADCASTI32X4 lowBytesConst<>+0(SB), Z14
+	VPSRLW          $0x08, Z4, Z13
+	VPSLLW          $0x08, Z6, Z12
+	VPTERNLOGQ      $0xe2, Z6, Z14, Z13
+	VPTERNLOGQ      $0xb8, Z4, Z14, Z12
 	VMOVDQU64       Z12, (R8)(CX*1)
-	VPUNPCKHBW      Z6, Z4, Z12
-	VMOVDQU64       Z12, 64(R8)(CX*1)
-	VPUNPCKLBW      Z7, Z5, Z12
+	VMOVDQU64       Z13, 64(R8)(CX*1)
+	VBROADCASTI32X4 lowBytesConst<>+0(SB), Z14
+	VPSRLW          $0x08, Z5, Z13
+	VPSLLW          $0x08, Z7, Z12
+	VPTERNLOGQ      $0xe2, Z7, Z14, Z13
+	VPTERNLOGQ      $0xb8, Z5, Z14, Z12
 	VMOVDQU64       Z12, 128(R8)(CX*1)
-	VPUNPCKHBW      Z7, Z5, Z12
-	VMOVDQU64       Z12, 192(R8)(CX*1)
+	VMOVDQU64       Z13, 192(R8)(CX*1)
 	MOVQ            48(BX), R8
-	VPUNPCKLBW      Z10, Z8, Z12
+	VBROADCASTI32X4 lowBytesConst<>+0(SB), Z14
+	VPSRLW          $0x08, Z8, Z13
+	VPSLLW          $0x08, Z10, Z12
+	VPTERNLOGQ      $0xe2, Z10, Z14, Z13
+	VPTERNLOGQ      $0xb8, Z8, Z14, Z12
 	VMOVDQU64       Z12, (R8)(CX*1)
-	VPUNPCKHBW      Z10, Z8, Z12
-	VMOVDQU64       Z12, 64(R8)(CX*1)
-	VPUNPCKLBW      Z11, Z9, Z12
+	VMOVDQU64       Z13, 64(R8)(CX*1)
+	VBROADCASTI32X4 lowBytesConst<>+0(SB), Z14
+	VPSRLW          $0x08, Z9, Z13
+	VPSLLW          $0x08, Z11, Z12
+	VPTERNLOGQ      $0xe2, Z11, Z14, Z13
+	VPTERNLOGQ      $0xb8, Z9, Z14, Z12
 	VMOVDQU64       Z12, 128(R8)(CX*1)
-	VPUNPCKHBW      Z11, Z9, Z12
-	VMOVDQU64       Z12, 192(R8)(CX*1)
+	VMOVDQU64       Z13, 192(R8)(CX*1)
 	ADDQ            $0x00000100, CX
 	SUBQ            $0x00000100, AX
 	JMP             wide
@@ -4224,13 +4339,13 @@ narrow:
 
 inputs1:
 	MOVQ            (R8), R11
-	VBROADCASTI32X4 splitConst<>+0(SB), Z2
-	VMOVDQU64       (R11)(CX*1), Z0
-	VMOVDQU64       64(R11)(CX*1), Z1
-	VPSHUFB         Z2, Z0, Z0
-	VPSHUFB         Z2, Z1, Z1
-	VPUNPCKHQDQ     Z1, Z0, Z2
-	VPUNPCKLQDQ     Z1, Z0, Z0
+	VMOVDQU64       (R11)(CX*1), Z1
+	VMOVDQU64       64(R11)(CX*1), Z3
+	VBROADCASTI32X4 lowBytesConst<>+0(SB), Z4
+	VPSRLW          $0x08, Z1, Z2
+	VPSLLW          $0x08, Z3, Z0
+	VPTERNLOGQ      $0xe2, Z3, Z4, Z2
+	VPTERNLOGQ      $0xb8, Z1, Z4, Z0
 	VBROADCASTI32X4 lowConst<>+0(SB), Z4
 	VPSRLQ          $0x04, Z0, Z1
 	VPANDQ          Z4, Z1, Z1
@@ -4303,20 +4418,29 @@ inputs1:
 	SUBQ            $0x00000001, R10
 	JNZ             inputs1
 	MOVQ            (BX), R8
-	VPUNPCKLBW      Z22, Z21, Z0
+	VBROADCASTI32X4 lowBytesConst<>+0(SB), Z2
+	VPSRLW          $0x08, Z21, Z1
+	VPSLLW          $0x08, Z22, Z0
+	VPTERNLOGQ      $0xe2, Z22, Z2, Z1
+	VPTERNLOGQ      $0xb8, Z21, Z2, Z0
 	VMOVDQU64       Z0, (R8)(CX*1)
-	VPUNPCKHBW      Z22, Z21, Z0
-	VMOVDQU64       Z0, 64(R8)(CX*1)
+	VMOVDQU64       Z1, 64(R8)(CX*1)
 	MOVQ            24(BX), R8
-	VPUNPCKLBW      Z24, Z23, Z0
+	VBROADCASTI32X4 lowBytesConst<>+0(SB), Z2
+	VPSRLW          $0x08, Z23, Z1
+	VPSLLW          $0x08, Z24, Z0
+	VPTERNLOGQ      $0xe2, Z24, Z2, Z1
+	VPTERNLOGQ      $0xb8, Z23, Z2, Z0
 	VMOVDQU64       Z0, (R8)(CX*1)
-	VPUNPCKHBW      Z24, Z23, Z0
-	VMOVDQU64       Z0, 64(R8)(CX*1)
+	VMOVDQU64       Z1, 64(R8)(CX*1)
 	MOVQ            48(BX), R8
-	VPUNPCKLBW      Z26, Z25, Z0
+	VBROADCASTI32X4 lowBytesConst<>+0(SB), Z2
+	VPSRLW          $0x08, Z25, Z1
+	VPSLLW          $0x08, Z26, Z0
+	VPTERNLOGQ      $0xe2, Z26, Z2, Z1
+	VPTERNLOGQ      $0xb8, Z25, Z2, Z0
 	VMOVDQU64       Z0, (R8)(CX*1)
-	VPUNPCKHBW      Z26, Z25, Z0
-	VMOVDQU64       Z0, 64(R8)(CX*1)
+	VMOVDQU64       Z1, 64(R8)(CX*1)
 	ADDQ            $0x00000080, CX
 	SUBQ            $0x00000080, AX
 	JMP             narrow
@@ -4350,13 +4474,15 @@ narrow:
 
 inputs1:
 	MOVQ           (R8), R11
-	VBROADCASTI128 splitConst<>+0(SB), Y8
-	VMOVDQU        (R11)(CX*1), Y6
-	VMOVDQU        32(R11)(CX*1), Y7
-	VPSHUFB        Y8, Y6, Y6
-	VPSHUFB        Y8, Y7, Y7
-	VPUNPCKHQDQ    Y7, Y6, Y8
-	VPUNPCKLQDQ    Y7, Y6, Y6
+	VMOVDQU        (R11)(CX*1), Y7
+	VMOVDQU        32(R11)(CX*1), Y9
+	VBROADCASTI128 lowBytesConst<>+0(SB), Y10
+	VPSRLW         $0x08, Y7, Y8
+	VPSLLW         $0x08, Y9, Y6
+	VPAND          Y10, Y7, Y7
+	VPOR           Y7, Y6, Y6
+	VPANDN         Y9, Y10, Y10
+	VPOR           Y10, Y8, Y8
 	VBROADCASTI128 lowConst<>+0(SB), Y10
 	VPSRLQ         $0x04, Y6, Y7
 	VPAND          Y10, Y7, Y7
@@ -4441,20 +4567,35 @@ inputs1:
 	SUBQ           $0x00000001, R10
 	JNZ            inputs1
 	MOVQ           (BX), R8
-	VPUNPCKLBW     Y1, Y0, Y6
+	VBROADCASTI128 lowBytesConst<>+0(SB), Y8
+	VPSRLW         $0x08, Y0, Y7
+	VPSLLW         $0x08, Y1, Y6
+	VPAND          Y8, Y0, Y0
+	VPOR           Y0, Y6, Y6
+	VPANDN         Y1, Y8, Y8
+	VPOR           Y8, Y7, Y7
 	VMOVDQU        Y6, (R8)(CX*1)
-	VPUNPCKHBW     Y1, Y0, Y6
-	VMOVDQU        Y6, 32(R8)(CX*1)
+	VMOVDQU        Y7, 32(R8)(CX*1)
 	MOVQ           24(BX), R8
-	VPUNPCKLBW     Y3, Y2, Y0
+	VBROADCASTI128 lowBytesConst<>+0(SB), Y6
+	VPSRLW         $0x08, Y2, Y1
+	VPSLLW         $0x08, Y3, Y0
+	VPAND          Y6, Y2, Y2
+	VPOR           Y2, Y0, Y0
+	VPANDN         Y3, Y6, Y6
+	VPOR           Y6, Y1, Y1
 	VMOVDQU        Y0, (R8)(CX*1)
-	VPUNPCKHBW     Y3, Y2, Y0
-	VMOVDQU        Y0, 32(R8)(CX*1)
+	VMOVDQU        Y1, 32(R8)(CX*1)
 	MOVQ           48(BX), R8
-	VPUNPCKLBW     Y5, Y4, Y0
+	VBROADCASTI128 lowBytesConst<>+0(SB), Y2
+	VPSRLW         $0x08, Y4, Y1
+	VPSLLW         $0x08, Y5, Y0
+	VPAND          Y2, Y4, Y4
+	VPOR           Y4, Y0, Y0
+	VPANDN         Y5, Y2, Y2
+	VPOR           Y2, Y1, Y1
 	VMOVDQU        Y0, (R8)(CX*1)
-	VPUNPCKHBW     Y5, Y4, Y0
-	VMOVDQU        Y0, 32(R8)(CX*1)
+	VMOVDQU        Y1, 32(R8)(CX*1)
 	ADDQ           $0x00000040, CX
 	SUBQ           $0x00000040, AX
 	JMP            narrow
@@ -4487,125 +4628,142 @@ narrow:
 	MOVQ DI, R10
 
 inputs1:
-	MOVQ       (R8), R11
-	MOVOU      splitConst<>+0(SB), X8
-	MOVOU      (R11)(CX*1), X6
-	MOVOU      16(R11)(CX*1), X7
-	PSHUFB     X8, X6
-	PSHUFB     X8, X7
-	MOVO       X6, X8
-	PUNPCKHQDQ X7, X8
-	MOVO       X6, X6
-	PUNPCKLQDQ X7, X6
-	MOVOU      lowConst<>+0(SB), X10
-	MOVO       X6, X7
-	PSRLQ      $0x04, X7
-	PAND       X10, X7
-	PAND       X10, X6
-	MOVO       X8, X9
-	PSRLQ      $0x04, X9
-	PAND       X10, X9
-	PAND       X10, X8
-	MOVOU      (R9), X10
-	PSHUFB     X6, X10
-	PXOR       X10, X0
-	MOVOU      16(R9), X10
-	PSHUFB     X7, X10
-	PXOR       X10, X0
-	MOVOU      32(R9), X10
-	PSHUFB     X8, X10
-	PXOR       X10, X0
-	MOVOU      48(R9), X10
-	PSHUFB     X9, X10
-	PXOR       X10, X0
-	MOVOU      64(R9), X10
-	PSHUFB     X6, X10
-	PXOR       X10, X1
-	MOVOU      80(R9), X10
-	PSHUFB     X7, X10
-	PXOR       X10, X1
-	MOVOU      96(R9), X10
-	PSHUFB     X8, X10
-	PXOR       X10, X1
-	MOVOU      112(R9), X10
-	PSHUFB     X9, X10
-	PXOR       X10, X1
-	MOVOU      128(R9), X10
-	PSHUFB     X6, X10
-	PXOR       X10, X2
-	MOVOU      144(R9), X10
-	PSHUFB     X7, X10
-	PXOR       X10, X2
-	MOVOU      160(R9), X10
-	PSHUFB     X8, X10
-	PXOR       X10, X2
-	MOVOU      176(R9), X10
-	PSHUFB     X9, X10
-	PXOR       X10, X2
-	MOVOU      192(R9), X10
-	PSHUFB     X6, X10
-	PXOR       X10, X3
-	MOVOU      208(R9), X10
-	PSHUFB     X7, X10
-	PXOR       X10, X3
-	MOVOU      224(R9), X10
-	PSHUFB     X8, X10
-	PXOR       X10, X3
-	MOVOU      240(R9), X10
-	PSHUFB     X9, X10
-	PXOR       X10, X3
-	MOVOU      256(R9), X10
-	PSHUFB     X6, X10
-	PXOR       X10, X4
-	MOVOU      272(R9), X10
-	PSHUFB     X7, X10
-	PXOR       X10, X4
-	MOVOU      288(R9), X10
-	PSHUFB     X8, X10
-	PXOR       X10, X4
-	MOVOU      304(R9), X10
-	PSHUFB     X9, X10
-	PXOR       X10, X4
-	MOVOU      320(R9), X10
-	PSHUFB     X6, X10
-	PXOR       X10, X5
-	MOVOU      336(R9), X6
-	PSHUFB     X7, X6
-	PXOR       X6, X5
-	MOVOU      352(R9), X6
-	PSHUFB     X8, X6
-	PXOR       X6, X5
-	MOVOU      368(R9), X6
-	PSHUFB     X9, X6
-	PXOR       X6, X5
-	ADDQ       $0x00000018, R8
-	ADDQ       $0x00000180, R9
-	SUBQ       $0x00000001, R10
-	JNZ        inputs1
-	MOVQ       (BX), R8
-	MOVO       X0, X6
-	PUNPCKLBW  X1, X6
-	MOVOU      X6, (R8)(CX*1)
-	MOVO       X0, X6
-	PUNPCKHBW  X1, X6
-	MOVOU      X6, 16(R8)(CX*1)
-	MOVQ       24(BX), R8
-	MOVO       X2, X0
-	PUNPCKLBW  X3, X0
-	MOVOU      X0, (R8)(CX*1)
-	MOVO       X2, X0
-	PUNPCKHBW  X3, X0
-	MOVOU      X0, 16(R8)(CX*1)
-	MOVQ       48(BX), R8
-	MOVO       X4, X0
-	PUNPCKLBW  X5, X0
-	MOVOU      X0, (R8)(CX*1)
-	MOVO       X4, X0
-	PUNPCKHBW  X5, X0
-	MOVOU      X0, 16(R8)(CX*1)
-	ADDQ       $0x00000020, CX
-	SUBQ       $0x00000020, AX
-	JMP        narrow
+	MOVQ   (R8), R11
+	MOVOU  (R11)(CX*1), X7
+	MOVOU  16(R11)(CX*1), X9
+	MOVOU  lowBytesConst<>+0(SB), X10
+	MOVO   X7, X8
+	PSRLW  $0x08, X8
+	MOVO   X9, X6
+	PSLLW  $0x08, X6
+	PAND   X10, X7
+	POR    X7, X6
+	PANDN  X9, X10
+	POR    X10, X8
+	MOVOU  lowConst<>+0(SB), X10
+	MOVO   X6, X7
+	PSRLQ  $0x04, X7
+	PAND   X10, X7
+	PAND   X10, X6
+	MOVO   X8, X9
+	PSRLQ  $0x04, X9
+	PAND   X10, X9
+	PAND   X10, X8
+	MOVOU  (R9), X10
+	PSHUFB X6, X10
+	PXOR   X10, X0
+	MOVOU  16(R9), X10
+	PSHUFB X7, X10
+	PXOR   X10, X0
+	MOVOU  32(R9), X10
+	PSHUFB X8, X10
+	PXOR   X10, X0
+	MOVOU  48(R9), X10
+	PSHUFB X9, X10
+	PXOR   X10, X0
+	MOVOU  64(R9), X10
+	PSHUFB X6, X10
+	PXOR   X10, X1
+	MOVOU  80(R9), X10
+	PSHUFB X7, X10
+	PXOR   X10, X1
+	MOVOU  96(R9), X10
+	PSHUFB X8, X10
+	PXOR   X10, X1
+	MOVOU  112(R9), X10
+	PSHUFB X9, X10
+	PXOR   X10, X1
+	MOVOU  128(R9), X10
+	PSHUFB X6, X10
+	PXOR   X10, X2
+	MOVOU  144(R9), X10
+	PSHUFB X7, X10
+	PXOR   X10, X2
+	MOVOU  160(R9), X10
+	PSHUFB X8, X10
+	PXOR   X10, X2
+	MOVOU  176(R9), X10
+	PSHUFB X9, X10
+	PXOR   X10, X2
+	MOVOU  192(R9), X10
+	PSHUFB X6, X10
+	PXOR   X10, X3
+	MOVOU  208(R9), X10
+	PSHUFB X7, X10
+	PXOR   X10, X3
+	MOVOU  224(R9), X10
+	PSHUFB X8, X10
+	PXOR   X10, X3
+	MOVOU  240(R9), X10
+	PSHUFB X9, X10
+	PXOR   X10, X3
+	MOVOU  256(R9), X10
+	PSHUFB X6, X10
+	PXOR   X10, X4
+	MOVOU  272(R9), X10
+	PSHUFB X7, X10
+	PXOR   X10, X4
+	MOVOU  288(R9), X10
+	PSHUFB X8, X10
+	PXOR   X10, X4
+	MOVOU  304(R9), X10
+	PSHUFB X9, X10
+	PXOR   X10, X4
+	MOVOU  320(R9), X10
+	PSHUFB X6, X10
+	PXOR   X10, X5
+	MOVOU  336(R9), X6
+	PSHUFB X7, X6
+	PXOR   X6, X5
+	MOVOU  352(R9), X6
+	PSHUFB X8, X6
+	PXOR   X6, X5
+	MOVOU  368(R9), X6
+	PSHUFB X9, X6
+	PXOR   X6, X5
+	ADDQ   $0x00000018, R8
+	ADDQ   $0x00000180, R9
+	SUBQ   $0x00000001, R10
+	JNZ    inputs1
+	MOVQ   (BX), R8
+	MOVOU  lowBytesConst<>+0(SB), X8
+	MOVO   X0, X7
+	PSRLW  $0x08, X7
+	MOVO   X1, X6
+	PSLLW  $0x08, X6
+	PAND   X8, X0
+	POR    X0, X6
+	PANDN  X1, X8
+	POR    X8, X7
+	MOVOU  X6, (R8)(CX*1)
+	MOVOU  X7, 16(R8)(CX*1)
+	MOVQ   24(BX), R8
+	MOVOU  lowBytesConst<>+0(SB), X6
+	MOVO   X2, X1
+	PSRLW  $0x08, X1
+	MOVO   X3, X0
+	PSLLW  $0x08, X0
+	PAND   X6, X2
+	POR    X2, X0
+	PANDN  X3, X6
+	POR    X6, X1
+	MOVOU  X0, (R8)(CX*1)
+	MOVOU  X1, 16(R8)(CX*1)
+	MOVQ   48(BX), R8
+	MOVOU  lowBytesConst<>+0(SB), X2
+	MOVO   X4, X1
+	PSRLW  $0x08, X1
+	MOVO   X5, X0
+	PSLLW  $0x08, X0
+	PAND   X2, X4
+	POR    X4, X0
+	PANDN  X5, X2
+	POR    X2, X1
+	MOVOU  X0, (R8)(CX*1)
+	MOVOU  X1, 16(R8)(CX*1)
+	ADDQ   $0x00000020, CX
+	SUBQ   $0x00000020, AX
+	JMP    narrow
 
 done:
 	RET
@@ -5426,13 +5584,13 @@ narrow:
 
 inputs1:
 	MOVQ            (R8), R11
-	VBROADCASTI32X4 splitConst<>+0(SB), Z10
-	VMOVDQU64       (R11)(CX*1), Z8
-	VMOVDQU64       64(R11)(CX*1), Z9
-	VPSHUFB         Z10, Z8, Z8
-	VPSHUFB         Z10, Z9, Z9
-	VPUNPCKHQDQ     Z9, Z8, Z10
-	VPUNPCKLQDQ     Z9, Z8, Z8
+	VMOVDQU64       (R11)(CX*1), Z9
+	VMOVDQU64       64(R11)(CX*1), Z11
+	VBROADCASTI32X4 lowBytesConst<>+0(SB), Z12
+	VPSRLW          $0x08, Z9, Z10
+	VPSLLW          $0x08, Z11, Z8
+	VPTERNLOGQ      $0xe2, Z11, Z12, Z10
+	VPTERNLOGQ      $0xb8, Z9, Z12, Z8
 	VBROADCASTI32X4 lowConst<>+0(SB), Z12
 	VPSRLQ          $0x04, Z8, Z9
 	VPANDQ          Z12, Z9, Z9
@@ -5525,25 +5683,37 @@ inputs1:
 	SUBQ            $0x00000001, R10
 	JNZ             inputs1
 	MOVQ            (BX), R8
-	VPUNPCKLBW      Z1, Z0, Z8
+	VBROADCASTI32X4 lowBytesConst<>+0(SB), Z10
+	VPSRLW          $0x08, Z0, Z9
+	VPSLLW          $0x08, Z1, Z8
+	VPTERNLOGQ      $0xe2, Z1, Z10, Z9
+	VPTERNLOGQ      $0xb8, Z0, Z10, Z8
 	VMOVDQU64       Z8, (R8)(CX*1)
-	VPUNPCKHBW      Z1, Z0, Z8
-	VMOVDQU64       Z8, 64(R8)(CX*1)
+	VMOVDQU64       Z9, 64(R8)(CX*1)
 	MOVQ            24(BX), R8
-	VPUNPCKLBW      Z3, Z2, Z8
+	VBROADCASTI32X4 lowBytesConst<>+0(SB), Z10
+	VPSRLW          $0x08, Z2, Z9
+	VPSLLW          $0x08, Z3, Z8
+	VPTERNLOGQ      $0xe2, Z3, Z10, Z9
+	VPTERNLOGQ      $0xb8, Z2, Z10, Z8
 	VMOVDQU64       Z8, (R8)(CX*1)
-	VPUNPCKHBW      Z3, Z2, Z8
-	VMOVDQU64       Z8, 64(R8)(CX*1)
+	VMOVDQU64       Z9, 64(R8)(CX*1)
 	MOVQ            48(BX), R8
-	VPUNPCKLBW      Z5, Z4, Z8
+	VBROADCASTI32X4 lowBytesConst<>+0(SB), Z10
+	VPSRLW          $0x08, Z4, Z9
+	VPSLLW          $0x08, Z5, Z8
+	VPTERNLOGQ      $0xe2, Z5, Z10, Z9
+	VPTERNLOGQ      $0xb8, Z4, Z10, Z8
 	VMOVDQU64       Z8, (R8)(CX*1)
-	VPUNPCKHBW      Z5, Z4, Z8
-	VMOVDQU64       Z8, 64(R8)(CX*1)
+	VMOVDQU64       Z9, 64(R8)(CX*1)
 	MOVQ            72(BX), R8
-	VPUNPCKLBW      Z7, Z6, Z8
+	VBROADCASTI32X4 lowBytesConst<>+0(SB), Z10
+	VPSRLW          $0x08, Z6, Z9
+	VPSLLW          $0x08, Z7, Z8
+	VPTERNLOGQ      $0xe2, Z7, Z10, Z9
+	VPTERNLOGQ      $0xb8, Z6, Z10, Z8
 	VMOVDQU64       Z8, (R8)(CX*1)
-	VPUNPCKHBW      Z7, Z6, Z8
-	VMOVDQU64       Z8, 64(R8)(CX*1)
+	VMOVDQU64       Z9, 64(R8)(CX*1)
 	ADDQ            $0x00000080, CX
 	SUBQ            $0x00000080, AX
 	JMP             narrow
@@ -5579,13 +5749,15 @@ narrow:
 
 inputs1:
 	MOVQ           (R8), R11
-	VBROADCASTI128 splitConst<>+0(SB), Y10
-	VMOVDQU        (R11)(CX*1), Y8
-	VMOVDQU        32(R11)(CX*1), Y9
-	VPSHUFB        Y10, Y8, Y8
-	VPSHUFB        Y10, Y9, Y9
-	VPUNPCKHQDQ    Y9, Y8, Y10
-	VPUNPCKLQDQ    Y9, Y8, Y8
+	VMOVDQU        (R11)(CX*1), Y9
+	VMOVDQU        32(R11)(CX*1), Y11
+	VBROADCASTI128 lowBytesConst<>+0(SB), Y12
+	VPSRLW         $0x08, Y9, Y10
+	VPSLLW         $0x08, Y11, Y8
+	VPAND          Y12, Y9, Y9
+	VPOR           Y9, Y8, Y8
+	VPANDN         Y11, Y12, Y12
+	VPOR           Y12, Y10, Y10
 	VBROADCASTI128 lowConst<>+0(SB), Y12
 	VPSRLQ         $0x04, Y8, Y9
 	VPAND          Y12, Y9, Y9
@@ -5694,25 +5866,45 @@ inputs1:
 	SUBQ           $0x00000001, R10
 	JNZ            inputs1
 	MOVQ           (BX), R8
-	VPUNPCKLBW     Y1, Y0, Y8
+	VBROADCASTI128 lowBytesConst<>+0(SB), Y10
+	VPSRLW         $0x08, Y0, Y9
+	VPSLLW         $0x08, Y1, Y8
+	VPAND          Y10, Y0, Y0
+	VPOR           Y0, Y8, Y8
+	VPANDN         Y1, Y10, Y10
+	VPOR           Y10, Y9, Y9
 	VMOVDQU        Y8, (R8)(CX*1)
-	VPUNPCKHBW     Y1, Y0, Y8
-	VMOVDQU        Y8, 32(R8)(CX*1)
+	VMOVDQU        Y9, 32(R8)(CX*1)
 	MOVQ           24(BX), R8
-	VPUNPCKLBW     Y3, Y2, Y0
+	VBROADCASTI128 lowBytesConst<>+0(SB), Y8
+	VPSRLW         $0x08, Y2, Y1
+	VPSLLW         $0x08, Y3, Y0
+	VPAND          Y8, Y2, Y2
+	VPOR           Y2, Y0, Y0
+	VPANDN         Y3, Y8, Y8
+	VPOR           Y8, Y1, Y1
 	VMOVDQU        Y0, (R8)(CX*1)
-	VPUNPCKHBW     Y3, Y2, Y0
-	VMOVDQU        Y0, 32(R8)(CX*1)
+	VMOVDQU        Y1, 32(R8)(CX*1)
 	MOVQ           48(BX), R8
-	VPUNPCKLBW     Y5, Y4, Y0
+	VBROADCASTI128 lowBytesConst<>+0(SB), Y2
+	VPSRLW         $0x08, Y4, Y1
+	VPSLLW         $0x08, Y5, Y0
+	VPAND          Y2, Y4, Y4
+	VPOR           Y4, Y0, Y0
+	VPANDN         Y5, Y2, Y2
+	VPOR           Y2, Y1, Y1
 	VMOVDQU        Y0, (R8)(CX*1)
-	VPUNPCKHBW     Y5, Y4, Y0
-	VMOVDQU        Y0, 32(R8)(CX*1)
+	VMOVDQU        Y1, 32(R8)(CX*1)
 	MOVQ           72(BX), R8
-	VPUNPCKLBW     Y7, Y6, Y0
+	VBROADCASTI128 lowBytesConst<>+0(SB), Y2
+	VPSRLW         $0x08, Y6, Y1
+	VPSLLW         $0x08, Y7, Y0
+	VPAND          Y2, Y6, Y6
+	VPOR           Y6, Y0, Y0
+	VPANDN         Y7, Y2, Y2
+	VPOR           Y2, Y1, Y1
 	VMOVDQU        Y0, (R8)(CX*1)
-	VPUNPCKHBW     Y7, Y6, Y0
-	VMOVDQU        Y0, 32(R8)(CX*1)
+	VMOVDQU        Y1, 32(R8)(CX*1)
 	ADDQ           $0x00000040, CX
 	SUBQ           $0x00000040, AX
 	JMP            narrow
@@ -5747,156 +5939,178 @@ narrow:
 	MOVQ DI, R10
 
 inputs1:
-	MOVQ       (R8), R11
-	MOVOU      splitConst<>+0(SB), X10
-	MOVOU      (R11)(CX*1), X8
-	MOVOU      16(R11)(CX*1), X9
-	PSHUFB     X10, X8
-	PSHUFB     X10, X9
-	MOVO       X8, X10
-	PUNPCKHQDQ X9, X10
-	MOVO       X8, X8
-	PUNPCKLQDQ X9, X8
-	MOVOU      lowConst<>+0(SB), X12
-	MOVO       X8, X9
-	PSRLQ      $0x04, X9
-	PAND       X12, X9
-	PAND       X12, X8
-	MOVO       X10, X11
-	PSRLQ      $0x04, X11
-	PAND       X12, X11
-	PAND       X12, X10
-	MOVOU      (R9), X12
-	PSHUFB     X8, X12
-	PXOR       X12, X0
-	MOVOU      16(R9), X12
-	PSHUFB     X9, X12
-	PXOR       X12, X0
-	MOVOU      32(R9), X12
-	PSHUFB     X10, X12
-	PXOR       X12, X0
-	MOVOU      48(R9), X12
-	PSHUFB     X11, X12
-	PXOR       X12, X0
-	MOVOU      64(R9), X12
-	PSHUFB     X8, X12
-	PXOR       X12, X1
-	MOVOU      80(R9), X12
-	PSHUFB     X9, X12
-	PXOR       X12, X1
-	MOVOU      96(R9), X12
-	PSHUFB     X10, X12
-	PXOR       X12, X1
-	MOVOU      112(R9), X12
-	PSHUFB     X11, X12
-	PXOR       X12, X1
-	MOVOU      128(R9), X12
-	PSHUFB     X8, X12
-	PXOR       X12, X2
-	MOVOU      144(R9), X12
-	PSHUFB     X9, X12
-	PXOR       X12, X2
-	MOVOU      160(R9), X12
-	PSHUFB     X10, X12
-	PXOR       X12, X2
-	MOVOU      176(R9), X12
-	PSHUFB     X11, X12
-	PXOR       X12, X2
-	MOVOU      192(R9), X12
-	PSHUFB     X8, X12
-	PXOR       X12, X3
-	MOVOU      208(R9), X12
-	PSHUFB     X9, X12
-	PXOR       X12, X3
-	MOVOU      224(R9), X12
-	PSHUFB     X10, X12
-	PXOR       X12, X3
-	MOVOU      240(R9), X12
-	PSHUFB     X11, X12
-	PXOR       X12, X3
-	MOVOU      256(R9), X12
-	PSHUFB     X8, X12
-	PXOR       X12, X4
-	MOVOU      272(R9), X12
-	PSHUFB     X9, X12
-	PXOR       X12, X4
-	MOVOU      288(R9), X12
-	PSHUFB     X10, X12
-	PXOR       X12, X4
-	MOVOU      304(R9), X12
-	PSHUFB     X11, X12
-	PXOR       X12, X4
-	MOVOU      320(R9), X12
-	PSHUFB     X8, X12
-	PXOR       X12, X5
-	MOVOU      336(R9), X12
-	PSHUFB     X9, X12
-	PXOR       X12, X5
-	MOVOU      352(R9), X12
-	PSHUFB     X10, X12
-	PXOR       X12, X5
-	MOVOU      368(R9), X12
-	PSHUFB     X11, X12
-	PXOR       X12, X5
-	MOVOU      384(R9), X12
-	PSHUFB     X8, X12
-	PXOR       X12, X6
-	MOVOU      400(R9), X12
-	PSHUFB     X9, X12
-	PXOR       X12, X6
-	MOVOU      416(R9), X12
-	PSHUFB     X10, X12
-	PXOR       X12, X6
-	MOVOU      432(R9), X12
-	PSHUFB     X11, X12
-	PXOR       X12, X6
-	MOVOU      448(R9), X12
-	PSHUFB     X8, X12
-	PXOR       X12, X7
-	MOVOU      464(R9), X8
-	PSHUFB     X9, X8
-	PXOR       X8, X7
-	MOVOU      480(R9), X8
-	PSHUFB     X10, X8
-	PXOR       X8, X7
-	MOVOU      496(R9), X8
-	PSHUFB     X11, X8
-	PXOR       X8, X7
-	ADDQ       $0x00000018, R8
-	ADDQ       $0x00000200, R9
-	SUBQ       $0x00000001, R10
-	JNZ        inputs1
-	MOVQ       (BX), R8
-	MOVO       X0, X8
-	PUNPCKLBW  X1, X8
-	MOVOU      X8, (R8)(CX*1)
-	MOVO       X0, X8
-	PUNPCKHBW  X1, X8
-	MOVOU      X8, 16(R8)(CX*1)
-	MOVQ       24(BX), R8
-	MOVO       X2, X0
-	PUNPCKLBW  X3, X0
-	MOVOU      X0, (R8)(CX*1)
-	MOVO       X2, X0
-	PUNPCKHBW  X3, X0
-	MOVOU      X0, 16(R8)(CX*1)
-	MOVQ       48(BX), R8
-	MOVO       X4, X0
-	PUNPCKLBW  X5, X0
-	MOVOU      X0, (R8)(CX*1)
-	MOVO       X4, X0
-	PUNPCKHBW  X5, X0
-	MOVOU      X0, 16(R8)(CX*1)
-	MOVQ       72(BX), R8
-	MOVO       X6, X0
-	PUNPCKLBW  X7, X0
-	MOVOU      X0, (R8)(CX*1)
-	MOVO       X6, X0
-	PUNPCKHBW  X7, X0
-	MOVOU      X0, 16(R8)(CX*1)
-	ADDQ       $0x00000020, CX
-	SUBQ       $0x00000020, AX
-	JMP        narrow
+	MOVQ   (R8), R11
+	MOVOU  (R11)(CX*1), X9
+	MOVOU  16(R11)(CX*1), X11
+	MOVOU  lowBytesConst<>+0(SB), X12
+	MOVO   X9, X10
+	PSRLW  $0x08, X10
+	MOVO   X11, X8
+	PSLLW  $0x08, X8
+	PAND   X12, X9
+	POR    X9, X8
+	PANDN  X11, X12
+	POR    X12, X10
+	MOVOU  lowConst<>+0(SB), X12
+	MOVO   X8, X9
+	PSRLQ  $0x04, X9
+	PAND   X12, X9
+	PAND   X12, X8
+	MOVO   X10, X11
+	PSRLQ  $0x04, X11
+	PAND   X12, X11
+	PAND   X12, X10
+	MOVOU  (R9), X12
+	PSHUFB X8, X12
+	PXOR   X12, X0
+	MOVOU  16(R9), X12
+	PSHUFB X9, X12
+	PXOR   X12, X0
+	MOVOU  32(R9), X12
+	PSHUFB X10, X12
+	PXOR   X12, X0
+	MOVOU  48(R9), X12
+	PSHUFB X11, X12
+	PXOR   X12, X0
+	MOVOU  64(R9), X12
+	PSHUFB X8, X12
+	PXOR   X12, X1
+	MOVOU  80(R9), X12
+	PSHUFB X9, X12
+	PXOR   X12, X1
+	MOVOU  96(R9), X12
+	PSHUFB X10, X12
+	PXOR   X12, X1
+	MOVOU  112(R9), X12
+	PSHUFB X11, X12
+	PXOR   X12, X1
+	MOVOU  128(R9), X12
+	PSHUFB X8, X12
+	PXOR   X12, X2
+	MOVOU  144(R9), X12
+	PSHUFB X9, X12
+	PXOR   X12, X2
+	MOVOU  160(R9), X12
+	PSHUFB X10, X12
+	PXOR   X12, X2
+	MOVOU  176(R9), X12
+	PSHUFB X11, X12
+	PXOR   X12, X2
+	MOVOU  192(R9), X12
+	PSHUFB X8, X12
+	PXOR   X12, X3
+	MOVOU  208(R9), X12
+	PSHUFB X9, X12
+	PXOR   X12, X3
+	MOVOU  224(R9), X12
+	PSHUFB X10, X12
+	PXOR   X12, X3
+	MOVOU  240(R9), X12
+	PSHUFB X11, X12
+	PXOR   X12, X3
+	MOVOU  256(R9), X12
+	PSHUFB X8, X12
+	PXOR   X12, X4
+	MOVOU  272(R9), X12
+	PSHUFB X9, X12
+	PXOR   X12, X4
+	MOVOU  288(R9), X12
+	PSHUFB X10, X12
+	PXOR   X12, X4
+	MOVOU  304(R9), X12
+	PSHUFB X11, X12
+	PXOR   X12, X4
+	MOVOU  320(R9), X12
+	PSHUFB X8, X12
+	PXOR   X12, X5
+	MOVOU  336(R9), X12
+	PSHUFB X9, X12
+	PXOR   X12, X5
+	MOVOU  352(R9), X12
+	PSHUFB X10, X12
+	PXOR   X12, X5
+	MOVOU  368(R9), X12
+	PSHUFB X11, X12
+	PXOR   X12, X5
+	MOVOU  384(R9), X12
+	PSHUFB X8, X12
+	PXOR   X12, X6
+	MOVOU  400(R9), X12
+	PSHUFB X9, X12
+	PXOR   X12, X6
+	MOVOU  416(R9), X12
+	PSHUFB X10, X12
+	PXOR   X12, X6
+	MOVOU  432(R9), X12
+	PSHUFB X11, X12
+	PXOR   X12, X6
+	MOVOU  448(R9), X12
+	PSHUFB X8, X12
+	PXOR   X12, X7
+	MOVOU  464(R9), X8
+	PSHUFB X9, X8
+	PXOR   X8, X7
+	MOVOU  480(R9), X8
+	PSHUFB X10, X8
+	PXOR   X8, X7
+	MOVOU  496(R9), X8
+	PSHUFB X11, X8
+	PXOR   X8, X7
+	ADDQ   $0x00000018, R8
+	ADDQ   $0x00000200, R9
+	SUBQ   $0x00000001, R10
+	JNZ    inputs1
+	MOVQ   (BX), R8
+	MOVOU  lowBytesConst<>+0(SB), X10
+	MOVO   X0, X9
+	PSRLW  $0x08, X9
+	MOVO   X1, X8
+	PSLLW  $0x08, X8
+	PAND   X10, X0
+	POR    X0, X8
+	PANDN  X1, X10
+	POR    X10, X9
+	MOVOU  X8, (R8)(CX*1)
+	MOVOU  X9, 16(R8)(CX*1)
+	MOVQ   24(BX), R8
+	MOVOU  lowBytesConst<>+0(SB), X8
+	MOVO   X2, X1
+	PSRLW  $0x08, X1
+	MOVO   X3, X0
+	PSLLW  $0x08, X0
+	PAND   X8, X2
+	POR    X2, X0
+	PANDN  X3, X8
+	POR    X8, X1
+	MOVOU  X0, (R8)(CX*1)
+	MOVOU  X1, 16(R8)(CX*1)
+	MOVQ   48(BX), R8
+	MOVOU  lowBytesConst<>+0(SB), X2
+	MOVO   X4, X1
+	PSRLW  $0x08, X1
+	MOVO   X5, X0
+	PSLLW  $0x08, X0
+	PAND   X2, X4
+	POR    X4, X0
+	PANDN  X5, X2
+	POR    X2, X1
+	MOVOU  X0, (R8)(CX*1)
+	MOVOU  X1, 16(R8)(CX*1)
+	MOVQ   72(BX), R8
+	MOVOU  lowBytesConst<>+0(SB), X2
+	MOVO   X6, X1
+	PSRLW  $0x08, X1
+	MOVO   X7, X0
+	PSLLW  $0x08, X0
+	PAND   X2, X6
+	POR    X6, X0
+	PANDN  X7, X2
+	POR    X2, X1
+	MOVOU  X0, (R8)(CX*1)
+	MOVOU  X1, 16(R8)(CX*1)
+	ADDQ   $0x00000020, CX
+	SUBQ   $0x00000020, AX
+	JMP    narrow
 
 done:
 	RET

@@ -72,6 +72,7 @@ const chunk = 8 << 10
 
 func (m *matrix) Run(out, in [][]byte) {
 	n := m.check(out, in)
+	touch(out, in)
 	whole := n - n%m.unit
 	if whole == 0 {
 		m.rest.part(out, in, 0, n)
@@ -157,6 +158,7 @@ func (p *addition) Run(out, in [][]byte) {
 	if n == 0 {
 		return
 	}
+	touch(out, in)
 	unit := p.level.xorUnit
 	if size < unit {
 		(*plainPackets)(&p.packets).Run(out, in)

@@ -189,49 +189,40 @@ func (a isa) lookUp(m Mem, lo, hi, acc []reg.VecVirtual) {
 // swapHalves changes the places of the quadwords of each 16 bytes.
 func (a isa) swapHalves(r reg.Register) { VPSHUFD(Imm(0x4e), r, r) }
 
-// unpackLow and unpackHigh: dst is the low (high) quadwords of x and y, within each 16
-// bytes. unpackLow may change x, unpackHigh does not.
-func (a isa) unpackLow(x, y, dst reg.Register) {
-	if a.width > 16 {
-		VPUNPCKLQDQ(y, x, dst)
-		return
+// transpose takes x and y as pairs of a low and a high byte: lo gets the low bytes of
+// both, those of x in low places, and hi the high bytes. It is its own inverse. It may
+// change x.
+func (a isa) transpose(x, y, lo, hi reg.Register) {
+	mask := a.constant("lowBytes", lowBytes)
+	switch a.width {
+	case 64:
+		VPSRLW(Imm(8), x, hi)
+		VPSLLW(Imm(8), y, lo)
+		VPTERNLOGQ(Imm(0xe2), y, mask, hi) // mask ? hi : y
+		VPTERNLOGQ(Imm(0xb8), x, mask, lo) // mask ? x : lo
+	case 32:
+		VPSRLW(Imm(8), x, hi)
+		VPSLLW(Imm(8), y, lo)
+		VPAND(mask, x, x)
+		VPOR(x, lo, lo)
+		VPANDN(y, mask, mask)
+		VPOR(mask, hi, hi)
+	default:
+		MOVO(x, hi)
+		PSRLW(Imm(8), hi)
+		MOVO(y, lo)
+		PSLLW(Imm(8), lo)
+		PAND(mask, x)
+		POR(x, lo)
+		PANDN(y, mask)
+		POR(mask, hi)
 	}
-	MOVO(x, dst)
-	PUNPCKLQDQ(y, dst)
-}
-
-func (a isa) unpackHigh(x, y, dst reg.Register) {
-	if a.width > 16 {
-		VPUNPCKHQDQ(y, x, dst)
-		return
-	}
-	MOVO(x, dst)
-	PUNPCKHQDQ(y, dst)
-}
-
-// interleaveLow and interleaveHigh: dst is the bytes of x and y in turn, of the low (high)
-// quadwords, within each 16 bytes.
-func (a isa) interleaveLow(x, y, dst reg.Register) {
-	if a.width > 16 {
-		VPUNPCKLBW(y, x, dst)
-		return
-	}
-	MOVO(x, dst)
-	PUNPCKLBW(y, dst)
-}
-
-func (a isa) interleaveHigh(x, y, dst reg.Register) {
-	if a.width > 16 {
-		VPUNPCKHBW(y, x, dst)
-		return
-	}
-	MOVO(x, dst)
-	PUNPCKHBW(y, dst)
 }
 
 // Constants of 16 bytes.
 var (
 	lowNibbles = [2]uint64{0x0f0f0f0f0f0f0f0f, 0x0f0f0f0f0f0f0f0f}
+	lowBytes   = [2]uint64{0x00ff00ff00ff00ff, 0x00ff00ff00ff00ff}
 	splitWords = [2]uint64{0x0e0c0a0806040200, 0x0f0d0b0907050301}
 	joinWords  = [2]uint64{0x0b030a0209010800, 0x0f070e060d050c04}
 )

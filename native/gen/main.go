@@ -300,9 +300,10 @@ func gf16Affine(a isa, m, vectors int) {
 }
 
 // gf16Shuffle writes the routine over GF(2^16) by looking up nibbles. Of each pair of
-// vectors the low bytes of all words are gathered in one register and the high bytes in
-// another; a coefficient has eight tables of 16 bytes: for the low byte of the product
-// those of the word's nibbles from the lowest, then the same for the high byte.
+// vectors the low bytes of all words come into one register and the high bytes into
+// another, by shifts: CPUs have fewer units for shuffles. A coefficient has eight tables of
+// 16 bytes: for the low byte of the product those of the word's nibbles from the lowest,
+// then the same for the high byte.
 func gf16Shuffle(a isa, m, pairs int) {
 	routine("gf16", fmt.Sprintf("makes n bytes, a multiple of %d.", 2*a.width), a, m, pairs, 2*a.width, func(r args, units int) {
 		acc := a.zeros(2 * m * units) // per output: low bytes, high bytes
@@ -312,14 +313,10 @@ func gf16Shuffle(a isa, m, pairs int) {
 				n[i] = a.vecs(units)
 			}
 			for u := range units {
-				split := a.constant("split", splitWords)
 				x, y := a.vec(), a.vec()
 				a.load(at[0].Offset(2*u*a.width), x)
 				a.load(at[0].Offset((2*u+1)*a.width), y)
-				a.shuffle(split, x, x)
-				a.shuffle(split, y, y)
-				a.unpackHigh(x, y, n[2][u])
-				a.unpackLow(x, y, n[0][u])
+				a.transpose(x, y, n[0][u], n[2][u])
 				low := a.constant("low", lowNibbles)
 				a.nibbles(low, n[0][u], n[1][u])
 				a.nibbles(low, n[2][u], n[3][u])
@@ -333,11 +330,10 @@ func gf16Shuffle(a isa, m, pairs int) {
 		for j := range m {
 			dst := output(r, j)
 			for u := range units {
-				lo, hi, t := acc[2*j*units+u], acc[(2*j+1)*units+u], a.vec()
-				a.interleaveLow(lo, hi, t)
-				a.store(t, dst.Offset(2*u*a.width))
-				a.interleaveHigh(lo, hi, t)
-				a.store(t, dst.Offset((2*u+1)*a.width))
+				x, y := a.vec(), a.vec()
+				a.transpose(acc[2*j*units+u], acc[(2*j+1)*units+u], x, y)
+				a.store(x, dst.Offset(2*u*a.width))
+				a.store(y, dst.Offset((2*u+1)*a.width))
 			}
 		}
 	})

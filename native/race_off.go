@@ -1,0 +1,5 @@
+//go:build !race
+
+package native
+
+func touch(out, in [][]byte) {}
