@@ -1,5 +1,7 @@
 package native
 
+import "slices"
+
 // maxOutputs is how many outputs the assembly makes in one pass over the inputs; its sums
 // stay in registers. A program of more makes as many passes, over chunks that stay in
 // the cache.
@@ -15,7 +17,7 @@ type routine func(n, pos int, in, out *[]byte, table *byte, ins int)
 // it, and slices shorter than a unit are left to plain.
 type level struct {
 	name string
-	// xor makes n bytes at pos of count sums (see terms), n being a multiple of xorUnit.
+	// xor makes n bytes at pos of count sums (see addition), n being a multiple of xorUnit.
 	xor               func(n, pos int, in, out *[]byte, sums *uint64, count int)
 	gf8, gf16         [maxOutputs]routine // by number of outputs, from one
 	xorUnit           int                 // bytes
@@ -113,45 +115,61 @@ func (l *level) XOR(inputs int) Program {
 }
 
 func (l *level) GF2(inputs, w, size int, sums [][]int) Program {
-	p := &addition{packets: packetsOf(inputs, w, size, sums), level: l}
+	p := &addition{packets: packetsOf(inputs, w, size, sums), level: l, rounds: make([]round, w)}
 	for i, sum := range sums {
 		if len(sum) == 0 {
 			p.empty = append(p.empty, i)
-			continue
 		}
-		p.count++
-		p.terms = append(p.terms, uint64(len(sum)), p.term(i))
-		for _, x := range sum {
-			p.terms = append(p.terms, p.term(x))
+		begun := uint64(0)
+		for x := range w {
+			var terms []uint64
+			for _, packet := range sum {
+				if packet%w == x {
+					terms = append(terms, p.place(packet))
+				}
+			}
+			if terms == nil {
+				continue
+			}
+			r := &p.rounds[x]
+			r.sums = append(append(r.sums, uint64(len(terms))|begun<<32, p.place(i)), terms...)
+			r.count++
+			begun = 1
 		}
 	}
+	p.rounds = slices.DeleteFunc(p.rounds, func(r round) bool { return r.count == 0 })
 	return p
 }
 
-// addition is a program over GF(2).
+// addition is a program over GF(2). It has a round for each packet of a block: what the
+// first packets of all inputs give to all sums, then the second ones. So each input is
+// read from its start to its end, as CPUs foresee; reading what one sum asks for and then
+// what the next does takes three times as long from memory.
 type addition struct {
 	packets
-	level *level
-	// terms lists the sums that are not empty: the number of summands, where the sum
-	// goes, the summands. A place is 24 times the number of the slice, which is how far
-	// its header is in a [][]byte, and in the upper half how far inside the slice.
-	terms []uint64
-	count int
-	empty []int
+	level  *level
+	rounds []round
+	empty  []int // packets that are sums of nothing
 }
 
-func (p *addition) term(x int) uint64 {
-	if p.w == 1 {
-		return uint64(x) * sliceHeader
-	}
-	return uint64(x/p.w)*sliceHeader | uint64(x%p.w*p.size)<<32
+// round is a list of sums for the assembly. A sum is: the number of its summands, and 1 in
+// the upper half when they are added to what an earlier round left; its place; the places
+// of the summands. A place is 24 times the number of the slice, which is how far its
+// header is in a [][]byte, and in the upper half how far inside the slice.
+type round struct {
+	sums  []uint64
+	count int
 }
 
 const sliceHeader = 24
 
-// column is how much of each packet is finished before the next: of the 40 packets of
-// 10 inputs in a first-level cache of 32 KiB, 20 KiB.
-const column = 512
+func (p *addition) place(packet int) uint64 {
+	place := uint64(packet/p.w) * sliceHeader
+	if p.w > 1 {
+		place |= uint64(packet%p.w*p.size) << 32
+	}
+	return place
+}
 
 func (p *addition) Run(out, in [][]byte) {
 	n, size := p.check(out, in)
@@ -160,7 +178,9 @@ func (p *addition) Run(out, in [][]byte) {
 	}
 	touch(out, in)
 	unit := p.level.xorUnit
-	if size < unit {
+	// Packets are of 1024 bytes. Others that are no whole units could not be ended with a
+	// unit that overlaps: it would add twice.
+	if size < unit || p.w > 1 && size%unit != 0 {
 		(*plainPackets)(&p.packets).Run(out, in)
 		return
 	}
@@ -168,23 +188,12 @@ func (p *addition) Run(out, in [][]byte) {
 		for _, x := range p.empty {
 			clear(out[x/p.w][base+x%p.w*size:][:size])
 		}
-	}
-	if p.count == 0 {
-		return
-	}
-	whole := size - size%unit
-	step := whole
-	if p.w > 1 {
-		step = column
-	} else if p.count > 1 {
-		step = chunk
-	}
-	for base := 0; base < n; base += p.w * size {
-		for pos := 0; pos < whole; pos += step {
-			p.level.xor(min(step, whole-pos), base+pos, &in[0], &out[0], &p.terms[0], p.count)
-		}
-		if whole < size {
-			p.level.xor(unit, base+size-unit, &in[0], &out[0], &p.terms[0], p.count)
+		for i := range p.rounds {
+			r := &p.rounds[i]
+			p.level.xor(size-size%unit, base, &in[0], &out[0], &r.sums[0], r.count)
+			if size%unit > 0 {
+				p.level.xor(unit, base+size-unit, &in[0], &out[0], &r.sums[0], r.count)
+			}
 		}
 	}
 }

@@ -137,56 +137,54 @@ func output(r args, j int) Mem {
 // inner names the inner loop of a block.
 func inner(units int) string { return fmt.Sprintf("inputs%d", units) }
 
-// xorSums writes the routine of exclusive ors, driven by a list of sums.
+// xorSums writes the routine of exclusive ors, driven by a list of sums (native/vector.go).
 func xorSums(a isa, vectors int) {
 	TEXT("xorSums"+a.name, attr.NOSPLIT, "func(n, pos int, in, out *[]byte, sums *uint64, count int)")
 	Pragma("noescape")
 	Doc(fmt.Sprintf("xorSums%s makes n bytes, a multiple of %d, of count sums.", a.name, a.width))
-	n, start := Load(Param("n"), GP64()), Load(Param("pos"), GP64())
+	n, pos := Load(Param("n"), GP64()), Load(Param("pos"), GP64())
 	in, out := Load(Param("in"), GP64()), Load(Param("out"), GP64())
 	sums, count := Load(Param("sums"), GP64()), Load(Param("count"), GP64())
 
-	// address resolves a term: which slice, and how far inside it.
-	address := func(slices reg.Register, term Mem, pos reg.Register) Mem {
+	// address resolves a place: which slice, and how far inside it.
+	address := func(slices reg.Register, place Mem) Mem {
 		slice, off := GP64(), GP64()
-		MOVL(term, slice.As32())
-		MOVL(term.Offset(4), off.As32())
+		MOVL(place, slice.As32())
+		MOVL(place.Offset(4), off.As32())
 		ADDQ(Mem{Base: slices, Index: slice, Scale: 1}, off)
 		return Mem{Base: off, Index: pos, Scale: 1}
 	}
-	Label("sum")
-	left, pos := GP64(), GP64()
-	MOVQ(n, left)
-	MOVQ(start, pos)
-	terms := GP64()
-	MOVL(Mem{Base: sums}, terms.As32())
-	blocks(left, pos, vectors, a.width, func(units int) {
-		term, rest := GP64(), GP64()
-		LEAQ(Mem{Base: sums, Disp: 16}, term)
-		MOVQ(terms, rest)
-		acc := a.vecs(units)
-		src := address(in, Mem{Base: term}, pos)
+	blocks(n, pos, vectors, a.width, func(units int) {
+		label := func(name string) string { return fmt.Sprintf("%s%d", name, units) }
+		word, left := GP64(), GP64()
+		MOVQ(sums, word)
+		MOVQ(count, left)
+		Label(label("sum"))
+		terms := GP64()
+		MOVL(Mem{Base: word}, terms.As32())
+		to := address(out, Mem{Base: word, Disp: 8})
+		acc := a.zeros(units)
+		CMPL(Mem{Base: word, Disp: 4}, Imm(0))
+		JEQ(LabelRef(label("from_zero")))
 		for u, r := range acc {
-			a.load(src.Offset(u*a.width), r)
+			a.load(to.Offset(u*a.width), r)
 		}
-		JMP(LabelRef(fmt.Sprintf("next%d", units)))
-		Label(fmt.Sprintf("term%d", units))
-		src = address(in, Mem{Base: term}, pos)
+		Label(label("from_zero"))
+		ADDQ(Imm(16), word)
+		Label(label("term"))
+		src := address(in, Mem{Base: word})
 		for u, r := range acc {
 			a.xorMem(src.Offset(u*a.width), r)
 		}
-		Label(fmt.Sprintf("next%d", units))
-		ADDQ(Imm(8), term)
-		DECQ(rest)
-		JNZ(LabelRef(fmt.Sprintf("term%d", units)))
-		dst := address(out, Mem{Base: sums, Disp: 8}, pos)
+		ADDQ(Imm(8), word)
+		DECQ(terms)
+		JNZ(LabelRef(label("term")))
 		for u, r := range acc {
-			a.store(r, dst.Offset(u*a.width))
+			a.store(r, to.Offset(u*a.width))
 		}
+		DECQ(left)
+		JNZ(LabelRef(label("sum")))
 	})
-	LEAQ(Mem{Base: sums, Disp: 16, Index: terms, Scale: 8}, sums)
-	DECQ(count)
-	JNZ(LabelRef("sum"))
 	a.leave()
 }
 
