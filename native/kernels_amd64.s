@@ -2,27 +2,24 @@
 
 #include "textflag.h"
 
-// func xorSumsAvx512(n int, pos int, in *[]byte, out *[]byte, sums *uint64, count int)
+// func xorx1Avx512(n int, pos int, rows int, row int, in *[]byte, out *[]byte, rounds *uint64, count int)
 // Requires: AVX, AVX512F
-TEXT ·xorSumsAvx512(SB), NOSPLIT, $0-48
-	MOVQ n+0(FP), AX
-	MOVQ pos+8(FP), CX
-	MOVQ in+16(FP), DX
-	MOVQ out+24(FP), BX
-	MOVQ sums+32(FP), SI
-	MOVQ count+40(FP), DI
+TEXT ·xorx1Avx512(SB), NOSPLIT, $0-64
+	MOVQ pos+8(FP), AX
+	MOVQ in+32(FP), DX
+	MOVQ out+40(FP), BX
+
+row:
+	MOVQ rounds+48(FP), SI
+	MOVQ count+56(FP), DI
+
+round:
+	MOVQ n+0(FP), R8
+	MOVQ AX, CX
 
 wide:
-	CMPQ AX, $0x00000200
-	JLT  narrow
-	MOVQ SI, R8
-	MOVQ DI, R9
-
-sum8:
-	MOVL      (R8), R10
-	MOVL      8(R8), R11
-	MOVL      12(R8), R12
-	ADDQ      (BX)(R11*1), R12
+	CMPQ      R8, $0x00000200
+	JLT       narrow
 	VPXORQ    Z0, Z0, Z0
 	VPXORQ    Z1, Z1, Z1
 	VPXORQ    Z2, Z2, Z2
@@ -31,108 +28,122 @@ sum8:
 	VPXORQ    Z5, Z5, Z5
 	VPXORQ    Z6, Z6, Z6
 	VPXORQ    Z7, Z7, Z7
-	CMPL      4(R8), $0x00
-	JEQ       from_zero8
-	VMOVDQU64 (R12)(CX*1), Z0
-	VMOVDQU64 64(R12)(CX*1), Z1
-	VMOVDQU64 128(R12)(CX*1), Z2
-	VMOVDQU64 192(R12)(CX*1), Z3
-	VMOVDQU64 256(R12)(CX*1), Z4
-	VMOVDQU64 320(R12)(CX*1), Z5
-	VMOVDQU64 384(R12)(CX*1), Z6
-	VMOVDQU64 448(R12)(CX*1), Z7
+	CMPL      4(SI), $0x00
+	JEQ       zeros8
+	MOVL      8(SI), R9
+	MOVL      12(SI), R10
+	ADDQ      (BX)(R9*1), R10
+	VMOVDQU64 (R10)(CX*1), Z0
+	VMOVDQU64 64(R10)(CX*1), Z1
+	VMOVDQU64 128(R10)(CX*1), Z2
+	VMOVDQU64 192(R10)(CX*1), Z3
+	VMOVDQU64 256(R10)(CX*1), Z4
+	VMOVDQU64 320(R10)(CX*1), Z5
+	VMOVDQU64 384(R10)(CX*1), Z6
+	VMOVDQU64 448(R10)(CX*1), Z7
 
-from_zero8:
-	ADDQ $0x10, R8
+zeros8:
+	MOVL  (SI), R10
+	LEAQ  16(SI), R9
+	TESTQ R10, R10
+	JZ    store8
 
 term8:
-	MOVL      (R8), R11
-	MOVL      4(R8), R13
-	ADDQ      (DX)(R11*1), R13
-	VPXORQ    (R13)(CX*1), Z0, Z0
-	VPXORQ    64(R13)(CX*1), Z1, Z1
-	VPXORQ    128(R13)(CX*1), Z2, Z2
-	VPXORQ    192(R13)(CX*1), Z3, Z3
-	VPXORQ    256(R13)(CX*1), Z4, Z4
-	VPXORQ    320(R13)(CX*1), Z5, Z5
-	VPXORQ    384(R13)(CX*1), Z6, Z6
-	VPXORQ    448(R13)(CX*1), Z7, Z7
-	ADDQ      $0x08, R8
-	DECQ      R10
-	JNZ       term8
-	VMOVDQU64 Z0, (R12)(CX*1)
-	VMOVDQU64 Z1, 64(R12)(CX*1)
-	VMOVDQU64 Z2, 128(R12)(CX*1)
-	VMOVDQU64 Z3, 192(R12)(CX*1)
-	VMOVDQU64 Z4, 256(R12)(CX*1)
-	VMOVDQU64 Z5, 320(R12)(CX*1)
-	VMOVDQU64 Z6, 384(R12)(CX*1)
-	VMOVDQU64 Z7, 448(R12)(CX*1)
-	DECQ      R9
-	JNZ       sum8
+	MOVL   (R9), R11
+	MOVL   4(R9), R12
+	ADDQ   (DX)(R11*1), R12
+	VPXORQ (R12)(CX*1), Z0, Z0
+	VPXORQ 64(R12)(CX*1), Z1, Z1
+	VPXORQ 128(R12)(CX*1), Z2, Z2
+	VPXORQ 192(R12)(CX*1), Z3, Z3
+	VPXORQ 256(R12)(CX*1), Z4, Z4
+	VPXORQ 320(R12)(CX*1), Z5, Z5
+	VPXORQ 384(R12)(CX*1), Z6, Z6
+	VPXORQ 448(R12)(CX*1), Z7, Z7
+	ADDQ   $0x10, R9
+	DECQ   R10
+	JNZ    term8
+
+store8:
+	MOVL      8(SI), R10
+	MOVL      12(SI), R11
+	ADDQ      (BX)(R10*1), R11
+	VMOVDQU64 Z0, (R11)(CX*1)
+	VMOVDQU64 Z1, 64(R11)(CX*1)
+	VMOVDQU64 Z2, 128(R11)(CX*1)
+	VMOVDQU64 Z3, 192(R11)(CX*1)
+	VMOVDQU64 Z4, 256(R11)(CX*1)
+	VMOVDQU64 Z5, 320(R11)(CX*1)
+	VMOVDQU64 Z6, 384(R11)(CX*1)
+	VMOVDQU64 Z7, 448(R11)(CX*1)
 	ADDQ      $0x00000200, CX
-	SUBQ      $0x00000200, AX
+	SUBQ      $0x00000200, R8
 	JMP       wide
 
 narrow:
-	CMPQ AX, $0x00000040
-	JLT  done
-	MOVQ SI, R8
-	MOVQ DI, R9
-
-sum1:
-	MOVL      (R8), R10
-	MOVL      8(R8), R11
-	MOVL      12(R8), R12
-	ADDQ      (BX)(R11*1), R12
+	CMPQ      R8, $0x00000040
+	JLT       done
 	VPXORQ    Z8, Z8, Z8
-	CMPL      4(R8), $0x00
-	JEQ       from_zero1
-	VMOVDQU64 (R12)(CX*1), Z8
+	CMPL      4(SI), $0x00
+	JEQ       zeros1
+	MOVL      8(SI), R9
+	MOVL      12(SI), R10
+	ADDQ      (BX)(R9*1), R10
+	VMOVDQU64 (R10)(CX*1), Z8
 
-from_zero1:
-	ADDQ $0x10, R8
+zeros1:
+	MOVL  (SI), R10
+	LEAQ  16(SI), R9
+	TESTQ R10, R10
+	JZ    store1
 
 term1:
-	MOVL      (R8), R11
-	MOVL      4(R8), R13
-	ADDQ      (DX)(R11*1), R13
-	VPXORQ    (R13)(CX*1), Z8, Z8
-	ADDQ      $0x08, R8
-	DECQ      R10
-	JNZ       term1
-	VMOVDQU64 Z8, (R12)(CX*1)
-	DECQ      R9
-	JNZ       sum1
+	MOVL   (R9), R11
+	MOVL   4(R9), R12
+	ADDQ   (DX)(R11*1), R12
+	VPXORQ (R12)(CX*1), Z8, Z8
+	ADDQ   $0x10, R9
+	DECQ   R10
+	JNZ    term1
+
+store1:
+	MOVL      8(SI), R10
+	MOVL      12(SI), R11
+	ADDQ      (BX)(R10*1), R11
+	VMOVDQU64 Z8, (R11)(CX*1)
 	ADDQ      $0x00000040, CX
-	SUBQ      $0x00000040, AX
+	SUBQ      $0x00000040, R8
 	JMP       narrow
 
 done:
+	MOVQ R9, SI
+	DECQ DI
+	JNZ  round
+	MOVQ row+24(FP), CX
+	ADDQ CX, AX
+	DECQ rows+16(FP)
+	JNZ  row
 	VZEROUPPER
 	RET
 
-// func xorSumsAvx2(n int, pos int, in *[]byte, out *[]byte, sums *uint64, count int)
+// func xorx1Avx2(n int, pos int, rows int, row int, in *[]byte, out *[]byte, rounds *uint64, count int)
 // Requires: AVX, AVX2
-TEXT ·xorSumsAvx2(SB), NOSPLIT, $0-48
-	MOVQ n+0(FP), AX
-	MOVQ pos+8(FP), CX
-	MOVQ in+16(FP), DX
-	MOVQ out+24(FP), BX
-	MOVQ sums+32(FP), SI
-	MOVQ count+40(FP), DI
+TEXT ·xorx1Avx2(SB), NOSPLIT, $0-64
+	MOVQ pos+8(FP), AX
+	MOVQ in+32(FP), DX
+	MOVQ out+40(FP), BX
+
+row:
+	MOVQ rounds+48(FP), SI
+	MOVQ count+56(FP), DI
+
+round:
+	MOVQ n+0(FP), R8
+	MOVQ AX, CX
 
 wide:
-	CMPQ AX, $0x00000100
-	JLT  narrow
-	MOVQ SI, R8
-	MOVQ DI, R9
-
-sum8:
-	MOVL    (R8), R10
-	MOVL    8(R8), R11
-	MOVL    12(R8), R12
-	ADDQ    (BX)(R11*1), R12
+	CMPQ    R8, $0x00000100
+	JLT     narrow
 	VPXOR   Y0, Y0, Y0
 	VPXOR   Y1, Y1, Y1
 	VPXOR   Y2, Y2, Y2
@@ -141,108 +152,122 @@ sum8:
 	VPXOR   Y5, Y5, Y5
 	VPXOR   Y6, Y6, Y6
 	VPXOR   Y7, Y7, Y7
-	CMPL    4(R8), $0x00
-	JEQ     from_zero8
-	VMOVDQU (R12)(CX*1), Y0
-	VMOVDQU 32(R12)(CX*1), Y1
-	VMOVDQU 64(R12)(CX*1), Y2
-	VMOVDQU 96(R12)(CX*1), Y3
-	VMOVDQU 128(R12)(CX*1), Y4
-	VMOVDQU 160(R12)(CX*1), Y5
-	VMOVDQU 192(R12)(CX*1), Y6
-	VMOVDQU 224(R12)(CX*1), Y7
+	CMPL    4(SI), $0x00
+	JEQ     zeros8
+	MOVL    8(SI), R9
+	MOVL    12(SI), R10
+	ADDQ    (BX)(R9*1), R10
+	VMOVDQU (R10)(CX*1), Y0
+	VMOVDQU 32(R10)(CX*1), Y1
+	VMOVDQU 64(R10)(CX*1), Y2
+	VMOVDQU 96(R10)(CX*1), Y3
+	VMOVDQU 128(R10)(CX*1), Y4
+	VMOVDQU 160(R10)(CX*1), Y5
+	VMOVDQU 192(R10)(CX*1), Y6
+	VMOVDQU 224(R10)(CX*1), Y7
 
-from_zero8:
-	ADDQ $0x10, R8
+zeros8:
+	MOVL  (SI), R10
+	LEAQ  16(SI), R9
+	TESTQ R10, R10
+	JZ    store8
 
 term8:
-	MOVL    (R8), R11
-	MOVL    4(R8), R13
-	ADDQ    (DX)(R11*1), R13
-	VPXOR   (R13)(CX*1), Y0, Y0
-	VPXOR   32(R13)(CX*1), Y1, Y1
-	VPXOR   64(R13)(CX*1), Y2, Y2
-	VPXOR   96(R13)(CX*1), Y3, Y3
-	VPXOR   128(R13)(CX*1), Y4, Y4
-	VPXOR   160(R13)(CX*1), Y5, Y5
-	VPXOR   192(R13)(CX*1), Y6, Y6
-	VPXOR   224(R13)(CX*1), Y7, Y7
-	ADDQ    $0x08, R8
-	DECQ    R10
-	JNZ     term8
-	VMOVDQU Y0, (R12)(CX*1)
-	VMOVDQU Y1, 32(R12)(CX*1)
-	VMOVDQU Y2, 64(R12)(CX*1)
-	VMOVDQU Y3, 96(R12)(CX*1)
-	VMOVDQU Y4, 128(R12)(CX*1)
-	VMOVDQU Y5, 160(R12)(CX*1)
-	VMOVDQU Y6, 192(R12)(CX*1)
-	VMOVDQU Y7, 224(R12)(CX*1)
-	DECQ    R9
-	JNZ     sum8
+	MOVL  (R9), R11
+	MOVL  4(R9), R12
+	ADDQ  (DX)(R11*1), R12
+	VPXOR (R12)(CX*1), Y0, Y0
+	VPXOR 32(R12)(CX*1), Y1, Y1
+	VPXOR 64(R12)(CX*1), Y2, Y2
+	VPXOR 96(R12)(CX*1), Y3, Y3
+	VPXOR 128(R12)(CX*1), Y4, Y4
+	VPXOR 160(R12)(CX*1), Y5, Y5
+	VPXOR 192(R12)(CX*1), Y6, Y6
+	VPXOR 224(R12)(CX*1), Y7, Y7
+	ADDQ  $0x10, R9
+	DECQ  R10
+	JNZ   term8
+
+store8:
+	MOVL    8(SI), R10
+	MOVL    12(SI), R11
+	ADDQ    (BX)(R10*1), R11
+	VMOVDQU Y0, (R11)(CX*1)
+	VMOVDQU Y1, 32(R11)(CX*1)
+	VMOVDQU Y2, 64(R11)(CX*1)
+	VMOVDQU Y3, 96(R11)(CX*1)
+	VMOVDQU Y4, 128(R11)(CX*1)
+	VMOVDQU Y5, 160(R11)(CX*1)
+	VMOVDQU Y6, 192(R11)(CX*1)
+	VMOVDQU Y7, 224(R11)(CX*1)
 	ADDQ    $0x00000100, CX
-	SUBQ    $0x00000100, AX
+	SUBQ    $0x00000100, R8
 	JMP     wide
 
 narrow:
-	CMPQ AX, $0x00000020
-	JLT  done
-	MOVQ SI, R8
-	MOVQ DI, R9
-
-sum1:
-	MOVL    (R8), R10
-	MOVL    8(R8), R11
-	MOVL    12(R8), R12
-	ADDQ    (BX)(R11*1), R12
+	CMPQ    R8, $0x00000020
+	JLT     done
 	VPXOR   Y0, Y0, Y0
-	CMPL    4(R8), $0x00
-	JEQ     from_zero1
-	VMOVDQU (R12)(CX*1), Y0
+	CMPL    4(SI), $0x00
+	JEQ     zeros1
+	MOVL    8(SI), R9
+	MOVL    12(SI), R10
+	ADDQ    (BX)(R9*1), R10
+	VMOVDQU (R10)(CX*1), Y0
 
-from_zero1:
-	ADDQ $0x10, R8
+zeros1:
+	MOVL  (SI), R10
+	LEAQ  16(SI), R9
+	TESTQ R10, R10
+	JZ    store1
 
 term1:
-	MOVL    (R8), R11
-	MOVL    4(R8), R13
-	ADDQ    (DX)(R11*1), R13
-	VPXOR   (R13)(CX*1), Y0, Y0
-	ADDQ    $0x08, R8
-	DECQ    R10
-	JNZ     term1
-	VMOVDQU Y0, (R12)(CX*1)
-	DECQ    R9
-	JNZ     sum1
+	MOVL  (R9), R11
+	MOVL  4(R9), R12
+	ADDQ  (DX)(R11*1), R12
+	VPXOR (R12)(CX*1), Y0, Y0
+	ADDQ  $0x10, R9
+	DECQ  R10
+	JNZ   term1
+
+store1:
+	MOVL    8(SI), R10
+	MOVL    12(SI), R11
+	ADDQ    (BX)(R10*1), R11
+	VMOVDQU Y0, (R11)(CX*1)
 	ADDQ    $0x00000020, CX
-	SUBQ    $0x00000020, AX
+	SUBQ    $0x00000020, R8
 	JMP     narrow
 
 done:
+	MOVQ R9, SI
+	DECQ DI
+	JNZ  round
+	MOVQ row+24(FP), CX
+	ADDQ CX, AX
+	DECQ rows+16(FP)
+	JNZ  row
 	VZEROUPPER
 	RET
 
-// func xorSumsSsse3(n int, pos int, in *[]byte, out *[]byte, sums *uint64, count int)
+// func xorx1Ssse3(n int, pos int, rows int, row int, in *[]byte, out *[]byte, rounds *uint64, count int)
 // Requires: SSE2
-TEXT ·xorSumsSsse3(SB), NOSPLIT, $0-48
-	MOVQ n+0(FP), AX
-	MOVQ pos+8(FP), CX
-	MOVQ in+16(FP), DX
-	MOVQ out+24(FP), BX
-	MOVQ sums+32(FP), SI
-	MOVQ count+40(FP), DI
+TEXT ·xorx1Ssse3(SB), NOSPLIT, $0-64
+	MOVQ pos+8(FP), AX
+	MOVQ in+32(FP), DX
+	MOVQ out+40(FP), BX
+
+row:
+	MOVQ rounds+48(FP), SI
+	MOVQ count+56(FP), DI
+
+round:
+	MOVQ n+0(FP), R8
+	MOVQ AX, CX
 
 wide:
-	CMPQ AX, $0x00000080
-	JLT  narrow
-	MOVQ SI, R8
-	MOVQ DI, R9
-
-sum8:
-	MOVL  (R8), R10
-	MOVL  8(R8), R11
-	MOVL  12(R8), R12
-	ADDQ  (BX)(R11*1), R12
+	CMPQ  R8, $0x00000080
+	JLT   narrow
 	PXOR  X0, X0
 	PXOR  X1, X1
 	PXOR  X2, X2
@@ -251,93 +276,4432 @@ sum8:
 	PXOR  X5, X5
 	PXOR  X6, X6
 	PXOR  X7, X7
-	CMPL  4(R8), $0x00
-	JEQ   from_zero8
-	MOVOU (R12)(CX*1), X0
-	MOVOU 16(R12)(CX*1), X1
-	MOVOU 32(R12)(CX*1), X2
-	MOVOU 48(R12)(CX*1), X3
-	MOVOU 64(R12)(CX*1), X4
-	MOVOU 80(R12)(CX*1), X5
-	MOVOU 96(R12)(CX*1), X6
-	MOVOU 112(R12)(CX*1), X7
+	CMPL  4(SI), $0x00
+	JEQ   zeros8
+	MOVL  8(SI), R9
+	MOVL  12(SI), R10
+	ADDQ  (BX)(R9*1), R10
+	MOVOU (R10)(CX*1), X0
+	MOVOU 16(R10)(CX*1), X1
+	MOVOU 32(R10)(CX*1), X2
+	MOVOU 48(R10)(CX*1), X3
+	MOVOU 64(R10)(CX*1), X4
+	MOVOU 80(R10)(CX*1), X5
+	MOVOU 96(R10)(CX*1), X6
+	MOVOU 112(R10)(CX*1), X7
 
-from_zero8:
-	ADDQ $0x10, R8
+zeros8:
+	MOVL  (SI), R10
+	LEAQ  16(SI), R9
+	TESTQ R10, R10
+	JZ    store8
 
 term8:
-	MOVL  (R8), R11
-	MOVL  4(R8), R13
-	ADDQ  (DX)(R11*1), R13
-	MOVOU (R13)(CX*1), X8
+	MOVL  (R9), R11
+	MOVL  4(R9), R12
+	ADDQ  (DX)(R11*1), R12
+	MOVOU (R12)(CX*1), X8
 	PXOR  X8, X0
-	MOVOU 16(R13)(CX*1), X8
+	MOVOU 16(R12)(CX*1), X8
 	PXOR  X8, X1
-	MOVOU 32(R13)(CX*1), X8
+	MOVOU 32(R12)(CX*1), X8
 	PXOR  X8, X2
-	MOVOU 48(R13)(CX*1), X8
+	MOVOU 48(R12)(CX*1), X8
 	PXOR  X8, X3
-	MOVOU 64(R13)(CX*1), X8
+	MOVOU 64(R12)(CX*1), X8
 	PXOR  X8, X4
-	MOVOU 80(R13)(CX*1), X8
+	MOVOU 80(R12)(CX*1), X8
 	PXOR  X8, X5
-	MOVOU 96(R13)(CX*1), X8
+	MOVOU 96(R12)(CX*1), X8
 	PXOR  X8, X6
-	MOVOU 112(R13)(CX*1), X8
+	MOVOU 112(R12)(CX*1), X8
 	PXOR  X8, X7
-	ADDQ  $0x08, R8
+	ADDQ  $0x10, R9
 	DECQ  R10
 	JNZ   term8
-	MOVOU X0, (R12)(CX*1)
-	MOVOU X1, 16(R12)(CX*1)
-	MOVOU X2, 32(R12)(CX*1)
-	MOVOU X3, 48(R12)(CX*1)
-	MOVOU X4, 64(R12)(CX*1)
-	MOVOU X5, 80(R12)(CX*1)
-	MOVOU X6, 96(R12)(CX*1)
-	MOVOU X7, 112(R12)(CX*1)
-	DECQ  R9
-	JNZ   sum8
+
+store8:
+	MOVL  8(SI), R10
+	MOVL  12(SI), R11
+	ADDQ  (BX)(R10*1), R11
+	MOVOU X0, (R11)(CX*1)
+	MOVOU X1, 16(R11)(CX*1)
+	MOVOU X2, 32(R11)(CX*1)
+	MOVOU X3, 48(R11)(CX*1)
+	MOVOU X4, 64(R11)(CX*1)
+	MOVOU X5, 80(R11)(CX*1)
+	MOVOU X6, 96(R11)(CX*1)
+	MOVOU X7, 112(R11)(CX*1)
 	ADDQ  $0x00000080, CX
-	SUBQ  $0x00000080, AX
+	SUBQ  $0x00000080, R8
 	JMP   wide
 
 narrow:
-	CMPQ AX, $0x00000010
-	JLT  done
-	MOVQ SI, R8
-	MOVQ DI, R9
-
-sum1:
-	MOVL  (R8), R10
-	MOVL  8(R8), R11
-	MOVL  12(R8), R12
-	ADDQ  (BX)(R11*1), R12
+	CMPQ  R8, $0x00000010
+	JLT   done
 	PXOR  X0, X0
-	CMPL  4(R8), $0x00
-	JEQ   from_zero1
-	MOVOU (R12)(CX*1), X0
+	CMPL  4(SI), $0x00
+	JEQ   zeros1
+	MOVL  8(SI), R9
+	MOVL  12(SI), R10
+	ADDQ  (BX)(R9*1), R10
+	MOVOU (R10)(CX*1), X0
 
-from_zero1:
-	ADDQ $0x10, R8
+zeros1:
+	MOVL  (SI), R10
+	LEAQ  16(SI), R9
+	TESTQ R10, R10
+	JZ    store1
 
 term1:
-	MOVL  (R8), R11
-	MOVL  4(R8), R13
-	ADDQ  (DX)(R11*1), R13
-	MOVOU (R13)(CX*1), X1
+	MOVL  (R9), R11
+	MOVL  4(R9), R12
+	ADDQ  (DX)(R11*1), R12
+	MOVOU (R12)(CX*1), X1
 	PXOR  X1, X0
-	ADDQ  $0x08, R8
+	ADDQ  $0x10, R9
 	DECQ  R10
 	JNZ   term1
-	MOVOU X0, (R12)(CX*1)
-	DECQ  R9
-	JNZ   sum1
+
+store1:
+	MOVL  8(SI), R10
+	MOVL  12(SI), R11
+	ADDQ  (BX)(R10*1), R11
+	MOVOU X0, (R11)(CX*1)
 	ADDQ  $0x00000010, CX
-	SUBQ  $0x00000010, AX
+	SUBQ  $0x00000010, R8
 	JMP   narrow
 
 done:
+	MOVQ R9, SI
+	DECQ DI
+	JNZ  round
+	MOVQ row+24(FP), CX
+	ADDQ CX, AX
+	DECQ rows+16(FP)
+	JNZ  row
+	RET
+
+// func xorx2Avx512(n int, pos int, rows int, row int, in *[]byte, out *[]byte, rounds *uint64, count int)
+// Requires: AVX, AVX512F
+TEXT ·xorx2Avx512(SB), NOSPLIT, $0-64
+	MOVQ pos+8(FP), AX
+	MOVQ in+32(FP), DX
+	MOVQ out+40(FP), BX
+
+row:
+	MOVQ rounds+48(FP), SI
+	MOVQ count+56(FP), DI
+
+round:
+	MOVQ n+0(FP), R8
+	MOVQ AX, CX
+
+wide:
+	CMPQ      R8, $0x00000200
+	JLT       narrow
+	VPXORQ    Z0, Z0, Z0
+	VPXORQ    Z1, Z1, Z1
+	VPXORQ    Z2, Z2, Z2
+	VPXORQ    Z3, Z3, Z3
+	VPXORQ    Z4, Z4, Z4
+	VPXORQ    Z5, Z5, Z5
+	VPXORQ    Z6, Z6, Z6
+	VPXORQ    Z7, Z7, Z7
+	VPXORQ    Z8, Z8, Z8
+	VPXORQ    Z9, Z9, Z9
+	VPXORQ    Z10, Z10, Z10
+	VPXORQ    Z11, Z11, Z11
+	VPXORQ    Z12, Z12, Z12
+	VPXORQ    Z13, Z13, Z13
+	VPXORQ    Z14, Z14, Z14
+	VPXORQ    Z15, Z15, Z15
+	CMPL      4(SI), $0x00
+	JEQ       zeros8
+	MOVL      8(SI), R9
+	MOVL      12(SI), R10
+	ADDQ      (BX)(R9*1), R10
+	VMOVDQU64 (R10)(CX*1), Z0
+	VMOVDQU64 64(R10)(CX*1), Z1
+	VMOVDQU64 128(R10)(CX*1), Z2
+	VMOVDQU64 192(R10)(CX*1), Z3
+	VMOVDQU64 256(R10)(CX*1), Z4
+	VMOVDQU64 320(R10)(CX*1), Z5
+	VMOVDQU64 384(R10)(CX*1), Z6
+	VMOVDQU64 448(R10)(CX*1), Z7
+	MOVL      16(SI), R9
+	MOVL      20(SI), R10
+	ADDQ      (BX)(R9*1), R10
+	VMOVDQU64 (R10)(CX*1), Z8
+	VMOVDQU64 64(R10)(CX*1), Z9
+	VMOVDQU64 128(R10)(CX*1), Z10
+	VMOVDQU64 192(R10)(CX*1), Z11
+	VMOVDQU64 256(R10)(CX*1), Z12
+	VMOVDQU64 320(R10)(CX*1), Z13
+	VMOVDQU64 384(R10)(CX*1), Z14
+	VMOVDQU64 448(R10)(CX*1), Z15
+
+zeros8:
+	MOVL  (SI), R10
+	LEAQ  24(SI), R9
+	TESTQ R10, R10
+	JZ    store8
+
+term8:
+	MOVL      (R9), R11
+	MOVL      4(R9), R12
+	ADDQ      (DX)(R11*1), R12
+	MOVQ      8(R9), R11
+	VMOVDQU64 (R12)(CX*1), Z16
+	VMOVDQU64 64(R12)(CX*1), Z17
+	VMOVDQU64 128(R12)(CX*1), Z18
+	VMOVDQU64 192(R12)(CX*1), Z19
+	VMOVDQU64 256(R12)(CX*1), Z20
+	VMOVDQU64 320(R12)(CX*1), Z21
+	VMOVDQU64 384(R12)(CX*1), Z22
+	VMOVDQU64 448(R12)(CX*1), Z23
+	TESTB     $0x01, R11
+	JZ        not0_8
+	VPXORQ    Z16, Z0, Z0
+	VPXORQ    Z17, Z1, Z1
+	VPXORQ    Z18, Z2, Z2
+	VPXORQ    Z19, Z3, Z3
+	VPXORQ    Z20, Z4, Z4
+	VPXORQ    Z21, Z5, Z5
+	VPXORQ    Z22, Z6, Z6
+	VPXORQ    Z23, Z7, Z7
+
+not0_8:
+	TESTB  $0x02, R11
+	JZ     not1_8
+	VPXORQ Z16, Z8, Z8
+	VPXORQ Z17, Z9, Z9
+	VPXORQ Z18, Z10, Z10
+	VPXORQ Z19, Z11, Z11
+	VPXORQ Z20, Z12, Z12
+	VPXORQ Z21, Z13, Z13
+	VPXORQ Z22, Z14, Z14
+	VPXORQ Z23, Z15, Z15
+
+not1_8:
+	ADDQ $0x10, R9
+	DECQ R10
+	JNZ  term8
+
+store8:
+	MOVL      8(SI), R10
+	MOVL      12(SI), R11
+	ADDQ      (BX)(R10*1), R11
+	VMOVDQU64 Z0, (R11)(CX*1)
+	VMOVDQU64 Z1, 64(R11)(CX*1)
+	VMOVDQU64 Z2, 128(R11)(CX*1)
+	VMOVDQU64 Z3, 192(R11)(CX*1)
+	VMOVDQU64 Z4, 256(R11)(CX*1)
+	VMOVDQU64 Z5, 320(R11)(CX*1)
+	VMOVDQU64 Z6, 384(R11)(CX*1)
+	VMOVDQU64 Z7, 448(R11)(CX*1)
+	MOVL      16(SI), R10
+	MOVL      20(SI), R11
+	ADDQ      (BX)(R10*1), R11
+	VMOVDQU64 Z8, (R11)(CX*1)
+	VMOVDQU64 Z9, 64(R11)(CX*1)
+	VMOVDQU64 Z10, 128(R11)(CX*1)
+	VMOVDQU64 Z11, 192(R11)(CX*1)
+	VMOVDQU64 Z12, 256(R11)(CX*1)
+	VMOVDQU64 Z13, 320(R11)(CX*1)
+	VMOVDQU64 Z14, 384(R11)(CX*1)
+	VMOVDQU64 Z15, 448(R11)(CX*1)
+	ADDQ      $0x00000200, CX
+	SUBQ      $0x00000200, R8
+	JMP       wide
+
+narrow:
+	CMPQ      R8, $0x00000040
+	JLT       done
+	VPXORQ    Z24, Z24, Z24
+	VPXORQ    Z25, Z25, Z25
+	CMPL      4(SI), $0x00
+	JEQ       zeros1
+	MOVL      8(SI), R9
+	MOVL      12(SI), R10
+	ADDQ      (BX)(R9*1), R10
+	VMOVDQU64 (R10)(CX*1), Z24
+	MOVL      16(SI), R9
+	MOVL      20(SI), R10
+	ADDQ      (BX)(R9*1), R10
+	VMOVDQU64 (R10)(CX*1), Z25
+
+zeros1:
+	MOVL  (SI), R10
+	LEAQ  24(SI), R9
+	TESTQ R10, R10
+	JZ    store1
+
+term1:
+	MOVL      (R9), R11
+	MOVL      4(R9), R12
+	ADDQ      (DX)(R11*1), R12
+	MOVQ      8(R9), R11
+	VMOVDQU64 (R12)(CX*1), Z16
+	TESTB     $0x01, R11
+	JZ        not0_1
+	VPXORQ    Z16, Z24, Z24
+
+not0_1:
+	TESTB  $0x02, R11
+	JZ     not1_1
+	VPXORQ Z16, Z25, Z25
+
+not1_1:
+	ADDQ $0x10, R9
+	DECQ R10
+	JNZ  term1
+
+store1:
+	MOVL      8(SI), R10
+	MOVL      12(SI), R11
+	ADDQ      (BX)(R10*1), R11
+	VMOVDQU64 Z24, (R11)(CX*1)
+	MOVL      16(SI), R10
+	MOVL      20(SI), R11
+	ADDQ      (BX)(R10*1), R11
+	VMOVDQU64 Z25, (R11)(CX*1)
+	ADDQ      $0x00000040, CX
+	SUBQ      $0x00000040, R8
+	JMP       narrow
+
+done:
+	MOVQ R9, SI
+	DECQ DI
+	JNZ  round
+	MOVQ row+24(FP), CX
+	ADDQ CX, AX
+	DECQ rows+16(FP)
+	JNZ  row
+	VZEROUPPER
+	RET
+
+// func xorx2Avx2(n int, pos int, rows int, row int, in *[]byte, out *[]byte, rounds *uint64, count int)
+// Requires: AVX, AVX2
+TEXT ·xorx2Avx2(SB), NOSPLIT, $0-64
+	MOVQ pos+8(FP), AX
+	MOVQ in+32(FP), DX
+	MOVQ out+40(FP), BX
+
+row:
+	MOVQ rounds+48(FP), SI
+	MOVQ count+56(FP), DI
+
+round:
+	MOVQ n+0(FP), R8
+	MOVQ AX, CX
+
+wide:
+	CMPQ    R8, $0x00000080
+	JLT     narrow
+	VPXOR   Y0, Y0, Y0
+	VPXOR   Y1, Y1, Y1
+	VPXOR   Y2, Y2, Y2
+	VPXOR   Y3, Y3, Y3
+	VPXOR   Y4, Y4, Y4
+	VPXOR   Y5, Y5, Y5
+	VPXOR   Y6, Y6, Y6
+	VPXOR   Y7, Y7, Y7
+	CMPL    4(SI), $0x00
+	JEQ     zeros4
+	MOVL    8(SI), R9
+	MOVL    12(SI), R10
+	ADDQ    (BX)(R9*1), R10
+	VMOVDQU (R10)(CX*1), Y0
+	VMOVDQU 32(R10)(CX*1), Y1
+	VMOVDQU 64(R10)(CX*1), Y2
+	VMOVDQU 96(R10)(CX*1), Y3
+	MOVL    16(SI), R9
+	MOVL    20(SI), R10
+	ADDQ    (BX)(R9*1), R10
+	VMOVDQU (R10)(CX*1), Y4
+	VMOVDQU 32(R10)(CX*1), Y5
+	VMOVDQU 64(R10)(CX*1), Y6
+	VMOVDQU 96(R10)(CX*1), Y7
+
+zeros4:
+	MOVL  (SI), R10
+	LEAQ  24(SI), R9
+	TESTQ R10, R10
+	JZ    store4
+
+term4:
+	MOVL    (R9), R11
+	MOVL    4(R9), R12
+	ADDQ    (DX)(R11*1), R12
+	MOVQ    8(R9), R11
+	VMOVDQU (R12)(CX*1), Y8
+	VMOVDQU 32(R12)(CX*1), Y9
+	VMOVDQU 64(R12)(CX*1), Y10
+	VMOVDQU 96(R12)(CX*1), Y11
+	TESTB   $0x01, R11
+	JZ      not0_4
+	VPXOR   Y8, Y0, Y0
+	VPXOR   Y9, Y1, Y1
+	VPXOR   Y10, Y2, Y2
+	VPXOR   Y11, Y3, Y3
+
+not0_4:
+	TESTB $0x02, R11
+	JZ    not1_4
+	VPXOR Y8, Y4, Y4
+	VPXOR Y9, Y5, Y5
+	VPXOR Y10, Y6, Y6
+	VPXOR Y11, Y7, Y7
+
+not1_4:
+	ADDQ $0x10, R9
+	DECQ R10
+	JNZ  term4
+
+store4:
+	MOVL    8(SI), R10
+	MOVL    12(SI), R11
+	ADDQ    (BX)(R10*1), R11
+	VMOVDQU Y0, (R11)(CX*1)
+	VMOVDQU Y1, 32(R11)(CX*1)
+	VMOVDQU Y2, 64(R11)(CX*1)
+	VMOVDQU Y3, 96(R11)(CX*1)
+	MOVL    16(SI), R10
+	MOVL    20(SI), R11
+	ADDQ    (BX)(R10*1), R11
+	VMOVDQU Y4, (R11)(CX*1)
+	VMOVDQU Y5, 32(R11)(CX*1)
+	VMOVDQU Y6, 64(R11)(CX*1)
+	VMOVDQU Y7, 96(R11)(CX*1)
+	ADDQ    $0x00000080, CX
+	SUBQ    $0x00000080, R8
+	JMP     wide
+
+narrow:
+	CMPQ    R8, $0x00000020
+	JLT     done
+	VPXOR   Y0, Y0, Y0
+	VPXOR   Y1, Y1, Y1
+	CMPL    4(SI), $0x00
+	JEQ     zeros1
+	MOVL    8(SI), R9
+	MOVL    12(SI), R10
+	ADDQ    (BX)(R9*1), R10
+	VMOVDQU (R10)(CX*1), Y0
+	MOVL    16(SI), R9
+	MOVL    20(SI), R10
+	ADDQ    (BX)(R9*1), R10
+	VMOVDQU (R10)(CX*1), Y1
+
+zeros1:
+	MOVL  (SI), R10
+	LEAQ  24(SI), R9
+	TESTQ R10, R10
+	JZ    store1
+
+term1:
+	MOVL    (R9), R11
+	MOVL    4(R9), R12
+	ADDQ    (DX)(R11*1), R12
+	MOVQ    8(R9), R11
+	VMOVDQU (R12)(CX*1), Y2
+	TESTB   $0x01, R11
+	JZ      not0_1
+	VPXOR   Y2, Y0, Y0
+
+not0_1:
+	TESTB $0x02, R11
+	JZ    not1_1
+	VPXOR Y2, Y1, Y1
+
+not1_1:
+	ADDQ $0x10, R9
+	DECQ R10
+	JNZ  term1
+
+store1:
+	MOVL    8(SI), R10
+	MOVL    12(SI), R11
+	ADDQ    (BX)(R10*1), R11
+	VMOVDQU Y0, (R11)(CX*1)
+	MOVL    16(SI), R10
+	MOVL    20(SI), R11
+	ADDQ    (BX)(R10*1), R11
+	VMOVDQU Y1, (R11)(CX*1)
+	ADDQ    $0x00000020, CX
+	SUBQ    $0x00000020, R8
+	JMP     narrow
+
+done:
+	MOVQ R9, SI
+	DECQ DI
+	JNZ  round
+	MOVQ row+24(FP), CX
+	ADDQ CX, AX
+	DECQ rows+16(FP)
+	JNZ  row
+	VZEROUPPER
+	RET
+
+// func xorx2Ssse3(n int, pos int, rows int, row int, in *[]byte, out *[]byte, rounds *uint64, count int)
+// Requires: SSE2
+TEXT ·xorx2Ssse3(SB), NOSPLIT, $0-64
+	MOVQ pos+8(FP), AX
+	MOVQ in+32(FP), DX
+	MOVQ out+40(FP), BX
+
+row:
+	MOVQ rounds+48(FP), SI
+	MOVQ count+56(FP), DI
+
+round:
+	MOVQ n+0(FP), R8
+	MOVQ AX, CX
+
+wide:
+	CMPQ  R8, $0x00000040
+	JLT   narrow
+	PXOR  X0, X0
+	PXOR  X1, X1
+	PXOR  X2, X2
+	PXOR  X3, X3
+	PXOR  X4, X4
+	PXOR  X5, X5
+	PXOR  X6, X6
+	PXOR  X7, X7
+	CMPL  4(SI), $0x00
+	JEQ   zeros4
+	MOVL  8(SI), R9
+	MOVL  12(SI), R10
+	ADDQ  (BX)(R9*1), R10
+	MOVOU (R10)(CX*1), X0
+	MOVOU 16(R10)(CX*1), X1
+	MOVOU 32(R10)(CX*1), X2
+	MOVOU 48(R10)(CX*1), X3
+	MOVL  16(SI), R9
+	MOVL  20(SI), R10
+	ADDQ  (BX)(R9*1), R10
+	MOVOU (R10)(CX*1), X4
+	MOVOU 16(R10)(CX*1), X5
+	MOVOU 32(R10)(CX*1), X6
+	MOVOU 48(R10)(CX*1), X7
+
+zeros4:
+	MOVL  (SI), R10
+	LEAQ  24(SI), R9
+	TESTQ R10, R10
+	JZ    store4
+
+term4:
+	MOVL  (R9), R11
+	MOVL  4(R9), R12
+	ADDQ  (DX)(R11*1), R12
+	MOVQ  8(R9), R11
+	MOVOU (R12)(CX*1), X8
+	MOVOU 16(R12)(CX*1), X9
+	MOVOU 32(R12)(CX*1), X10
+	MOVOU 48(R12)(CX*1), X11
+	TESTB $0x01, R11
+	JZ    not0_4
+	PXOR  X8, X0
+	PXOR  X9, X1
+	PXOR  X10, X2
+	PXOR  X11, X3
+
+not0_4:
+	TESTB $0x02, R11
+	JZ    not1_4
+	PXOR  X8, X4
+	PXOR  X9, X5
+	PXOR  X10, X6
+	PXOR  X11, X7
+
+not1_4:
+	ADDQ $0x10, R9
+	DECQ R10
+	JNZ  term4
+
+store4:
+	MOVL  8(SI), R10
+	MOVL  12(SI), R11
+	ADDQ  (BX)(R10*1), R11
+	MOVOU X0, (R11)(CX*1)
+	MOVOU X1, 16(R11)(CX*1)
+	MOVOU X2, 32(R11)(CX*1)
+	MOVOU X3, 48(R11)(CX*1)
+	MOVL  16(SI), R10
+	MOVL  20(SI), R11
+	ADDQ  (BX)(R10*1), R11
+	MOVOU X4, (R11)(CX*1)
+	MOVOU X5, 16(R11)(CX*1)
+	MOVOU X6, 32(R11)(CX*1)
+	MOVOU X7, 48(R11)(CX*1)
+	ADDQ  $0x00000040, CX
+	SUBQ  $0x00000040, R8
+	JMP   wide
+
+narrow:
+	CMPQ  R8, $0x00000010
+	JLT   done
+	PXOR  X0, X0
+	PXOR  X1, X1
+	CMPL  4(SI), $0x00
+	JEQ   zeros1
+	MOVL  8(SI), R9
+	MOVL  12(SI), R10
+	ADDQ  (BX)(R9*1), R10
+	MOVOU (R10)(CX*1), X0
+	MOVL  16(SI), R9
+	MOVL  20(SI), R10
+	ADDQ  (BX)(R9*1), R10
+	MOVOU (R10)(CX*1), X1
+
+zeros1:
+	MOVL  (SI), R10
+	LEAQ  24(SI), R9
+	TESTQ R10, R10
+	JZ    store1
+
+term1:
+	MOVL  (R9), R11
+	MOVL  4(R9), R12
+	ADDQ  (DX)(R11*1), R12
+	MOVQ  8(R9), R11
+	MOVOU (R12)(CX*1), X2
+	TESTB $0x01, R11
+	JZ    not0_1
+	PXOR  X2, X0
+
+not0_1:
+	TESTB $0x02, R11
+	JZ    not1_1
+	PXOR  X2, X1
+
+not1_1:
+	ADDQ $0x10, R9
+	DECQ R10
+	JNZ  term1
+
+store1:
+	MOVL  8(SI), R10
+	MOVL  12(SI), R11
+	ADDQ  (BX)(R10*1), R11
+	MOVOU X0, (R11)(CX*1)
+	MOVL  16(SI), R10
+	MOVL  20(SI), R11
+	ADDQ  (BX)(R10*1), R11
+	MOVOU X1, (R11)(CX*1)
+	ADDQ  $0x00000010, CX
+	SUBQ  $0x00000010, R8
+	JMP   narrow
+
+done:
+	MOVQ R9, SI
+	DECQ DI
+	JNZ  round
+	MOVQ row+24(FP), CX
+	ADDQ CX, AX
+	DECQ rows+16(FP)
+	JNZ  row
+	RET
+
+// func xorx3Avx512(n int, pos int, rows int, row int, in *[]byte, out *[]byte, rounds *uint64, count int)
+// Requires: AVX, AVX512F
+TEXT ·xorx3Avx512(SB), NOSPLIT, $0-64
+	MOVQ pos+8(FP), AX
+	MOVQ in+32(FP), DX
+	MOVQ out+40(FP), BX
+
+row:
+	MOVQ rounds+48(FP), SI
+	MOVQ count+56(FP), DI
+
+round:
+	MOVQ n+0(FP), R8
+	MOVQ AX, CX
+
+wide:
+	CMPQ      R8, $0x00000100
+	JLT       narrow
+	VPXORQ    Z0, Z0, Z0
+	VPXORQ    Z1, Z1, Z1
+	VPXORQ    Z2, Z2, Z2
+	VPXORQ    Z3, Z3, Z3
+	VPXORQ    Z4, Z4, Z4
+	VPXORQ    Z5, Z5, Z5
+	VPXORQ    Z6, Z6, Z6
+	VPXORQ    Z7, Z7, Z7
+	VPXORQ    Z8, Z8, Z8
+	VPXORQ    Z9, Z9, Z9
+	VPXORQ    Z10, Z10, Z10
+	VPXORQ    Z11, Z11, Z11
+	CMPL      4(SI), $0x00
+	JEQ       zeros4
+	MOVL      8(SI), R9
+	MOVL      12(SI), R10
+	ADDQ      (BX)(R9*1), R10
+	VMOVDQU64 (R10)(CX*1), Z0
+	VMOVDQU64 64(R10)(CX*1), Z1
+	VMOVDQU64 128(R10)(CX*1), Z2
+	VMOVDQU64 192(R10)(CX*1), Z3
+	MOVL      16(SI), R9
+	MOVL      20(SI), R10
+	ADDQ      (BX)(R9*1), R10
+	VMOVDQU64 (R10)(CX*1), Z4
+	VMOVDQU64 64(R10)(CX*1), Z5
+	VMOVDQU64 128(R10)(CX*1), Z6
+	VMOVDQU64 192(R10)(CX*1), Z7
+	MOVL      24(SI), R9
+	MOVL      28(SI), R10
+	ADDQ      (BX)(R9*1), R10
+	VMOVDQU64 (R10)(CX*1), Z8
+	VMOVDQU64 64(R10)(CX*1), Z9
+	VMOVDQU64 128(R10)(CX*1), Z10
+	VMOVDQU64 192(R10)(CX*1), Z11
+
+zeros4:
+	MOVL  (SI), R10
+	LEAQ  32(SI), R9
+	TESTQ R10, R10
+	JZ    store4
+
+term4:
+	MOVL      (R9), R11
+	MOVL      4(R9), R12
+	ADDQ      (DX)(R11*1), R12
+	MOVQ      8(R9), R11
+	VMOVDQU64 (R12)(CX*1), Z12
+	VMOVDQU64 64(R12)(CX*1), Z13
+	VMOVDQU64 128(R12)(CX*1), Z14
+	VMOVDQU64 192(R12)(CX*1), Z15
+	TESTB     $0x01, R11
+	JZ        not0_4
+	VPXORQ    Z12, Z0, Z0
+	VPXORQ    Z13, Z1, Z1
+	VPXORQ    Z14, Z2, Z2
+	VPXORQ    Z15, Z3, Z3
+
+not0_4:
+	TESTB  $0x02, R11
+	JZ     not1_4
+	VPXORQ Z12, Z4, Z4
+	VPXORQ Z13, Z5, Z5
+	VPXORQ Z14, Z6, Z6
+	VPXORQ Z15, Z7, Z7
+
+not1_4:
+	TESTB  $0x04, R11
+	JZ     not2_4
+	VPXORQ Z12, Z8, Z8
+	VPXORQ Z13, Z9, Z9
+	VPXORQ Z14, Z10, Z10
+	VPXORQ Z15, Z11, Z11
+
+not2_4:
+	ADDQ $0x10, R9
+	DECQ R10
+	JNZ  term4
+
+store4:
+	MOVL      8(SI), R10
+	MOVL      12(SI), R11
+	ADDQ      (BX)(R10*1), R11
+	VMOVDQU64 Z0, (R11)(CX*1)
+	VMOVDQU64 Z1, 64(R11)(CX*1)
+	VMOVDQU64 Z2, 128(R11)(CX*1)
+	VMOVDQU64 Z3, 192(R11)(CX*1)
+	MOVL      16(SI), R10
+	MOVL      20(SI), R11
+	ADDQ      (BX)(R10*1), R11
+	VMOVDQU64 Z4, (R11)(CX*1)
+	VMOVDQU64 Z5, 64(R11)(CX*1)
+	VMOVDQU64 Z6, 128(R11)(CX*1)
+	VMOVDQU64 Z7, 192(R11)(CX*1)
+	MOVL      24(SI), R10
+	MOVL      28(SI), R11
+	ADDQ      (BX)(R10*1), R11
+	VMOVDQU64 Z8, (R11)(CX*1)
+	VMOVDQU64 Z9, 64(R11)(CX*1)
+	VMOVDQU64 Z10, 128(R11)(CX*1)
+	VMOVDQU64 Z11, 192(R11)(CX*1)
+	ADDQ      $0x00000100, CX
+	SUBQ      $0x00000100, R8
+	JMP       wide
+
+narrow:
+	CMPQ      R8, $0x00000040
+	JLT       done
+	VPXORQ    Z16, Z16, Z16
+	VPXORQ    Z17, Z17, Z17
+	VPXORQ    Z18, Z18, Z18
+	CMPL      4(SI), $0x00
+	JEQ       zeros1
+	MOVL      8(SI), R9
+	MOVL      12(SI), R10
+	ADDQ      (BX)(R9*1), R10
+	VMOVDQU64 (R10)(CX*1), Z16
+	MOVL      16(SI), R9
+	MOVL      20(SI), R10
+	ADDQ      (BX)(R9*1), R10
+	VMOVDQU64 (R10)(CX*1), Z17
+	MOVL      24(SI), R9
+	MOVL      28(SI), R10
+	ADDQ      (BX)(R9*1), R10
+	VMOVDQU64 (R10)(CX*1), Z18
+
+zeros1:
+	MOVL  (SI), R10
+	LEAQ  32(SI), R9
+	TESTQ R10, R10
+	JZ    store1
+
+term1:
+	MOVL      (R9), R11
+	MOVL      4(R9), R12
+	ADDQ      (DX)(R11*1), R12
+	MOVQ      8(R9), R11
+	VMOVDQU64 (R12)(CX*1), Z12
+	TESTB     $0x01, R11
+	JZ        not0_1
+	VPXORQ    Z12, Z16, Z16
+
+not0_1:
+	TESTB  $0x02, R11
+	JZ     not1_1
+	VPXORQ Z12, Z17, Z17
+
+not1_1:
+	TESTB  $0x04, R11
+	JZ     not2_1
+	VPXORQ Z12, Z18, Z18
+
+not2_1:
+	ADDQ $0x10, R9
+	DECQ R10
+	JNZ  term1
+
+store1:
+	MOVL      8(SI), R10
+	MOVL      12(SI), R11
+	ADDQ      (BX)(R10*1), R11
+	VMOVDQU64 Z16, (R11)(CX*1)
+	MOVL      16(SI), R10
+	MOVL      20(SI), R11
+	ADDQ      (BX)(R10*1), R11
+	VMOVDQU64 Z17, (R11)(CX*1)
+	MOVL      24(SI), R10
+	MOVL      28(SI), R11
+	ADDQ      (BX)(R10*1), R11
+	VMOVDQU64 Z18, (R11)(CX*1)
+	ADDQ      $0x00000040, CX
+	SUBQ      $0x00000040, R8
+	JMP       narrow
+
+done:
+	MOVQ R9, SI
+	DECQ DI
+	JNZ  round
+	MOVQ row+24(FP), CX
+	ADDQ CX, AX
+	DECQ rows+16(FP)
+	JNZ  row
+	VZEROUPPER
+	RET
+
+// func xorx3Avx2(n int, pos int, rows int, row int, in *[]byte, out *[]byte, rounds *uint64, count int)
+// Requires: AVX, AVX2
+TEXT ·xorx3Avx2(SB), NOSPLIT, $0-64
+	MOVQ pos+8(FP), AX
+	MOVQ in+32(FP), DX
+	MOVQ out+40(FP), BX
+
+row:
+	MOVQ rounds+48(FP), SI
+	MOVQ count+56(FP), DI
+
+round:
+	MOVQ n+0(FP), R8
+	MOVQ AX, CX
+
+wide:
+	CMPQ    R8, $0x00000040
+	JLT     narrow
+	VPXOR   Y0, Y0, Y0
+	VPXOR   Y1, Y1, Y1
+	VPXOR   Y2, Y2, Y2
+	VPXOR   Y3, Y3, Y3
+	VPXOR   Y4, Y4, Y4
+	VPXOR   Y5, Y5, Y5
+	CMPL    4(SI), $0x00
+	JEQ     zeros2
+	MOVL    8(SI), R9
+	MOVL    12(SI), R10
+	ADDQ    (BX)(R9*1), R10
+	VMOVDQU (R10)(CX*1), Y0
+	VMOVDQU 32(R10)(CX*1), Y1
+	MOVL    16(SI), R9
+	MOVL    20(SI), R10
+	ADDQ    (BX)(R9*1), R10
+	VMOVDQU (R10)(CX*1), Y2
+	VMOVDQU 32(R10)(CX*1), Y3
+	MOVL    24(SI), R9
+	MOVL    28(SI), R10
+	ADDQ    (BX)(R9*1), R10
+	VMOVDQU (R10)(CX*1), Y4
+	VMOVDQU 32(R10)(CX*1), Y5
+
+zeros2:
+	MOVL  (SI), R10
+	LEAQ  32(SI), R9
+	TESTQ R10, R10
+	JZ    store2
+
+term2:
+	MOVL    (R9), R11
+	MOVL    4(R9), R12
+	ADDQ    (DX)(R11*1), R12
+	MOVQ    8(R9), R11
+	VMOVDQU (R12)(CX*1), Y6
+	VMOVDQU 32(R12)(CX*1), Y7
+	TESTB   $0x01, R11
+	JZ      not0_2
+	VPXOR   Y6, Y0, Y0
+	VPXOR   Y7, Y1, Y1
+
+not0_2:
+	TESTB $0x02, R11
+	JZ    not1_2
+	VPXOR Y6, Y2, Y2
+	VPXOR Y7, Y3, Y3
+
+not1_2:
+	TESTB $0x04, R11
+	JZ    not2_2
+	VPXOR Y6, Y4, Y4
+	VPXOR Y7, Y5, Y5
+
+not2_2:
+	ADDQ $0x10, R9
+	DECQ R10
+	JNZ  term2
+
+store2:
+	MOVL    8(SI), R10
+	MOVL    12(SI), R11
+	ADDQ    (BX)(R10*1), R11
+	VMOVDQU Y0, (R11)(CX*1)
+	VMOVDQU Y1, 32(R11)(CX*1)
+	MOVL    16(SI), R10
+	MOVL    20(SI), R11
+	ADDQ    (BX)(R10*1), R11
+	VMOVDQU Y2, (R11)(CX*1)
+	VMOVDQU Y3, 32(R11)(CX*1)
+	MOVL    24(SI), R10
+	MOVL    28(SI), R11
+	ADDQ    (BX)(R10*1), R11
+	VMOVDQU Y4, (R11)(CX*1)
+	VMOVDQU Y5, 32(R11)(CX*1)
+	ADDQ    $0x00000040, CX
+	SUBQ    $0x00000040, R8
+	JMP     wide
+
+narrow:
+	CMPQ    R8, $0x00000020
+	JLT     done
+	VPXOR   Y0, Y0, Y0
+	VPXOR   Y1, Y1, Y1
+	VPXOR   Y2, Y2, Y2
+	CMPL    4(SI), $0x00
+	JEQ     zeros1
+	MOVL    8(SI), R9
+	MOVL    12(SI), R10
+	ADDQ    (BX)(R9*1), R10
+	VMOVDQU (R10)(CX*1), Y0
+	MOVL    16(SI), R9
+	MOVL    20(SI), R10
+	ADDQ    (BX)(R9*1), R10
+	VMOVDQU (R10)(CX*1), Y1
+	MOVL    24(SI), R9
+	MOVL    28(SI), R10
+	ADDQ    (BX)(R9*1), R10
+	VMOVDQU (R10)(CX*1), Y2
+
+zeros1:
+	MOVL  (SI), R10
+	LEAQ  32(SI), R9
+	TESTQ R10, R10
+	JZ    store1
+
+term1:
+	MOVL    (R9), R11
+	MOVL    4(R9), R12
+	ADDQ    (DX)(R11*1), R12
+	MOVQ    8(R9), R11
+	VMOVDQU (R12)(CX*1), Y3
+	TESTB   $0x01, R11
+	JZ      not0_1
+	VPXOR   Y3, Y0, Y0
+
+not0_1:
+	TESTB $0x02, R11
+	JZ    not1_1
+	VPXOR Y3, Y1, Y1
+
+not1_1:
+	TESTB $0x04, R11
+	JZ    not2_1
+	VPXOR Y3, Y2, Y2
+
+not2_1:
+	ADDQ $0x10, R9
+	DECQ R10
+	JNZ  term1
+
+store1:
+	MOVL    8(SI), R10
+	MOVL    12(SI), R11
+	ADDQ    (BX)(R10*1), R11
+	VMOVDQU Y0, (R11)(CX*1)
+	MOVL    16(SI), R10
+	MOVL    20(SI), R11
+	ADDQ    (BX)(R10*1), R11
+	VMOVDQU Y1, (R11)(CX*1)
+	MOVL    24(SI), R10
+	MOVL    28(SI), R11
+	ADDQ    (BX)(R10*1), R11
+	VMOVDQU Y2, (R11)(CX*1)
+	ADDQ    $0x00000020, CX
+	SUBQ    $0x00000020, R8
+	JMP     narrow
+
+done:
+	MOVQ R9, SI
+	DECQ DI
+	JNZ  round
+	MOVQ row+24(FP), CX
+	ADDQ CX, AX
+	DECQ rows+16(FP)
+	JNZ  row
+	VZEROUPPER
+	RET
+
+// func xorx3Ssse3(n int, pos int, rows int, row int, in *[]byte, out *[]byte, rounds *uint64, count int)
+// Requires: SSE2
+TEXT ·xorx3Ssse3(SB), NOSPLIT, $0-64
+	MOVQ pos+8(FP), AX
+	MOVQ in+32(FP), DX
+	MOVQ out+40(FP), BX
+
+row:
+	MOVQ rounds+48(FP), SI
+	MOVQ count+56(FP), DI
+
+round:
+	MOVQ n+0(FP), R8
+	MOVQ AX, CX
+
+wide:
+	CMPQ  R8, $0x00000020
+	JLT   narrow
+	PXOR  X0, X0
+	PXOR  X1, X1
+	PXOR  X2, X2
+	PXOR  X3, X3
+	PXOR  X4, X4
+	PXOR  X5, X5
+	CMPL  4(SI), $0x00
+	JEQ   zeros2
+	MOVL  8(SI), R9
+	MOVL  12(SI), R10
+	ADDQ  (BX)(R9*1), R10
+	MOVOU (R10)(CX*1), X0
+	MOVOU 16(R10)(CX*1), X1
+	MOVL  16(SI), R9
+	MOVL  20(SI), R10
+	ADDQ  (BX)(R9*1), R10
+	MOVOU (R10)(CX*1), X2
+	MOVOU 16(R10)(CX*1), X3
+	MOVL  24(SI), R9
+	MOVL  28(SI), R10
+	ADDQ  (BX)(R9*1), R10
+	MOVOU (R10)(CX*1), X4
+	MOVOU 16(R10)(CX*1), X5
+
+zeros2:
+	MOVL  (SI), R10
+	LEAQ  32(SI), R9
+	TESTQ R10, R10
+	JZ    store2
+
+term2:
+	MOVL  (R9), R11
+	MOVL  4(R9), R12
+	ADDQ  (DX)(R11*1), R12
+	MOVQ  8(R9), R11
+	MOVOU (R12)(CX*1), X6
+	MOVOU 16(R12)(CX*1), X7
+	TESTB $0x01, R11
+	JZ    not0_2
+	PXOR  X6, X0
+	PXOR  X7, X1
+
+not0_2:
+	TESTB $0x02, R11
+	JZ    not1_2
+	PXOR  X6, X2
+	PXOR  X7, X3
+
+not1_2:
+	TESTB $0x04, R11
+	JZ    not2_2
+	PXOR  X6, X4
+	PXOR  X7, X5
+
+not2_2:
+	ADDQ $0x10, R9
+	DECQ R10
+	JNZ  term2
+
+store2:
+	MOVL  8(SI), R10
+	MOVL  12(SI), R11
+	ADDQ  (BX)(R10*1), R11
+	MOVOU X0, (R11)(CX*1)
+	MOVOU X1, 16(R11)(CX*1)
+	MOVL  16(SI), R10
+	MOVL  20(SI), R11
+	ADDQ  (BX)(R10*1), R11
+	MOVOU X2, (R11)(CX*1)
+	MOVOU X3, 16(R11)(CX*1)
+	MOVL  24(SI), R10
+	MOVL  28(SI), R11
+	ADDQ  (BX)(R10*1), R11
+	MOVOU X4, (R11)(CX*1)
+	MOVOU X5, 16(R11)(CX*1)
+	ADDQ  $0x00000020, CX
+	SUBQ  $0x00000020, R8
+	JMP   wide
+
+narrow:
+	CMPQ  R8, $0x00000010
+	JLT   done
+	PXOR  X0, X0
+	PXOR  X1, X1
+	PXOR  X2, X2
+	CMPL  4(SI), $0x00
+	JEQ   zeros1
+	MOVL  8(SI), R9
+	MOVL  12(SI), R10
+	ADDQ  (BX)(R9*1), R10
+	MOVOU (R10)(CX*1), X0
+	MOVL  16(SI), R9
+	MOVL  20(SI), R10
+	ADDQ  (BX)(R9*1), R10
+	MOVOU (R10)(CX*1), X1
+	MOVL  24(SI), R9
+	MOVL  28(SI), R10
+	ADDQ  (BX)(R9*1), R10
+	MOVOU (R10)(CX*1), X2
+
+zeros1:
+	MOVL  (SI), R10
+	LEAQ  32(SI), R9
+	TESTQ R10, R10
+	JZ    store1
+
+term1:
+	MOVL  (R9), R11
+	MOVL  4(R9), R12
+	ADDQ  (DX)(R11*1), R12
+	MOVQ  8(R9), R11
+	MOVOU (R12)(CX*1), X3
+	TESTB $0x01, R11
+	JZ    not0_1
+	PXOR  X3, X0
+
+not0_1:
+	TESTB $0x02, R11
+	JZ    not1_1
+	PXOR  X3, X1
+
+not1_1:
+	TESTB $0x04, R11
+	JZ    not2_1
+	PXOR  X3, X2
+
+not2_1:
+	ADDQ $0x10, R9
+	DECQ R10
+	JNZ  term1
+
+store1:
+	MOVL  8(SI), R10
+	MOVL  12(SI), R11
+	ADDQ  (BX)(R10*1), R11
+	MOVOU X0, (R11)(CX*1)
+	MOVL  16(SI), R10
+	MOVL  20(SI), R11
+	ADDQ  (BX)(R10*1), R11
+	MOVOU X1, (R11)(CX*1)
+	MOVL  24(SI), R10
+	MOVL  28(SI), R11
+	ADDQ  (BX)(R10*1), R11
+	MOVOU X2, (R11)(CX*1)
+	ADDQ  $0x00000010, CX
+	SUBQ  $0x00000010, R8
+	JMP   narrow
+
+done:
+	MOVQ R9, SI
+	DECQ DI
+	JNZ  round
+	MOVQ row+24(FP), CX
+	ADDQ CX, AX
+	DECQ rows+16(FP)
+	JNZ  row
+	RET
+
+// func xorx4Avx512(n int, pos int, rows int, row int, in *[]byte, out *[]byte, rounds *uint64, count int)
+// Requires: AVX, AVX512F
+TEXT ·xorx4Avx512(SB), NOSPLIT, $0-64
+	MOVQ pos+8(FP), AX
+	MOVQ in+32(FP), DX
+	MOVQ out+40(FP), BX
+
+row:
+	MOVQ rounds+48(FP), SI
+	MOVQ count+56(FP), DI
+
+round:
+	MOVQ n+0(FP), R8
+	MOVQ AX, CX
+
+wide:
+	CMPQ      R8, $0x00000100
+	JLT       narrow
+	VPXORQ    Z0, Z0, Z0
+	VPXORQ    Z1, Z1, Z1
+	VPXORQ    Z2, Z2, Z2
+	VPXORQ    Z3, Z3, Z3
+	VPXORQ    Z4, Z4, Z4
+	VPXORQ    Z5, Z5, Z5
+	VPXORQ    Z6, Z6, Z6
+	VPXORQ    Z7, Z7, Z7
+	VPXORQ    Z8, Z8, Z8
+	VPXORQ    Z9, Z9, Z9
+	VPXORQ    Z10, Z10, Z10
+	VPXORQ    Z11, Z11, Z11
+	VPXORQ    Z12, Z12, Z12
+	VPXORQ    Z13, Z13, Z13
+	VPXORQ    Z14, Z14, Z14
+	VPXORQ    Z15, Z15, Z15
+	CMPL      4(SI), $0x00
+	JEQ       zeros4
+	MOVL      8(SI), R9
+	MOVL      12(SI), R10
+	ADDQ      (BX)(R9*1), R10
+	VMOVDQU64 (R10)(CX*1), Z0
+	VMOVDQU64 64(R10)(CX*1), Z1
+	VMOVDQU64 128(R10)(CX*1), Z2
+	VMOVDQU64 192(R10)(CX*1), Z3
+	MOVL      16(SI), R9
+	MOVL      20(SI), R10
+	ADDQ      (BX)(R9*1), R10
+	VMOVDQU64 (R10)(CX*1), Z4
+	VMOVDQU64 64(R10)(CX*1), Z5
+	VMOVDQU64 128(R10)(CX*1), Z6
+	VMOVDQU64 192(R10)(CX*1), Z7
+	MOVL      24(SI), R9
+	MOVL      28(SI), R10
+	ADDQ      (BX)(R9*1), R10
+	VMOVDQU64 (R10)(CX*1), Z8
+	VMOVDQU64 64(R10)(CX*1), Z9
+	VMOVDQU64 128(R10)(CX*1), Z10
+	VMOVDQU64 192(R10)(CX*1), Z11
+	MOVL      32(SI), R9
+	MOVL      36(SI), R10
+	ADDQ      (BX)(R9*1), R10
+	VMOVDQU64 (R10)(CX*1), Z12
+	VMOVDQU64 64(R10)(CX*1), Z13
+	VMOVDQU64 128(R10)(CX*1), Z14
+	VMOVDQU64 192(R10)(CX*1), Z15
+
+zeros4:
+	MOVL  (SI), R10
+	LEAQ  40(SI), R9
+	TESTQ R10, R10
+	JZ    store4
+
+term4:
+	MOVL      (R9), R11
+	MOVL      4(R9), R12
+	ADDQ      (DX)(R11*1), R12
+	MOVQ      8(R9), R11
+	VMOVDQU64 (R12)(CX*1), Z16
+	VMOVDQU64 64(R12)(CX*1), Z17
+	VMOVDQU64 128(R12)(CX*1), Z18
+	VMOVDQU64 192(R12)(CX*1), Z19
+	TESTB     $0x01, R11
+	JZ        not0_4
+	VPXORQ    Z16, Z0, Z0
+	VPXORQ    Z17, Z1, Z1
+	VPXORQ    Z18, Z2, Z2
+	VPXORQ    Z19, Z3, Z3
+
+not0_4:
+	TESTB  $0x02, R11
+	JZ     not1_4
+	VPXORQ Z16, Z4, Z4
+	VPXORQ Z17, Z5, Z5
+	VPXORQ Z18, Z6, Z6
+	VPXORQ Z19, Z7, Z7
+
+not1_4:
+	TESTB  $0x04, R11
+	JZ     not2_4
+	VPXORQ Z16, Z8, Z8
+	VPXORQ Z17, Z9, Z9
+	VPXORQ Z18, Z10, Z10
+	VPXORQ Z19, Z11, Z11
+
+not2_4:
+	TESTB  $0x08, R11
+	JZ     not3_4
+	VPXORQ Z16, Z12, Z12
+	VPXORQ Z17, Z13, Z13
+	VPXORQ Z18, Z14, Z14
+	VPXORQ Z19, Z15, Z15
+
+not3_4:
+	ADDQ $0x10, R9
+	DECQ R10
+	JNZ  term4
+
+store4:
+	MOVL      8(SI), R10
+	MOVL      12(SI), R11
+	ADDQ      (BX)(R10*1), R11
+	VMOVDQU64 Z0, (R11)(CX*1)
+	VMOVDQU64 Z1, 64(R11)(CX*1)
+	VMOVDQU64 Z2, 128(R11)(CX*1)
+	VMOVDQU64 Z3, 192(R11)(CX*1)
+	MOVL      16(SI), R10
+	MOVL      20(SI), R11
+	ADDQ      (BX)(R10*1), R11
+	VMOVDQU64 Z4, (R11)(CX*1)
+	VMOVDQU64 Z5, 64(R11)(CX*1)
+	VMOVDQU64 Z6, 128(R11)(CX*1)
+	VMOVDQU64 Z7, 192(R11)(CX*1)
+	MOVL      24(SI), R10
+	MOVL      28(SI), R11
+	ADDQ      (BX)(R10*1), R11
+	VMOVDQU64 Z8, (R11)(CX*1)
+	VMOVDQU64 Z9, 64(R11)(CX*1)
+	VMOVDQU64 Z10, 128(R11)(CX*1)
+	VMOVDQU64 Z11, 192(R11)(CX*1)
+	MOVL      32(SI), R10
+	MOVL      36(SI), R11
+	ADDQ      (BX)(R10*1), R11
+	VMOVDQU64 Z12, (R11)(CX*1)
+	VMOVDQU64 Z13, 64(R11)(CX*1)
+	VMOVDQU64 Z14, 128(R11)(CX*1)
+	VMOVDQU64 Z15, 192(R11)(CX*1)
+	ADDQ      $0x00000100, CX
+	SUBQ      $0x00000100, R8
+	JMP       wide
+
+narrow:
+	CMPQ      R8, $0x00000040
+	JLT       done
+	VPXORQ    Z20, Z20, Z20
+	VPXORQ    Z21, Z21, Z21
+	VPXORQ    Z22, Z22, Z22
+	VPXORQ    Z23, Z23, Z23
+	CMPL      4(SI), $0x00
+	JEQ       zeros1
+	MOVL      8(SI), R9
+	MOVL      12(SI), R10
+	ADDQ      (BX)(R9*1), R10
+	VMOVDQU64 (R10)(CX*1), Z20
+	MOVL      16(SI), R9
+	MOVL      20(SI), R10
+	ADDQ      (BX)(R9*1), R10
+	VMOVDQU64 (R10)(CX*1), Z21
+	MOVL      24(SI), R9
+	MOVL      28(SI), R10
+	ADDQ      (BX)(R9*1), R10
+	VMOVDQU64 (R10)(CX*1), Z22
+	MOVL      32(SI), R9
+	MOVL      36(SI), R10
+	ADDQ      (BX)(R9*1), R10
+	VMOVDQU64 (R10)(CX*1), Z23
+
+zeros1:
+	MOVL  (SI), R10
+	LEAQ  40(SI), R9
+	TESTQ R10, R10
+	JZ    store1
+
+term1:
+	MOVL      (R9), R11
+	MOVL      4(R9), R12
+	ADDQ      (DX)(R11*1), R12
+	MOVQ      8(R9), R11
+	VMOVDQU64 (R12)(CX*1), Z16
+	TESTB     $0x01, R11
+	JZ        not0_1
+	VPXORQ    Z16, Z20, Z20
+
+not0_1:
+	TESTB  $0x02, R11
+	JZ     not1_1
+	VPXORQ Z16, Z21, Z21
+
+not1_1:
+	TESTB  $0x04, R11
+	JZ     not2_1
+	VPXORQ Z16, Z22, Z22
+
+not2_1:
+	TESTB  $0x08, R11
+	JZ     not3_1
+	VPXORQ Z16, Z23, Z23
+
+not3_1:
+	ADDQ $0x10, R9
+	DECQ R10
+	JNZ  term1
+
+store1:
+	MOVL      8(SI), R10
+	MOVL      12(SI), R11
+	ADDQ      (BX)(R10*1), R11
+	VMOVDQU64 Z20, (R11)(CX*1)
+	MOVL      16(SI), R10
+	MOVL      20(SI), R11
+	ADDQ      (BX)(R10*1), R11
+	VMOVDQU64 Z21, (R11)(CX*1)
+	MOVL      24(SI), R10
+	MOVL      28(SI), R11
+	ADDQ      (BX)(R10*1), R11
+	VMOVDQU64 Z22, (R11)(CX*1)
+	MOVL      32(SI), R10
+	MOVL      36(SI), R11
+	ADDQ      (BX)(R10*1), R11
+	VMOVDQU64 Z23, (R11)(CX*1)
+	ADDQ      $0x00000040, CX
+	SUBQ      $0x00000040, R8
+	JMP       narrow
+
+done:
+	MOVQ R9, SI
+	DECQ DI
+	JNZ  round
+	MOVQ row+24(FP), CX
+	ADDQ CX, AX
+	DECQ rows+16(FP)
+	JNZ  row
+	VZEROUPPER
+	RET
+
+// func xorx4Avx2(n int, pos int, rows int, row int, in *[]byte, out *[]byte, rounds *uint64, count int)
+// Requires: AVX, AVX2
+TEXT ·xorx4Avx2(SB), NOSPLIT, $0-64
+	MOVQ pos+8(FP), AX
+	MOVQ in+32(FP), DX
+	MOVQ out+40(FP), BX
+
+row:
+	MOVQ rounds+48(FP), SI
+	MOVQ count+56(FP), DI
+
+round:
+	MOVQ n+0(FP), R8
+	MOVQ AX, CX
+
+wide:
+	CMPQ    R8, $0x00000040
+	JLT     narrow
+	VPXOR   Y0, Y0, Y0
+	VPXOR   Y1, Y1, Y1
+	VPXOR   Y2, Y2, Y2
+	VPXOR   Y3, Y3, Y3
+	VPXOR   Y4, Y4, Y4
+	VPXOR   Y5, Y5, Y5
+	VPXOR   Y6, Y6, Y6
+	VPXOR   Y7, Y7, Y7
+	CMPL    4(SI), $0x00
+	JEQ     zeros2
+	MOVL    8(SI), R9
+	MOVL    12(SI), R10
+	ADDQ    (BX)(R9*1), R10
+	VMOVDQU (R10)(CX*1), Y0
+	VMOVDQU 32(R10)(CX*1), Y1
+	MOVL    16(SI), R9
+	MOVL    20(SI), R10
+	ADDQ    (BX)(R9*1), R10
+	VMOVDQU (R10)(CX*1), Y2
+	VMOVDQU 32(R10)(CX*1), Y3
+	MOVL    24(SI), R9
+	MOVL    28(SI), R10
+	ADDQ    (BX)(R9*1), R10
+	VMOVDQU (R10)(CX*1), Y4
+	VMOVDQU 32(R10)(CX*1), Y5
+	MOVL    32(SI), R9
+	MOVL    36(SI), R10
+	ADDQ    (BX)(R9*1), R10
+	VMOVDQU (R10)(CX*1), Y6
+	VMOVDQU 32(R10)(CX*1), Y7
+
+zeros2:
+	MOVL  (SI), R10
+	LEAQ  40(SI), R9
+	TESTQ R10, R10
+	JZ    store2
+
+term2:
+	MOVL    (R9), R11
+	MOVL    4(R9), R12
+	ADDQ    (DX)(R11*1), R12
+	MOVQ    8(R9), R11
+	VMOVDQU (R12)(CX*1), Y8
+	VMOVDQU 32(R12)(CX*1), Y9
+	TESTB   $0x01, R11
+	JZ      not0_2
+	VPXOR   Y8, Y0, Y0
+	VPXOR   Y9, Y1, Y1
+
+not0_2:
+	TESTB $0x02, R11
+	JZ    not1_2
+	VPXOR Y8, Y2, Y2
+	VPXOR Y9, Y3, Y3
+
+not1_2:
+	TESTB $0x04, R11
+	JZ    not2_2
+	VPXOR Y8, Y4, Y4
+	VPXOR Y9, Y5, Y5
+
+not2_2:
+	TESTB $0x08, R11
+	JZ    not3_2
+	VPXOR Y8, Y6, Y6
+	VPXOR Y9, Y7, Y7
+
+not3_2:
+	ADDQ $0x10, R9
+	DECQ R10
+	JNZ  term2
+
+store2:
+	MOVL    8(SI), R10
+	MOVL    12(SI), R11
+	ADDQ    (BX)(R10*1), R11
+	VMOVDQU Y0, (R11)(CX*1)
+	VMOVDQU Y1, 32(R11)(CX*1)
+	MOVL    16(SI), R10
+	MOVL    20(SI), R11
+	ADDQ    (BX)(R10*1), R11
+	VMOVDQU Y2, (R11)(CX*1)
+	VMOVDQU Y3, 32(R11)(CX*1)
+	MOVL    24(SI), R10
+	MOVL    28(SI), R11
+	ADDQ    (BX)(R10*1), R11
+	VMOVDQU Y4, (R11)(CX*1)
+	VMOVDQU Y5, 32(R11)(CX*1)
+	MOVL    32(SI), R10
+	MOVL    36(SI), R11
+	ADDQ    (BX)(R10*1), R11
+	VMOVDQU Y6, (R11)(CX*1)
+	VMOVDQU Y7, 32(R11)(CX*1)
+	ADDQ    $0x00000040, CX
+	SUBQ    $0x00000040, R8
+	JMP     wide
+
+narrow:
+	CMPQ    R8, $0x00000020
+	JLT     done
+	VPXOR   Y0, Y0, Y0
+	VPXOR   Y1, Y1, Y1
+	VPXOR   Y2, Y2, Y2
+	VPXOR   Y3, Y3, Y3
+	CMPL    4(SI), $0x00
+	JEQ     zeros1
+	MOVL    8(SI), R9
+	MOVL    12(SI), R10
+	ADDQ    (BX)(R9*1), R10
+	VMOVDQU (R10)(CX*1), Y0
+	MOVL    16(SI), R9
+	MOVL    20(SI), R10
+	ADDQ    (BX)(R9*1), R10
+	VMOVDQU (R10)(CX*1), Y1
+	MOVL    24(SI), R9
+	MOVL    28(SI), R10
+	ADDQ    (BX)(R9*1), R10
+	VMOVDQU (R10)(CX*1), Y2
+	MOVL    32(SI), R9
+	MOVL    36(SI), R10
+	ADDQ    (BX)(R9*1), R10
+	VMOVDQU (R10)(CX*1), Y3
+
+zeros1:
+	MOVL  (SI), R10
+	LEAQ  40(SI), R9
+	TESTQ R10, R10
+	JZ    store1
+
+term1:
+	MOVL    (R9), R11
+	MOVL    4(R9), R12
+	ADDQ    (DX)(R11*1), R12
+	MOVQ    8(R9), R11
+	VMOVDQU (R12)(CX*1), Y4
+	TESTB   $0x01, R11
+	JZ      not0_1
+	VPXOR   Y4, Y0, Y0
+
+not0_1:
+	TESTB $0x02, R11
+	JZ    not1_1
+	VPXOR Y4, Y1, Y1
+
+not1_1:
+	TESTB $0x04, R11
+	JZ    not2_1
+	VPXOR Y4, Y2, Y2
+
+not2_1:
+	TESTB $0x08, R11
+	JZ    not3_1
+	VPXOR Y4, Y3, Y3
+
+not3_1:
+	ADDQ $0x10, R9
+	DECQ R10
+	JNZ  term1
+
+store1:
+	MOVL    8(SI), R10
+	MOVL    12(SI), R11
+	ADDQ    (BX)(R10*1), R11
+	VMOVDQU Y0, (R11)(CX*1)
+	MOVL    16(SI), R10
+	MOVL    20(SI), R11
+	ADDQ    (BX)(R10*1), R11
+	VMOVDQU Y1, (R11)(CX*1)
+	MOVL    24(SI), R10
+	MOVL    28(SI), R11
+	ADDQ    (BX)(R10*1), R11
+	VMOVDQU Y2, (R11)(CX*1)
+	MOVL    32(SI), R10
+	MOVL    36(SI), R11
+	ADDQ    (BX)(R10*1), R11
+	VMOVDQU Y3, (R11)(CX*1)
+	ADDQ    $0x00000020, CX
+	SUBQ    $0x00000020, R8
+	JMP     narrow
+
+done:
+	MOVQ R9, SI
+	DECQ DI
+	JNZ  round
+	MOVQ row+24(FP), CX
+	ADDQ CX, AX
+	DECQ rows+16(FP)
+	JNZ  row
+	VZEROUPPER
+	RET
+
+// func xorx4Ssse3(n int, pos int, rows int, row int, in *[]byte, out *[]byte, rounds *uint64, count int)
+// Requires: SSE2
+TEXT ·xorx4Ssse3(SB), NOSPLIT, $0-64
+	MOVQ pos+8(FP), AX
+	MOVQ in+32(FP), DX
+	MOVQ out+40(FP), BX
+
+row:
+	MOVQ rounds+48(FP), SI
+	MOVQ count+56(FP), DI
+
+round:
+	MOVQ n+0(FP), R8
+	MOVQ AX, CX
+
+wide:
+	CMPQ  R8, $0x00000020
+	JLT   narrow
+	PXOR  X0, X0
+	PXOR  X1, X1
+	PXOR  X2, X2
+	PXOR  X3, X3
+	PXOR  X4, X4
+	PXOR  X5, X5
+	PXOR  X6, X6
+	PXOR  X7, X7
+	CMPL  4(SI), $0x00
+	JEQ   zeros2
+	MOVL  8(SI), R9
+	MOVL  12(SI), R10
+	ADDQ  (BX)(R9*1), R10
+	MOVOU (R10)(CX*1), X0
+	MOVOU 16(R10)(CX*1), X1
+	MOVL  16(SI), R9
+	MOVL  20(SI), R10
+	ADDQ  (BX)(R9*1), R10
+	MOVOU (R10)(CX*1), X2
+	MOVOU 16(R10)(CX*1), X3
+	MOVL  24(SI), R9
+	MOVL  28(SI), R10
+	ADDQ  (BX)(R9*1), R10
+	MOVOU (R10)(CX*1), X4
+	MOVOU 16(R10)(CX*1), X5
+	MOVL  32(SI), R9
+	MOVL  36(SI), R10
+	ADDQ  (BX)(R9*1), R10
+	MOVOU (R10)(CX*1), X6
+	MOVOU 16(R10)(CX*1), X7
+
+zeros2:
+	MOVL  (SI), R10
+	LEAQ  40(SI), R9
+	TESTQ R10, R10
+	JZ    store2
+
+term2:
+	MOVL  (R9), R11
+	MOVL  4(R9), R12
+	ADDQ  (DX)(R11*1), R12
+	MOVQ  8(R9), R11
+	MOVOU (R12)(CX*1), X8
+	MOVOU 16(R12)(CX*1), X9
+	TESTB $0x01, R11
+	JZ    not0_2
+	PXOR  X8, X0
+	PXOR  X9, X1
+
+not0_2:
+	TESTB $0x02, R11
+	JZ    not1_2
+	PXOR  X8, X2
+	PXOR  X9, X3
+
+not1_2:
+	TESTB $0x04, R11
+	JZ    not2_2
+	PXOR  X8, X4
+	PXOR  X9, X5
+
+not2_2:
+	TESTB $0x08, R11
+	JZ    not3_2
+	PXOR  X8, X6
+	PXOR  X9, X7
+
+not3_2:
+	ADDQ $0x10, R9
+	DECQ R10
+	JNZ  term2
+
+store2:
+	MOVL  8(SI), R10
+	MOVL  12(SI), R11
+	ADDQ  (BX)(R10*1), R11
+	MOVOU X0, (R11)(CX*1)
+	MOVOU X1, 16(R11)(CX*1)
+	MOVL  16(SI), R10
+	MOVL  20(SI), R11
+	ADDQ  (BX)(R10*1), R11
+	MOVOU X2, (R11)(CX*1)
+	MOVOU X3, 16(R11)(CX*1)
+	MOVL  24(SI), R10
+	MOVL  28(SI), R11
+	ADDQ  (BX)(R10*1), R11
+	MOVOU X4, (R11)(CX*1)
+	MOVOU X5, 16(R11)(CX*1)
+	MOVL  32(SI), R10
+	MOVL  36(SI), R11
+	ADDQ  (BX)(R10*1), R11
+	MOVOU X6, (R11)(CX*1)
+	MOVOU X7, 16(R11)(CX*1)
+	ADDQ  $0x00000020, CX
+	SUBQ  $0x00000020, R8
+	JMP   wide
+
+narrow:
+	CMPQ  R8, $0x00000010
+	JLT   done
+	PXOR  X0, X0
+	PXOR  X1, X1
+	PXOR  X2, X2
+	PXOR  X3, X3
+	CMPL  4(SI), $0x00
+	JEQ   zeros1
+	MOVL  8(SI), R9
+	MOVL  12(SI), R10
+	ADDQ  (BX)(R9*1), R10
+	MOVOU (R10)(CX*1), X0
+	MOVL  16(SI), R9
+	MOVL  20(SI), R10
+	ADDQ  (BX)(R9*1), R10
+	MOVOU (R10)(CX*1), X1
+	MOVL  24(SI), R9
+	MOVL  28(SI), R10
+	ADDQ  (BX)(R9*1), R10
+	MOVOU (R10)(CX*1), X2
+	MOVL  32(SI), R9
+	MOVL  36(SI), R10
+	ADDQ  (BX)(R9*1), R10
+	MOVOU (R10)(CX*1), X3
+
+zeros1:
+	MOVL  (SI), R10
+	LEAQ  40(SI), R9
+	TESTQ R10, R10
+	JZ    store1
+
+term1:
+	MOVL  (R9), R11
+	MOVL  4(R9), R12
+	ADDQ  (DX)(R11*1), R12
+	MOVQ  8(R9), R11
+	MOVOU (R12)(CX*1), X4
+	TESTB $0x01, R11
+	JZ    not0_1
+	PXOR  X4, X0
+
+not0_1:
+	TESTB $0x02, R11
+	JZ    not1_1
+	PXOR  X4, X1
+
+not1_1:
+	TESTB $0x04, R11
+	JZ    not2_1
+	PXOR  X4, X2
+
+not2_1:
+	TESTB $0x08, R11
+	JZ    not3_1
+	PXOR  X4, X3
+
+not3_1:
+	ADDQ $0x10, R9
+	DECQ R10
+	JNZ  term1
+
+store1:
+	MOVL  8(SI), R10
+	MOVL  12(SI), R11
+	ADDQ  (BX)(R10*1), R11
+	MOVOU X0, (R11)(CX*1)
+	MOVL  16(SI), R10
+	MOVL  20(SI), R11
+	ADDQ  (BX)(R10*1), R11
+	MOVOU X1, (R11)(CX*1)
+	MOVL  24(SI), R10
+	MOVL  28(SI), R11
+	ADDQ  (BX)(R10*1), R11
+	MOVOU X2, (R11)(CX*1)
+	MOVL  32(SI), R10
+	MOVL  36(SI), R11
+	ADDQ  (BX)(R10*1), R11
+	MOVOU X3, (R11)(CX*1)
+	ADDQ  $0x00000010, CX
+	SUBQ  $0x00000010, R8
+	JMP   narrow
+
+done:
+	MOVQ R9, SI
+	DECQ DI
+	JNZ  round
+	MOVQ row+24(FP), CX
+	ADDQ CX, AX
+	DECQ rows+16(FP)
+	JNZ  row
+	RET
+
+// func xorx5Avx512(n int, pos int, rows int, row int, in *[]byte, out *[]byte, rounds *uint64, count int)
+// Requires: AVX, AVX512F
+TEXT ·xorx5Avx512(SB), NOSPLIT, $0-64
+	MOVQ pos+8(FP), AX
+	MOVQ in+32(FP), DX
+	MOVQ out+40(FP), BX
+
+row:
+	MOVQ rounds+48(FP), SI
+	MOVQ count+56(FP), DI
+
+round:
+	MOVQ n+0(FP), R8
+	MOVQ AX, CX
+
+wide:
+	CMPQ      R8, $0x00000100
+	JLT       narrow
+	VPXORQ    Z0, Z0, Z0
+	VPXORQ    Z1, Z1, Z1
+	VPXORQ    Z2, Z2, Z2
+	VPXORQ    Z3, Z3, Z3
+	VPXORQ    Z4, Z4, Z4
+	VPXORQ    Z5, Z5, Z5
+	VPXORQ    Z6, Z6, Z6
+	VPXORQ    Z7, Z7, Z7
+	VPXORQ    Z8, Z8, Z8
+	VPXORQ    Z9, Z9, Z9
+	VPXORQ    Z10, Z10, Z10
+	VPXORQ    Z11, Z11, Z11
+	VPXORQ    Z12, Z12, Z12
+	VPXORQ    Z13, Z13, Z13
+	VPXORQ    Z14, Z14, Z14
+	VPXORQ    Z15, Z15, Z15
+	VPXORQ    Z16, Z16, Z16
+	VPXORQ    Z17, Z17, Z17
+	VPXORQ    Z18, Z18, Z18
+	VPXORQ    Z19, Z19, Z19
+	CMPL      4(SI), $0x00
+	JEQ       zeros4
+	MOVL      8(SI), R9
+	MOVL      12(SI), R10
+	ADDQ      (BX)(R9*1), R10
+	VMOVDQU64 (R10)(CX*1), Z0
+	VMOVDQU64 64(R10)(CX*1), Z1
+	VMOVDQU64 128(R10)(CX*1), Z2
+	VMOVDQU64 192(R10)(CX*1), Z3
+	MOVL      16(SI), R9
+	MOVL      20(SI), R10
+	ADDQ      (BX)(R9*1), R10
+	VMOVDQU64 (R10)(CX*1), Z4
+	VMOVDQU64 64(R10)(CX*1), Z5
+	VMOVDQU64 128(R10)(CX*1), Z6
+	VMOVDQU64 192(R10)(CX*1), Z7
+	MOVL      24(SI), R9
+	MOVL      28(SI), R10
+	ADDQ      (BX)(R9*1), R10
+	VMOVDQU64 (R10)(CX*1), Z8
+	VMOVDQU64 64(R10)(CX*1), Z9
+	VMOVDQU64 128(R10)(CX*1), Z10
+	VMOVDQU64 192(R10)(CX*1), Z11
+	MOVL      32(SI), R9
+	MOVL      36(SI), R10
+	ADDQ      (BX)(R9*1), R10
+	VMOVDQU64 (R10)(CX*1), Z12
+	VMOVDQU64 64(R10)(CX*1), Z13
+	VMOVDQU64 128(R10)(CX*1), Z14
+	VMOVDQU64 192(R10)(CX*1), Z15
+	MOVL      40(SI), R9
+	MOVL      44(SI), R10
+	ADDQ      (BX)(R9*1), R10
+	VMOVDQU64 (R10)(CX*1), Z16
+	VMOVDQU64 64(R10)(CX*1), Z17
+	VMOVDQU64 128(R10)(CX*1), Z18
+	VMOVDQU64 192(R10)(CX*1), Z19
+
+zeros4:
+	MOVL  (SI), R10
+	LEAQ  48(SI), R9
+	TESTQ R10, R10
+	JZ    store4
+
+term4:
+	MOVL      (R9), R11
+	MOVL      4(R9), R12
+	ADDQ      (DX)(R11*1), R12
+	MOVQ      8(R9), R11
+	VMOVDQU64 (R12)(CX*1), Z20
+	VMOVDQU64 64(R12)(CX*1), Z21
+	VMOVDQU64 128(R12)(CX*1), Z22
+	VMOVDQU64 192(R12)(CX*1), Z23
+	TESTB     $0x01, R11
+	JZ        not0_4
+	VPXORQ    Z20, Z0, Z0
+	VPXORQ    Z21, Z1, Z1
+	VPXORQ    Z22, Z2, Z2
+	VPXORQ    Z23, Z3, Z3
+
+not0_4:
+	TESTB  $0x02, R11
+	JZ     not1_4
+	VPXORQ Z20, Z4, Z4
+	VPXORQ Z21, Z5, Z5
+	VPXORQ Z22, Z6, Z6
+	VPXORQ Z23, Z7, Z7
+
+not1_4:
+	TESTB  $0x04, R11
+	JZ     not2_4
+	VPXORQ Z20, Z8, Z8
+	VPXORQ Z21, Z9, Z9
+	VPXORQ Z22, Z10, Z10
+	VPXORQ Z23, Z11, Z11
+
+not2_4:
+	TESTB  $0x08, R11
+	JZ     not3_4
+	VPXORQ Z20, Z12, Z12
+	VPXORQ Z21, Z13, Z13
+	VPXORQ Z22, Z14, Z14
+	VPXORQ Z23, Z15, Z15
+
+not3_4:
+	TESTB  $0x10, R11
+	JZ     not4_4
+	VPXORQ Z20, Z16, Z16
+	VPXORQ Z21, Z17, Z17
+	VPXORQ Z22, Z18, Z18
+	VPXORQ Z23, Z19, Z19
+
+not4_4:
+	ADDQ $0x10, R9
+	DECQ R10
+	JNZ  term4
+
+store4:
+	MOVL      8(SI), R10
+	MOVL      12(SI), R11
+	ADDQ      (BX)(R10*1), R11
+	VMOVDQU64 Z0, (R11)(CX*1)
+	VMOVDQU64 Z1, 64(R11)(CX*1)
+	VMOVDQU64 Z2, 128(R11)(CX*1)
+	VMOVDQU64 Z3, 192(R11)(CX*1)
+	MOVL      16(SI), R10
+	MOVL      20(SI), R11
+	ADDQ      (BX)(R10*1), R11
+	VMOVDQU64 Z4, (R11)(CX*1)
+	VMOVDQU64 Z5, 64(R11)(CX*1)
+	VMOVDQU64 Z6, 128(R11)(CX*1)
+	VMOVDQU64 Z7, 192(R11)(CX*1)
+	MOVL      24(SI), R10
+	MOVL      28(SI), R11
+	ADDQ      (BX)(R10*1), R11
+	VMOVDQU64 Z8, (R11)(CX*1)
+	VMOVDQU64 Z9, 64(R11)(CX*1)
+	VMOVDQU64 Z10, 128(R11)(CX*1)
+	VMOVDQU64 Z11, 192(R11)(CX*1)
+	MOVL      32(SI), R10
+	MOVL      36(SI), R11
+	ADDQ      (BX)(R10*1), R11
+	VMOVDQU64 Z12, (R11)(CX*1)
+	VMOVDQU64 Z13, 64(R11)(CX*1)
+	VMOVDQU64 Z14, 128(R11)(CX*1)
+	VMOVDQU64 Z15, 192(R11)(CX*1)
+	MOVL      40(SI), R10
+	MOVL      44(SI), R11
+	ADDQ      (BX)(R10*1), R11
+	VMOVDQU64 Z16, (R11)(CX*1)
+	VMOVDQU64 Z17, 64(R11)(CX*1)
+	VMOVDQU64 Z18, 128(R11)(CX*1)
+	VMOVDQU64 Z19, 192(R11)(CX*1)
+	ADDQ      $0x00000100, CX
+	SUBQ      $0x00000100, R8
+	JMP       wide
+
+narrow:
+	CMPQ      R8, $0x00000040
+	JLT       done
+	VPXORQ    Z24, Z24, Z24
+	VPXORQ    Z25, Z25, Z25
+	VPXORQ    Z26, Z26, Z26
+	VPXORQ    Z27, Z27, Z27
+	VPXORQ    Z28, Z28, Z28
+	CMPL      4(SI), $0x00
+	JEQ       zeros1
+	MOVL      8(SI), R9
+	MOVL      12(SI), R10
+	ADDQ      (BX)(R9*1), R10
+	VMOVDQU64 (R10)(CX*1), Z24
+	MOVL      16(SI), R9
+	MOVL      20(SI), R10
+	ADDQ      (BX)(R9*1), R10
+	VMOVDQU64 (R10)(CX*1), Z25
+	MOVL      24(SI), R9
+	MOVL      28(SI), R10
+	ADDQ      (BX)(R9*1), R10
+	VMOVDQU64 (R10)(CX*1), Z26
+	MOVL      32(SI), R9
+	MOVL      36(SI), R10
+	ADDQ      (BX)(R9*1), R10
+	VMOVDQU64 (R10)(CX*1), Z27
+	MOVL      40(SI), R9
+	MOVL      44(SI), R10
+	ADDQ      (BX)(R9*1), R10
+	VMOVDQU64 (R10)(CX*1), Z28
+
+zeros1:
+	MOVL  (SI), R10
+	LEAQ  48(SI), R9
+	TESTQ R10, R10
+	JZ    store1
+
+term1:
+	MOVL      (R9), R11
+	MOVL      4(R9), R12
+	ADDQ      (DX)(R11*1), R12
+	MOVQ      8(R9), R11
+	VMOVDQU64 (R12)(CX*1), Z20
+	TESTB     $0x01, R11
+	JZ        not0_1
+	VPXORQ    Z20, Z24, Z24
+
+not0_1:
+	TESTB  $0x02, R11
+	JZ     not1_1
+	VPXORQ Z20, Z25, Z25
+
+not1_1:
+	TESTB  $0x04, R11
+	JZ     not2_1
+	VPXORQ Z20, Z26, Z26
+
+not2_1:
+	TESTB  $0x08, R11
+	JZ     not3_1
+	VPXORQ Z20, Z27, Z27
+
+not3_1:
+	TESTB  $0x10, R11
+	JZ     not4_1
+	VPXORQ Z20, Z28, Z28
+
+not4_1:
+	ADDQ $0x10, R9
+	DECQ R10
+	JNZ  term1
+
+store1:
+	MOVL      8(SI), R10
+	MOVL      12(SI), R11
+	ADDQ      (BX)(R10*1), R11
+	VMOVDQU64 Z24, (R11)(CX*1)
+	MOVL      16(SI), R10
+	MOVL      20(SI), R11
+	ADDQ      (BX)(R10*1), R11
+	VMOVDQU64 Z25, (R11)(CX*1)
+	MOVL      24(SI), R10
+	MOVL      28(SI), R11
+	ADDQ      (BX)(R10*1), R11
+	VMOVDQU64 Z26, (R11)(CX*1)
+	MOVL      32(SI), R10
+	MOVL      36(SI), R11
+	ADDQ      (BX)(R10*1), R11
+	VMOVDQU64 Z27, (R11)(CX*1)
+	MOVL      40(SI), R10
+	MOVL      44(SI), R11
+	ADDQ      (BX)(R10*1), R11
+	VMOVDQU64 Z28, (R11)(CX*1)
+	ADDQ      $0x00000040, CX
+	SUBQ      $0x00000040, R8
+	JMP       narrow
+
+done:
+	MOVQ R9, SI
+	DECQ DI
+	JNZ  round
+	MOVQ row+24(FP), CX
+	ADDQ CX, AX
+	DECQ rows+16(FP)
+	JNZ  row
+	VZEROUPPER
+	RET
+
+// func xorx5Avx2(n int, pos int, rows int, row int, in *[]byte, out *[]byte, rounds *uint64, count int)
+// Requires: AVX, AVX2
+TEXT ·xorx5Avx2(SB), NOSPLIT, $0-64
+	MOVQ pos+8(FP), AX
+	MOVQ in+32(FP), DX
+	MOVQ out+40(FP), BX
+
+row:
+	MOVQ rounds+48(FP), SI
+	MOVQ count+56(FP), DI
+
+round:
+	MOVQ n+0(FP), R8
+	MOVQ AX, CX
+
+wide:
+	CMPQ    R8, $0x00000040
+	JLT     narrow
+	VPXOR   Y0, Y0, Y0
+	VPXOR   Y1, Y1, Y1
+	VPXOR   Y2, Y2, Y2
+	VPXOR   Y3, Y3, Y3
+	VPXOR   Y4, Y4, Y4
+	VPXOR   Y5, Y5, Y5
+	VPXOR   Y6, Y6, Y6
+	VPXOR   Y7, Y7, Y7
+	VPXOR   Y8, Y8, Y8
+	VPXOR   Y9, Y9, Y9
+	CMPL    4(SI), $0x00
+	JEQ     zeros2
+	MOVL    8(SI), R9
+	MOVL    12(SI), R10
+	ADDQ    (BX)(R9*1), R10
+	VMOVDQU (R10)(CX*1), Y0
+	VMOVDQU 32(R10)(CX*1), Y1
+	MOVL    16(SI), R9
+	MOVL    20(SI), R10
+	ADDQ    (BX)(R9*1), R10
+	VMOVDQU (R10)(CX*1), Y2
+	VMOVDQU 32(R10)(CX*1), Y3
+	MOVL    24(SI), R9
+	MOVL    28(SI), R10
+	ADDQ    (BX)(R9*1), R10
+	VMOVDQU (R10)(CX*1), Y4
+	VMOVDQU 32(R10)(CX*1), Y5
+	MOVL    32(SI), R9
+	MOVL    36(SI), R10
+	ADDQ    (BX)(R9*1), R10
+	VMOVDQU (R10)(CX*1), Y6
+	VMOVDQU 32(R10)(CX*1), Y7
+	MOVL    40(SI), R9
+	MOVL    44(SI), R10
+	ADDQ    (BX)(R9*1), R10
+	VMOVDQU (R10)(CX*1), Y8
+	VMOVDQU 32(R10)(CX*1), Y9
+
+zeros2:
+	MOVL  (SI), R10
+	LEAQ  48(SI), R9
+	TESTQ R10, R10
+	JZ    store2
+
+term2:
+	MOVL    (R9), R11
+	MOVL    4(R9), R12
+	ADDQ    (DX)(R11*1), R12
+	MOVQ    8(R9), R11
+	VMOVDQU (R12)(CX*1), Y10
+	VMOVDQU 32(R12)(CX*1), Y11
+	TESTB   $0x01, R11
+	JZ      not0_2
+	VPXOR   Y10, Y0, Y0
+	VPXOR   Y11, Y1, Y1
+
+not0_2:
+	TESTB $0x02, R11
+	JZ    not1_2
+	VPXOR Y10, Y2, Y2
+	VPXOR Y11, Y3, Y3
+
+not1_2:
+	TESTB $0x04, R11
+	JZ    not2_2
+	VPXOR Y10, Y4, Y4
+	VPXOR Y11, Y5, Y5
+
+not2_2:
+	TESTB $0x08, R11
+	JZ    not3_2
+	VPXOR Y10, Y6, Y6
+	VPXOR Y11, Y7, Y7
+
+not3_2:
+	TESTB $0x10, R11
+	JZ    not4_2
+	VPXOR Y10, Y8, Y8
+	VPXOR Y11, Y9, Y9
+
+not4_2:
+	ADDQ $0x10, R9
+	DECQ R10
+	JNZ  term2
+
+store2:
+	MOVL    8(SI), R10
+	MOVL    12(SI), R11
+	ADDQ    (BX)(R10*1), R11
+	VMOVDQU Y0, (R11)(CX*1)
+	VMOVDQU Y1, 32(R11)(CX*1)
+	MOVL    16(SI), R10
+	MOVL    20(SI), R11
+	ADDQ    (BX)(R10*1), R11
+	VMOVDQU Y2, (R11)(CX*1)
+	VMOVDQU Y3, 32(R11)(CX*1)
+	MOVL    24(SI), R10
+	MOVL    28(SI), R11
+	ADDQ    (BX)(R10*1), R11
+	VMOVDQU Y4, (R11)(CX*1)
+	VMOVDQU Y5, 32(R11)(CX*1)
+	MOVL    32(SI), R10
+	MOVL    36(SI), R11
+	ADDQ    (BX)(R10*1), R11
+	VMOVDQU Y6, (R11)(CX*1)
+	VMOVDQU Y7, 32(R11)(CX*1)
+	MOVL    40(SI), R10
+	MOVL    44(SI), R11
+	ADDQ    (BX)(R10*1), R11
+	VMOVDQU Y8, (R11)(CX*1)
+	VMOVDQU Y9, 32(R11)(CX*1)
+	ADDQ    $0x00000040, CX
+	SUBQ    $0x00000040, R8
+	JMP     wide
+
+narrow:
+	CMPQ    R8, $0x00000020
+	JLT     done
+	VPXOR   Y0, Y0, Y0
+	VPXOR   Y1, Y1, Y1
+	VPXOR   Y2, Y2, Y2
+	VPXOR   Y3, Y3, Y3
+	VPXOR   Y4, Y4, Y4
+	CMPL    4(SI), $0x00
+	JEQ     zeros1
+	MOVL    8(SI), R9
+	MOVL    12(SI), R10
+	ADDQ    (BX)(R9*1), R10
+	VMOVDQU (R10)(CX*1), Y0
+	MOVL    16(SI), R9
+	MOVL    20(SI), R10
+	ADDQ    (BX)(R9*1), R10
+	VMOVDQU (R10)(CX*1), Y1
+	MOVL    24(SI), R9
+	MOVL    28(SI), R10
+	ADDQ    (BX)(R9*1), R10
+	VMOVDQU (R10)(CX*1), Y2
+	MOVL    32(SI), R9
+	MOVL    36(SI), R10
+	ADDQ    (BX)(R9*1), R10
+	VMOVDQU (R10)(CX*1), Y3
+	MOVL    40(SI), R9
+	MOVL    44(SI), R10
+	ADDQ    (BX)(R9*1), R10
+	VMOVDQU (R10)(CX*1), Y4
+
+zeros1:
+	MOVL  (SI), R10
+	LEAQ  48(SI), R9
+	TESTQ R10, R10
+	JZ    store1
+
+term1:
+	MOVL    (R9), R11
+	MOVL    4(R9), R12
+	ADDQ    (DX)(R11*1), R12
+	MOVQ    8(R9), R11
+	VMOVDQU (R12)(CX*1), Y5
+	TESTB   $0x01, R11
+	JZ      not0_1
+	VPXOR   Y5, Y0, Y0
+
+not0_1:
+	TESTB $0x02, R11
+	JZ    not1_1
+	VPXOR Y5, Y1, Y1
+
+not1_1:
+	TESTB $0x04, R11
+	JZ    not2_1
+	VPXOR Y5, Y2, Y2
+
+not2_1:
+	TESTB $0x08, R11
+	JZ    not3_1
+	VPXOR Y5, Y3, Y3
+
+not3_1:
+	TESTB $0x10, R11
+	JZ    not4_1
+	VPXOR Y5, Y4, Y4
+
+not4_1:
+	ADDQ $0x10, R9
+	DECQ R10
+	JNZ  term1
+
+store1:
+	MOVL    8(SI), R10
+	MOVL    12(SI), R11
+	ADDQ    (BX)(R10*1), R11
+	VMOVDQU Y0, (R11)(CX*1)
+	MOVL    16(SI), R10
+	MOVL    20(SI), R11
+	ADDQ    (BX)(R10*1), R11
+	VMOVDQU Y1, (R11)(CX*1)
+	MOVL    24(SI), R10
+	MOVL    28(SI), R11
+	ADDQ    (BX)(R10*1), R11
+	VMOVDQU Y2, (R11)(CX*1)
+	MOVL    32(SI), R10
+	MOVL    36(SI), R11
+	ADDQ    (BX)(R10*1), R11
+	VMOVDQU Y3, (R11)(CX*1)
+	MOVL    40(SI), R10
+	MOVL    44(SI), R11
+	ADDQ    (BX)(R10*1), R11
+	VMOVDQU Y4, (R11)(CX*1)
+	ADDQ    $0x00000020, CX
+	SUBQ    $0x00000020, R8
+	JMP     narrow
+
+done:
+	MOVQ R9, SI
+	DECQ DI
+	JNZ  round
+	MOVQ row+24(FP), CX
+	ADDQ CX, AX
+	DECQ rows+16(FP)
+	JNZ  row
+	VZEROUPPER
+	RET
+
+// func xorx5Ssse3(n int, pos int, rows int, row int, in *[]byte, out *[]byte, rounds *uint64, count int)
+// Requires: SSE2
+TEXT ·xorx5Ssse3(SB), NOSPLIT, $0-64
+	MOVQ pos+8(FP), AX
+	MOVQ in+32(FP), DX
+	MOVQ out+40(FP), BX
+
+row:
+	MOVQ rounds+48(FP), SI
+	MOVQ count+56(FP), DI
+
+round:
+	MOVQ n+0(FP), R8
+	MOVQ AX, CX
+
+wide:
+	CMPQ  R8, $0x00000020
+	JLT   narrow
+	PXOR  X0, X0
+	PXOR  X1, X1
+	PXOR  X2, X2
+	PXOR  X3, X3
+	PXOR  X4, X4
+	PXOR  X5, X5
+	PXOR  X6, X6
+	PXOR  X7, X7
+	PXOR  X8, X8
+	PXOR  X9, X9
+	CMPL  4(SI), $0x00
+	JEQ   zeros2
+	MOVL  8(SI), R9
+	MOVL  12(SI), R10
+	ADDQ  (BX)(R9*1), R10
+	MOVOU (R10)(CX*1), X0
+	MOVOU 16(R10)(CX*1), X1
+	MOVL  16(SI), R9
+	MOVL  20(SI), R10
+	ADDQ  (BX)(R9*1), R10
+	MOVOU (R10)(CX*1), X2
+	MOVOU 16(R10)(CX*1), X3
+	MOVL  24(SI), R9
+	MOVL  28(SI), R10
+	ADDQ  (BX)(R9*1), R10
+	MOVOU (R10)(CX*1), X4
+	MOVOU 16(R10)(CX*1), X5
+	MOVL  32(SI), R9
+	MOVL  36(SI), R10
+	ADDQ  (BX)(R9*1), R10
+	MOVOU (R10)(CX*1), X6
+	MOVOU 16(R10)(CX*1), X7
+	MOVL  40(SI), R9
+	MOVL  44(SI), R10
+	ADDQ  (BX)(R9*1), R10
+	MOVOU (R10)(CX*1), X8
+	MOVOU 16(R10)(CX*1), X9
+
+zeros2:
+	MOVL  (SI), R10
+	LEAQ  48(SI), R9
+	TESTQ R10, R10
+	JZ    store2
+
+term2:
+	MOVL  (R9), R11
+	MOVL  4(R9), R12
+	ADDQ  (DX)(R11*1), R12
+	MOVQ  8(R9), R11
+	MOVOU (R12)(CX*1), X10
+	MOVOU 16(R12)(CX*1), X11
+	TESTB $0x01, R11
+	JZ    not0_2
+	PXOR  X10, X0
+	PXOR  X11, X1
+
+not0_2:
+	TESTB $0x02, R11
+	JZ    not1_2
+	PXOR  X10, X2
+	PXOR  X11, X3
+
+not1_2:
+	TESTB $0x04, R11
+	JZ    not2_2
+	PXOR  X10, X4
+	PXOR  X11, X5
+
+not2_2:
+	TESTB $0x08, R11
+	JZ    not3_2
+	PXOR  X10, X6
+	PXOR  X11, X7
+
+not3_2:
+	TESTB $0x10, R11
+	JZ    not4_2
+	PXOR  X10, X8
+	PXOR  X11, X9
+
+not4_2:
+	ADDQ $0x10, R9
+	DECQ R10
+	JNZ  term2
+
+store2:
+	MOVL  8(SI), R10
+	MOVL  12(SI), R11
+	ADDQ  (BX)(R10*1), R11
+	MOVOU X0, (R11)(CX*1)
+	MOVOU X1, 16(R11)(CX*1)
+	MOVL  16(SI), R10
+	MOVL  20(SI), R11
+	ADDQ  (BX)(R10*1), R11
+	MOVOU X2, (R11)(CX*1)
+	MOVOU X3, 16(R11)(CX*1)
+	MOVL  24(SI), R10
+	MOVL  28(SI), R11
+	ADDQ  (BX)(R10*1), R11
+	MOVOU X4, (R11)(CX*1)
+	MOVOU X5, 16(R11)(CX*1)
+	MOVL  32(SI), R10
+	MOVL  36(SI), R11
+	ADDQ  (BX)(R10*1), R11
+	MOVOU X6, (R11)(CX*1)
+	MOVOU X7, 16(R11)(CX*1)
+	MOVL  40(SI), R10
+	MOVL  44(SI), R11
+	ADDQ  (BX)(R10*1), R11
+	MOVOU X8, (R11)(CX*1)
+	MOVOU X9, 16(R11)(CX*1)
+	ADDQ  $0x00000020, CX
+	SUBQ  $0x00000020, R8
+	JMP   wide
+
+narrow:
+	CMPQ  R8, $0x00000010
+	JLT   done
+	PXOR  X0, X0
+	PXOR  X1, X1
+	PXOR  X2, X2
+	PXOR  X3, X3
+	PXOR  X4, X4
+	CMPL  4(SI), $0x00
+	JEQ   zeros1
+	MOVL  8(SI), R9
+	MOVL  12(SI), R10
+	ADDQ  (BX)(R9*1), R10
+	MOVOU (R10)(CX*1), X0
+	MOVL  16(SI), R9
+	MOVL  20(SI), R10
+	ADDQ  (BX)(R9*1), R10
+	MOVOU (R10)(CX*1), X1
+	MOVL  24(SI), R9
+	MOVL  28(SI), R10
+	ADDQ  (BX)(R9*1), R10
+	MOVOU (R10)(CX*1), X2
+	MOVL  32(SI), R9
+	MOVL  36(SI), R10
+	ADDQ  (BX)(R9*1), R10
+	MOVOU (R10)(CX*1), X3
+	MOVL  40(SI), R9
+	MOVL  44(SI), R10
+	ADDQ  (BX)(R9*1), R10
+	MOVOU (R10)(CX*1), X4
+
+zeros1:
+	MOVL  (SI), R10
+	LEAQ  48(SI), R9
+	TESTQ R10, R10
+	JZ    store1
+
+term1:
+	MOVL  (R9), R11
+	MOVL  4(R9), R12
+	ADDQ  (DX)(R11*1), R12
+	MOVQ  8(R9), R11
+	MOVOU (R12)(CX*1), X5
+	TESTB $0x01, R11
+	JZ    not0_1
+	PXOR  X5, X0
+
+not0_1:
+	TESTB $0x02, R11
+	JZ    not1_1
+	PXOR  X5, X1
+
+not1_1:
+	TESTB $0x04, R11
+	JZ    not2_1
+	PXOR  X5, X2
+
+not2_1:
+	TESTB $0x08, R11
+	JZ    not3_1
+	PXOR  X5, X3
+
+not3_1:
+	TESTB $0x10, R11
+	JZ    not4_1
+	PXOR  X5, X4
+
+not4_1:
+	ADDQ $0x10, R9
+	DECQ R10
+	JNZ  term1
+
+store1:
+	MOVL  8(SI), R10
+	MOVL  12(SI), R11
+	ADDQ  (BX)(R10*1), R11
+	MOVOU X0, (R11)(CX*1)
+	MOVL  16(SI), R10
+	MOVL  20(SI), R11
+	ADDQ  (BX)(R10*1), R11
+	MOVOU X1, (R11)(CX*1)
+	MOVL  24(SI), R10
+	MOVL  28(SI), R11
+	ADDQ  (BX)(R10*1), R11
+	MOVOU X2, (R11)(CX*1)
+	MOVL  32(SI), R10
+	MOVL  36(SI), R11
+	ADDQ  (BX)(R10*1), R11
+	MOVOU X3, (R11)(CX*1)
+	MOVL  40(SI), R10
+	MOVL  44(SI), R11
+	ADDQ  (BX)(R10*1), R11
+	MOVOU X4, (R11)(CX*1)
+	ADDQ  $0x00000010, CX
+	SUBQ  $0x00000010, R8
+	JMP   narrow
+
+done:
+	MOVQ R9, SI
+	DECQ DI
+	JNZ  round
+	MOVQ row+24(FP), CX
+	ADDQ CX, AX
+	DECQ rows+16(FP)
+	JNZ  row
+	RET
+
+// func xorx6Avx512(n int, pos int, rows int, row int, in *[]byte, out *[]byte, rounds *uint64, count int)
+// Requires: AVX, AVX512F
+TEXT ·xorx6Avx512(SB), NOSPLIT, $0-64
+	MOVQ pos+8(FP), AX
+	MOVQ in+32(FP), DX
+	MOVQ out+40(FP), BX
+
+row:
+	MOVQ rounds+48(FP), SI
+	MOVQ count+56(FP), DI
+
+round:
+	MOVQ n+0(FP), R8
+	MOVQ AX, CX
+
+wide:
+	CMPQ      R8, $0x00000080
+	JLT       narrow
+	VPXORQ    Z0, Z0, Z0
+	VPXORQ    Z1, Z1, Z1
+	VPXORQ    Z2, Z2, Z2
+	VPXORQ    Z3, Z3, Z3
+	VPXORQ    Z4, Z4, Z4
+	VPXORQ    Z5, Z5, Z5
+	VPXORQ    Z6, Z6, Z6
+	VPXORQ    Z7, Z7, Z7
+	VPXORQ    Z8, Z8, Z8
+	VPXORQ    Z9, Z9, Z9
+	VPXORQ    Z10, Z10, Z10
+	VPXORQ    Z11, Z11, Z11
+	CMPL      4(SI), $0x00
+	JEQ       zeros2
+	MOVL      8(SI), R9
+	MOVL      12(SI), R10
+	ADDQ      (BX)(R9*1), R10
+	VMOVDQU64 (R10)(CX*1), Z0
+	VMOVDQU64 64(R10)(CX*1), Z1
+	MOVL      16(SI), R9
+	MOVL      20(SI), R10
+	ADDQ      (BX)(R9*1), R10
+	VMOVDQU64 (R10)(CX*1), Z2
+	VMOVDQU64 64(R10)(CX*1), Z3
+	MOVL      24(SI), R9
+	MOVL      28(SI), R10
+	ADDQ      (BX)(R9*1), R10
+	VMOVDQU64 (R10)(CX*1), Z4
+	VMOVDQU64 64(R10)(CX*1), Z5
+	MOVL      32(SI), R9
+	MOVL      36(SI), R10
+	ADDQ      (BX)(R9*1), R10
+	VMOVDQU64 (R10)(CX*1), Z6
+	VMOVDQU64 64(R10)(CX*1), Z7
+	MOVL      40(SI), R9
+	MOVL      44(SI), R10
+	ADDQ      (BX)(R9*1), R10
+	VMOVDQU64 (R10)(CX*1), Z8
+	VMOVDQU64 64(R10)(CX*1), Z9
+	MOVL      48(SI), R9
+	MOVL      52(SI), R10
+	ADDQ      (BX)(R9*1), R10
+	VMOVDQU64 (R10)(CX*1), Z10
+	VMOVDQU64 64(R10)(CX*1), Z11
+
+zeros2:
+	MOVL  (SI), R10
+	LEAQ  56(SI), R9
+	TESTQ R10, R10
+	JZ    store2
+
+term2:
+	MOVL      (R9), R11
+	MOVL      4(R9), R12
+	ADDQ      (DX)(R11*1), R12
+	MOVQ      8(R9), R11
+	VMOVDQU64 (R12)(CX*1), Z12
+	VMOVDQU64 64(R12)(CX*1), Z13
+	TESTB     $0x01, R11
+	JZ        not0_2
+	VPXORQ    Z12, Z0, Z0
+	VPXORQ    Z13, Z1, Z1
+
+not0_2:
+	TESTB  $0x02, R11
+	JZ     not1_2
+	VPXORQ Z12, Z2, Z2
+	VPXORQ Z13, Z3, Z3
+
+not1_2:
+	TESTB  $0x04, R11
+	JZ     not2_2
+	VPXORQ Z12, Z4, Z4
+	VPXORQ Z13, Z5, Z5
+
+not2_2:
+	TESTB  $0x08, R11
+	JZ     not3_2
+	VPXORQ Z12, Z6, Z6
+	VPXORQ Z13, Z7, Z7
+
+not3_2:
+	TESTB  $0x10, R11
+	JZ     not4_2
+	VPXORQ Z12, Z8, Z8
+	VPXORQ Z13, Z9, Z9
+
+not4_2:
+	TESTB  $0x20, R11
+	JZ     not5_2
+	VPXORQ Z12, Z10, Z10
+	VPXORQ Z13, Z11, Z11
+
+not5_2:
+	ADDQ $0x10, R9
+	DECQ R10
+	JNZ  term2
+
+store2:
+	MOVL      8(SI), R10
+	MOVL      12(SI), R11
+	ADDQ      (BX)(R10*1), R11
+	VMOVDQU64 Z0, (R11)(CX*1)
+	VMOVDQU64 Z1, 64(R11)(CX*1)
+	MOVL      16(SI), R10
+	MOVL      20(SI), R11
+	ADDQ      (BX)(R10*1), R11
+	VMOVDQU64 Z2, (R11)(CX*1)
+	VMOVDQU64 Z3, 64(R11)(CX*1)
+	MOVL      24(SI), R10
+	MOVL      28(SI), R11
+	ADDQ      (BX)(R10*1), R11
+	VMOVDQU64 Z4, (R11)(CX*1)
+	VMOVDQU64 Z5, 64(R11)(CX*1)
+	MOVL      32(SI), R10
+	MOVL      36(SI), R11
+	ADDQ      (BX)(R10*1), R11
+	VMOVDQU64 Z6, (R11)(CX*1)
+	VMOVDQU64 Z7, 64(R11)(CX*1)
+	MOVL      40(SI), R10
+	MOVL      44(SI), R11
+	ADDQ      (BX)(R10*1), R11
+	VMOVDQU64 Z8, (R11)(CX*1)
+	VMOVDQU64 Z9, 64(R11)(CX*1)
+	MOVL      48(SI), R10
+	MOVL      52(SI), R11
+	ADDQ      (BX)(R10*1), R11
+	VMOVDQU64 Z10, (R11)(CX*1)
+	VMOVDQU64 Z11, 64(R11)(CX*1)
+	ADDQ      $0x00000080, CX
+	SUBQ      $0x00000080, R8
+	JMP       wide
+
+narrow:
+	CMPQ      R8, $0x00000040
+	JLT       done
+	VPXORQ    Z14, Z14, Z14
+	VPXORQ    Z15, Z15, Z15
+	VPXORQ    Z16, Z16, Z16
+	VPXORQ    Z17, Z17, Z17
+	VPXORQ    Z18, Z18, Z18
+	VPXORQ    Z19, Z19, Z19
+	CMPL      4(SI), $0x00
+	JEQ       zeros1
+	MOVL      8(SI), R9
+	MOVL      12(SI), R10
+	ADDQ      (BX)(R9*1), R10
+	VMOVDQU64 (R10)(CX*1), Z14
+	MOVL      16(SI), R9
+	MOVL      20(SI), R10
+	ADDQ      (BX)(R9*1), R10
+	VMOVDQU64 (R10)(CX*1), Z15
+	MOVL      24(SI), R9
+	MOVL      28(SI), R10
+	ADDQ      (BX)(R9*1), R10
+	VMOVDQU64 (R10)(CX*1), Z16
+	MOVL      32(SI), R9
+	MOVL      36(SI), R10
+	ADDQ      (BX)(R9*1), R10
+	VMOVDQU64 (R10)(CX*1), Z17
+	MOVL      40(SI), R9
+	MOVL      44(SI), R10
+	ADDQ      (BX)(R9*1), R10
+	VMOVDQU64 (R10)(CX*1), Z18
+	MOVL      48(SI), R9
+	MOVL      52(SI), R10
+	ADDQ      (BX)(R9*1), R10
+	VMOVDQU64 (R10)(CX*1), Z19
+
+zeros1:
+	MOVL  (SI), R10
+	LEAQ  56(SI), R9
+	TESTQ R10, R10
+	JZ    store1
+
+term1:
+	MOVL      (R9), R11
+	MOVL      4(R9), R12
+	ADDQ      (DX)(R11*1), R12
+	MOVQ      8(R9), R11
+	VMOVDQU64 (R12)(CX*1), Z12
+	TESTB     $0x01, R11
+	JZ        not0_1
+	VPXORQ    Z12, Z14, Z14
+
+not0_1:
+	TESTB  $0x02, R11
+	JZ     not1_1
+	VPXORQ Z12, Z15, Z15
+
+not1_1:
+	TESTB  $0x04, R11
+	JZ     not2_1
+	VPXORQ Z12, Z16, Z16
+
+not2_1:
+	TESTB  $0x08, R11
+	JZ     not3_1
+	VPXORQ Z12, Z17, Z17
+
+not3_1:
+	TESTB  $0x10, R11
+	JZ     not4_1
+	VPXORQ Z12, Z18, Z18
+
+not4_1:
+	TESTB  $0x20, R11
+	JZ     not5_1
+	VPXORQ Z12, Z19, Z19
+
+not5_1:
+	ADDQ $0x10, R9
+	DECQ R10
+	JNZ  term1
+
+store1:
+	MOVL      8(SI), R10
+	MOVL      12(SI), R11
+	ADDQ      (BX)(R10*1), R11
+	VMOVDQU64 Z14, (R11)(CX*1)
+	MOVL      16(SI), R10
+	MOVL      20(SI), R11
+	ADDQ      (BX)(R10*1), R11
+	VMOVDQU64 Z15, (R11)(CX*1)
+	MOVL      24(SI), R10
+	MOVL      28(SI), R11
+	ADDQ      (BX)(R10*1), R11
+	VMOVDQU64 Z16, (R11)(CX*1)
+	MOVL      32(SI), R10
+	MOVL      36(SI), R11
+	ADDQ      (BX)(R10*1), R11
+	VMOVDQU64 Z17, (R11)(CX*1)
+	MOVL      40(SI), R10
+	MOVL      44(SI), R11
+	ADDQ      (BX)(R10*1), R11
+	VMOVDQU64 Z18, (R11)(CX*1)
+	MOVL      48(SI), R10
+	MOVL      52(SI), R11
+	ADDQ      (BX)(R10*1), R11
+	VMOVDQU64 Z19, (R11)(CX*1)
+	ADDQ      $0x00000040, CX
+	SUBQ      $0x00000040, R8
+	JMP       narrow
+
+done:
+	MOVQ R9, SI
+	DECQ DI
+	JNZ  round
+	MOVQ row+24(FP), CX
+	ADDQ CX, AX
+	DECQ rows+16(FP)
+	JNZ  row
+	VZEROUPPER
+	RET
+
+// func xorx6Avx2(n int, pos int, rows int, row int, in *[]byte, out *[]byte, rounds *uint64, count int)
+// Requires: AVX, AVX2
+TEXT ·xorx6Avx2(SB), NOSPLIT, $0-64
+	MOVQ pos+8(FP), AX
+	MOVQ in+32(FP), DX
+	MOVQ out+40(FP), BX
+
+row:
+	MOVQ rounds+48(FP), SI
+	MOVQ count+56(FP), DI
+
+round:
+	MOVQ n+0(FP), R8
+	MOVQ AX, CX
+
+narrow:
+	CMPQ    R8, $0x00000020
+	JLT     done
+	VPXOR   Y0, Y0, Y0
+	VPXOR   Y1, Y1, Y1
+	VPXOR   Y2, Y2, Y2
+	VPXOR   Y3, Y3, Y3
+	VPXOR   Y4, Y4, Y4
+	VPXOR   Y5, Y5, Y5
+	CMPL    4(SI), $0x00
+	JEQ     zeros1
+	MOVL    8(SI), R9
+	MOVL    12(SI), R10
+	ADDQ    (BX)(R9*1), R10
+	VMOVDQU (R10)(CX*1), Y0
+	MOVL    16(SI), R9
+	MOVL    20(SI), R10
+	ADDQ    (BX)(R9*1), R10
+	VMOVDQU (R10)(CX*1), Y1
+	MOVL    24(SI), R9
+	MOVL    28(SI), R10
+	ADDQ    (BX)(R9*1), R10
+	VMOVDQU (R10)(CX*1), Y2
+	MOVL    32(SI), R9
+	MOVL    36(SI), R10
+	ADDQ    (BX)(R9*1), R10
+	VMOVDQU (R10)(CX*1), Y3
+	MOVL    40(SI), R9
+	MOVL    44(SI), R10
+	ADDQ    (BX)(R9*1), R10
+	VMOVDQU (R10)(CX*1), Y4
+	MOVL    48(SI), R9
+	MOVL    52(SI), R10
+	ADDQ    (BX)(R9*1), R10
+	VMOVDQU (R10)(CX*1), Y5
+
+zeros1:
+	MOVL  (SI), R10
+	LEAQ  56(SI), R9
+	TESTQ R10, R10
+	JZ    store1
+
+term1:
+	MOVL    (R9), R11
+	MOVL    4(R9), R12
+	ADDQ    (DX)(R11*1), R12
+	MOVQ    8(R9), R11
+	VMOVDQU (R12)(CX*1), Y6
+	TESTB   $0x01, R11
+	JZ      not0_1
+	VPXOR   Y6, Y0, Y0
+
+not0_1:
+	TESTB $0x02, R11
+	JZ    not1_1
+	VPXOR Y6, Y1, Y1
+
+not1_1:
+	TESTB $0x04, R11
+	JZ    not2_1
+	VPXOR Y6, Y2, Y2
+
+not2_1:
+	TESTB $0x08, R11
+	JZ    not3_1
+	VPXOR Y6, Y3, Y3
+
+not3_1:
+	TESTB $0x10, R11
+	JZ    not4_1
+	VPXOR Y6, Y4, Y4
+
+not4_1:
+	TESTB $0x20, R11
+	JZ    not5_1
+	VPXOR Y6, Y5, Y5
+
+not5_1:
+	ADDQ $0x10, R9
+	DECQ R10
+	JNZ  term1
+
+store1:
+	MOVL    8(SI), R10
+	MOVL    12(SI), R11
+	ADDQ    (BX)(R10*1), R11
+	VMOVDQU Y0, (R11)(CX*1)
+	MOVL    16(SI), R10
+	MOVL    20(SI), R11
+	ADDQ    (BX)(R10*1), R11
+	VMOVDQU Y1, (R11)(CX*1)
+	MOVL    24(SI), R10
+	MOVL    28(SI), R11
+	ADDQ    (BX)(R10*1), R11
+	VMOVDQU Y2, (R11)(CX*1)
+	MOVL    32(SI), R10
+	MOVL    36(SI), R11
+	ADDQ    (BX)(R10*1), R11
+	VMOVDQU Y3, (R11)(CX*1)
+	MOVL    40(SI), R10
+	MOVL    44(SI), R11
+	ADDQ    (BX)(R10*1), R11
+	VMOVDQU Y4, (R11)(CX*1)
+	MOVL    48(SI), R10
+	MOVL    52(SI), R11
+	ADDQ    (BX)(R10*1), R11
+	VMOVDQU Y5, (R11)(CX*1)
+	ADDQ    $0x00000020, CX
+	SUBQ    $0x00000020, R8
+	JMP     narrow
+
+done:
+	MOVQ R9, SI
+	DECQ DI
+	JNZ  round
+	MOVQ row+24(FP), CX
+	ADDQ CX, AX
+	DECQ rows+16(FP)
+	JNZ  row
+	VZEROUPPER
+	RET
+
+// func xorx6Ssse3(n int, pos int, rows int, row int, in *[]byte, out *[]byte, rounds *uint64, count int)
+// Requires: SSE2
+TEXT ·xorx6Ssse3(SB), NOSPLIT, $0-64
+	MOVQ pos+8(FP), AX
+	MOVQ in+32(FP), DX
+	MOVQ out+40(FP), BX
+
+row:
+	MOVQ rounds+48(FP), SI
+	MOVQ count+56(FP), DI
+
+round:
+	MOVQ n+0(FP), R8
+	MOVQ AX, CX
+
+narrow:
+	CMPQ  R8, $0x00000010
+	JLT   done
+	PXOR  X0, X0
+	PXOR  X1, X1
+	PXOR  X2, X2
+	PXOR  X3, X3
+	PXOR  X4, X4
+	PXOR  X5, X5
+	CMPL  4(SI), $0x00
+	JEQ   zeros1
+	MOVL  8(SI), R9
+	MOVL  12(SI), R10
+	ADDQ  (BX)(R9*1), R10
+	MOVOU (R10)(CX*1), X0
+	MOVL  16(SI), R9
+	MOVL  20(SI), R10
+	ADDQ  (BX)(R9*1), R10
+	MOVOU (R10)(CX*1), X1
+	MOVL  24(SI), R9
+	MOVL  28(SI), R10
+	ADDQ  (BX)(R9*1), R10
+	MOVOU (R10)(CX*1), X2
+	MOVL  32(SI), R9
+	MOVL  36(SI), R10
+	ADDQ  (BX)(R9*1), R10
+	MOVOU (R10)(CX*1), X3
+	MOVL  40(SI), R9
+	MOVL  44(SI), R10
+	ADDQ  (BX)(R9*1), R10
+	MOVOU (R10)(CX*1), X4
+	MOVL  48(SI), R9
+	MOVL  52(SI), R10
+	ADDQ  (BX)(R9*1), R10
+	MOVOU (R10)(CX*1), X5
+
+zeros1:
+	MOVL  (SI), R10
+	LEAQ  56(SI), R9
+	TESTQ R10, R10
+	JZ    store1
+
+term1:
+	MOVL  (R9), R11
+	MOVL  4(R9), R12
+	ADDQ  (DX)(R11*1), R12
+	MOVQ  8(R9), R11
+	MOVOU (R12)(CX*1), X6
+	TESTB $0x01, R11
+	JZ    not0_1
+	PXOR  X6, X0
+
+not0_1:
+	TESTB $0x02, R11
+	JZ    not1_1
+	PXOR  X6, X1
+
+not1_1:
+	TESTB $0x04, R11
+	JZ    not2_1
+	PXOR  X6, X2
+
+not2_1:
+	TESTB $0x08, R11
+	JZ    not3_1
+	PXOR  X6, X3
+
+not3_1:
+	TESTB $0x10, R11
+	JZ    not4_1
+	PXOR  X6, X4
+
+not4_1:
+	TESTB $0x20, R11
+	JZ    not5_1
+	PXOR  X6, X5
+
+not5_1:
+	ADDQ $0x10, R9
+	DECQ R10
+	JNZ  term1
+
+store1:
+	MOVL  8(SI), R10
+	MOVL  12(SI), R11
+	ADDQ  (BX)(R10*1), R11
+	MOVOU X0, (R11)(CX*1)
+	MOVL  16(SI), R10
+	MOVL  20(SI), R11
+	ADDQ  (BX)(R10*1), R11
+	MOVOU X1, (R11)(CX*1)
+	MOVL  24(SI), R10
+	MOVL  28(SI), R11
+	ADDQ  (BX)(R10*1), R11
+	MOVOU X2, (R11)(CX*1)
+	MOVL  32(SI), R10
+	MOVL  36(SI), R11
+	ADDQ  (BX)(R10*1), R11
+	MOVOU X3, (R11)(CX*1)
+	MOVL  40(SI), R10
+	MOVL  44(SI), R11
+	ADDQ  (BX)(R10*1), R11
+	MOVOU X4, (R11)(CX*1)
+	MOVL  48(SI), R10
+	MOVL  52(SI), R11
+	ADDQ  (BX)(R10*1), R11
+	MOVOU X5, (R11)(CX*1)
+	ADDQ  $0x00000010, CX
+	SUBQ  $0x00000010, R8
+	JMP   narrow
+
+done:
+	MOVQ R9, SI
+	DECQ DI
+	JNZ  round
+	MOVQ row+24(FP), CX
+	ADDQ CX, AX
+	DECQ rows+16(FP)
+	JNZ  row
+	RET
+
+// func xorx7Avx512(n int, pos int, rows int, row int, in *[]byte, out *[]byte, rounds *uint64, count int)
+// Requires: AVX, AVX512F
+TEXT ·xorx7Avx512(SB), NOSPLIT, $0-64
+	MOVQ pos+8(FP), AX
+	MOVQ in+32(FP), DX
+	MOVQ out+40(FP), BX
+
+row:
+	MOVQ rounds+48(FP), SI
+	MOVQ count+56(FP), DI
+
+round:
+	MOVQ n+0(FP), R8
+	MOVQ AX, CX
+
+wide:
+	CMPQ      R8, $0x00000080
+	JLT       narrow
+	VPXORQ    Z0, Z0, Z0
+	VPXORQ    Z1, Z1, Z1
+	VPXORQ    Z2, Z2, Z2
+	VPXORQ    Z3, Z3, Z3
+	VPXORQ    Z4, Z4, Z4
+	VPXORQ    Z5, Z5, Z5
+	VPXORQ    Z6, Z6, Z6
+	VPXORQ    Z7, Z7, Z7
+	VPXORQ    Z8, Z8, Z8
+	VPXORQ    Z9, Z9, Z9
+	VPXORQ    Z10, Z10, Z10
+	VPXORQ    Z11, Z11, Z11
+	VPXORQ    Z12, Z12, Z12
+	VPXORQ    Z13, Z13, Z13
+	CMPL      4(SI), $0x00
+	JEQ       zeros2
+	MOVL      8(SI), R9
+	MOVL      12(SI), R10
+	ADDQ      (BX)(R9*1), R10
+	VMOVDQU64 (R10)(CX*1), Z0
+	VMOVDQU64 64(R10)(CX*1), Z1
+	MOVL      16(SI), R9
+	MOVL      20(SI), R10
+	ADDQ      (BX)(R9*1), R10
+	VMOVDQU64 (R10)(CX*1), Z2
+	VMOVDQU64 64(R10)(CX*1), Z3
+	MOVL      24(SI), R9
+	MOVL      28(SI), R10
+	ADDQ      (BX)(R9*1), R10
+	VMOVDQU64 (R10)(CX*1), Z4
+	VMOVDQU64 64(R10)(CX*1), Z5
+	MOVL      32(SI), R9
+	MOVL      36(SI), R10
+	ADDQ      (BX)(R9*1), R10
+	VMOVDQU64 (R10)(CX*1), Z6
+	VMOVDQU64 64(R10)(CX*1), Z7
+	MOVL      40(SI), R9
+	MOVL      44(SI), R10
+	ADDQ      (BX)(R9*1), R10
+	VMOVDQU64 (R10)(CX*1), Z8
+	VMOVDQU64 64(R10)(CX*1), Z9
+	MOVL      48(SI), R9
+	MOVL      52(SI), R10
+	ADDQ      (BX)(R9*1), R10
+	VMOVDQU64 (R10)(CX*1), Z10
+	VMOVDQU64 64(R10)(CX*1), Z11
+	MOVL      56(SI), R9
+	MOVL      60(SI), R10
+	ADDQ      (BX)(R9*1), R10
+	VMOVDQU64 (R10)(CX*1), Z12
+	VMOVDQU64 64(R10)(CX*1), Z13
+
+zeros2:
+	MOVL  (SI), R10
+	LEAQ  64(SI), R9
+	TESTQ R10, R10
+	JZ    store2
+
+term2:
+	MOVL      (R9), R11
+	MOVL      4(R9), R12
+	ADDQ      (DX)(R11*1), R12
+	MOVQ      8(R9), R11
+	VMOVDQU64 (R12)(CX*1), Z14
+	VMOVDQU64 64(R12)(CX*1), Z15
+	TESTB     $0x01, R11
+	JZ        not0_2
+	VPXORQ    Z14, Z0, Z0
+	VPXORQ    Z15, Z1, Z1
+
+not0_2:
+	TESTB  $0x02, R11
+	JZ     not1_2
+	VPXORQ Z14, Z2, Z2
+	VPXORQ Z15, Z3, Z3
+
+not1_2:
+	TESTB  $0x04, R11
+	JZ     not2_2
+	VPXORQ Z14, Z4, Z4
+	VPXORQ Z15, Z5, Z5
+
+not2_2:
+	TESTB  $0x08, R11
+	JZ     not3_2
+	VPXORQ Z14, Z6, Z6
+	VPXORQ Z15, Z7, Z7
+
+not3_2:
+	TESTB  $0x10, R11
+	JZ     not4_2
+	VPXORQ Z14, Z8, Z8
+	VPXORQ Z15, Z9, Z9
+
+not4_2:
+	TESTB  $0x20, R11
+	JZ     not5_2
+	VPXORQ Z14, Z10, Z10
+	VPXORQ Z15, Z11, Z11
+
+not5_2:
+	TESTB  $0x40, R11
+	JZ     not6_2
+	VPXORQ Z14, Z12, Z12
+	VPXORQ Z15, Z13, Z13
+
+not6_2:
+	ADDQ $0x10, R9
+	DECQ R10
+	JNZ  term2
+
+store2:
+	MOVL      8(SI), R10
+	MOVL      12(SI), R11
+	ADDQ      (BX)(R10*1), R11
+	VMOVDQU64 Z0, (R11)(CX*1)
+	VMOVDQU64 Z1, 64(R11)(CX*1)
+	MOVL      16(SI), R10
+	MOVL      20(SI), R11
+	ADDQ      (BX)(R10*1), R11
+	VMOVDQU64 Z2, (R11)(CX*1)
+	VMOVDQU64 Z3, 64(R11)(CX*1)
+	MOVL      24(SI), R10
+	MOVL      28(SI), R11
+	ADDQ      (BX)(R10*1), R11
+	VMOVDQU64 Z4, (R11)(CX*1)
+	VMOVDQU64 Z5, 64(R11)(CX*1)
+	MOVL      32(SI), R10
+	MOVL      36(SI), R11
+	ADDQ      (BX)(R10*1), R11
+	VMOVDQU64 Z6, (R11)(CX*1)
+	VMOVDQU64 Z7, 64(R11)(CX*1)
+	MOVL      40(SI), R10
+	MOVL      44(SI), R11
+	ADDQ      (BX)(R10*1), R11
+	VMOVDQU64 Z8, (R11)(CX*1)
+	VMOVDQU64 Z9, 64(R11)(CX*1)
+	MOVL      48(SI), R10
+	MOVL      52(SI), R11
+	ADDQ      (BX)(R10*1), R11
+	VMOVDQU64 Z10, (R11)(CX*1)
+	VMOVDQU64 Z11, 64(R11)(CX*1)
+	MOVL      56(SI), R10
+	MOVL      60(SI), R11
+	ADDQ      (BX)(R10*1), R11
+	VMOVDQU64 Z12, (R11)(CX*1)
+	VMOVDQU64 Z13, 64(R11)(CX*1)
+	ADDQ      $0x00000080, CX
+	SUBQ      $0x00000080, R8
+	JMP       wide
+
+narrow:
+	CMPQ      R8, $0x00000040
+	JLT       done
+	VPXORQ    Z16, Z16, Z16
+	VPXORQ    Z17, Z17, Z17
+	VPXORQ    Z18, Z18, Z18
+	VPXORQ    Z19, Z19, Z19
+	VPXORQ    Z20, Z20, Z20
+	VPXORQ    Z21, Z21, Z21
+	VPXORQ    Z22, Z22, Z22
+	CMPL      4(SI), $0x00
+	JEQ       zeros1
+	MOVL      8(SI), R9
+	MOVL      12(SI), R10
+	ADDQ      (BX)(R9*1), R10
+	VMOVDQU64 (R10)(CX*1), Z16
+	MOVL      16(SI), R9
+	MOVL      20(SI), R10
+	ADDQ      (BX)(R9*1), R10
+	VMOVDQU64 (R10)(CX*1), Z17
+	MOVL      24(SI), R9
+	MOVL      28(SI), R10
+	ADDQ      (BX)(R9*1), R10
+	VMOVDQU64 (R10)(CX*1), Z18
+	MOVL      32(SI), R9
+	MOVL      36(SI), R10
+	ADDQ      (BX)(R9*1), R10
+	VMOVDQU64 (R10)(CX*1), Z19
+	MOVL      40(SI), R9
+	MOVL      44(SI), R10
+	ADDQ      (BX)(R9*1), R10
+	VMOVDQU64 (R10)(CX*1), Z20
+	MOVL      48(SI), R9
+	MOVL      52(SI), R10
+	ADDQ      (BX)(R9*1), R10
+	VMOVDQU64 (R10)(CX*1), Z21
+	MOVL      56(SI), R9
+	MOVL      60(SI), R10
+	ADDQ      (BX)(R9*1), R10
+	VMOVDQU64 (R10)(CX*1), Z22
+
+zeros1:
+	MOVL  (SI), R10
+	LEAQ  64(SI), R9
+	TESTQ R10, R10
+	JZ    store1
+
+term1:
+	MOVL      (R9), R11
+	MOVL      4(R9), R12
+	ADDQ      (DX)(R11*1), R12
+	MOVQ      8(R9), R11
+	VMOVDQU64 (R12)(CX*1), Z14
+	TESTB     $0x01, R11
+	JZ        not0_1
+	VPXORQ    Z14, Z16, Z16
+
+not0_1:
+	TESTB  $0x02, R11
+	JZ     not1_1
+	VPXORQ Z14, Z17, Z17
+
+not1_1:
+	TESTB  $0x04, R11
+	JZ     not2_1
+	VPXORQ Z14, Z18, Z18
+
+not2_1:
+	TESTB  $0x08, R11
+	JZ     not3_1
+	VPXORQ Z14, Z19, Z19
+
+not3_1:
+	TESTB  $0x10, R11
+	JZ     not4_1
+	VPXORQ Z14, Z20, Z20
+
+not4_1:
+	TESTB  $0x20, R11
+	JZ     not5_1
+	VPXORQ Z14, Z21, Z21
+
+not5_1:
+	TESTB  $0x40, R11
+	JZ     not6_1
+	VPXORQ Z14, Z22, Z22
+
+not6_1:
+	ADDQ $0x10, R9
+	DECQ R10
+	JNZ  term1
+
+store1:
+	MOVL      8(SI), R10
+	MOVL      12(SI), R11
+	ADDQ      (BX)(R10*1), R11
+	VMOVDQU64 Z16, (R11)(CX*1)
+	MOVL      16(SI), R10
+	MOVL      20(SI), R11
+	ADDQ      (BX)(R10*1), R11
+	VMOVDQU64 Z17, (R11)(CX*1)
+	MOVL      24(SI), R10
+	MOVL      28(SI), R11
+	ADDQ      (BX)(R10*1), R11
+	VMOVDQU64 Z18, (R11)(CX*1)
+	MOVL      32(SI), R10
+	MOVL      36(SI), R11
+	ADDQ      (BX)(R10*1), R11
+	VMOVDQU64 Z19, (R11)(CX*1)
+	MOVL      40(SI), R10
+	MOVL      44(SI), R11
+	ADDQ      (BX)(R10*1), R11
+	VMOVDQU64 Z20, (R11)(CX*1)
+	MOVL      48(SI), R10
+	MOVL      52(SI), R11
+	ADDQ      (BX)(R10*1), R11
+	VMOVDQU64 Z21, (R11)(CX*1)
+	MOVL      56(SI), R10
+	MOVL      60(SI), R11
+	ADDQ      (BX)(R10*1), R11
+	VMOVDQU64 Z22, (R11)(CX*1)
+	ADDQ      $0x00000040, CX
+	SUBQ      $0x00000040, R8
+	JMP       narrow
+
+done:
+	MOVQ R9, SI
+	DECQ DI
+	JNZ  round
+	MOVQ row+24(FP), CX
+	ADDQ CX, AX
+	DECQ rows+16(FP)
+	JNZ  row
+	VZEROUPPER
+	RET
+
+// func xorx7Avx2(n int, pos int, rows int, row int, in *[]byte, out *[]byte, rounds *uint64, count int)
+// Requires: AVX, AVX2
+TEXT ·xorx7Avx2(SB), NOSPLIT, $0-64
+	MOVQ pos+8(FP), AX
+	MOVQ in+32(FP), DX
+	MOVQ out+40(FP), BX
+
+row:
+	MOVQ rounds+48(FP), SI
+	MOVQ count+56(FP), DI
+
+round:
+	MOVQ n+0(FP), R8
+	MOVQ AX, CX
+
+narrow:
+	CMPQ    R8, $0x00000020
+	JLT     done
+	VPXOR   Y0, Y0, Y0
+	VPXOR   Y1, Y1, Y1
+	VPXOR   Y2, Y2, Y2
+	VPXOR   Y3, Y3, Y3
+	VPXOR   Y4, Y4, Y4
+	VPXOR   Y5, Y5, Y5
+	VPXOR   Y6, Y6, Y6
+	CMPL    4(SI), $0x00
+	JEQ     zeros1
+	MOVL    8(SI), R9
+	MOVL    12(SI), R10
+	ADDQ    (BX)(R9*1), R10
+	VMOVDQU (R10)(CX*1), Y0
+	MOVL    16(SI), R9
+	MOVL    20(SI), R10
+	ADDQ    (BX)(R9*1), R10
+	VMOVDQU (R10)(CX*1), Y1
+	MOVL    24(SI), R9
+	MOVL    28(SI), R10
+	ADDQ    (BX)(R9*1), R10
+	VMOVDQU (R10)(CX*1), Y2
+	MOVL    32(SI), R9
+	MOVL    36(SI), R10
+	ADDQ    (BX)(R9*1), R10
+	VMOVDQU (R10)(CX*1), Y3
+	MOVL    40(SI), R9
+	MOVL    44(SI), R10
+	ADDQ    (BX)(R9*1), R10
+	VMOVDQU (R10)(CX*1), Y4
+	MOVL    48(SI), R9
+	MOVL    52(SI), R10
+	ADDQ    (BX)(R9*1), R10
+	VMOVDQU (R10)(CX*1), Y5
+	MOVL    56(SI), R9
+	MOVL    60(SI), R10
+	ADDQ    (BX)(R9*1), R10
+	VMOVDQU (R10)(CX*1), Y6
+
+zeros1:
+	MOVL  (SI), R10
+	LEAQ  64(SI), R9
+	TESTQ R10, R10
+	JZ    store1
+
+term1:
+	MOVL    (R9), R11
+	MOVL    4(R9), R12
+	ADDQ    (DX)(R11*1), R12
+	MOVQ    8(R9), R11
+	VMOVDQU (R12)(CX*1), Y7
+	TESTB   $0x01, R11
+	JZ      not0_1
+	VPXOR   Y7, Y0, Y0
+
+not0_1:
+	TESTB $0x02, R11
+	JZ    not1_1
+	VPXOR Y7, Y1, Y1
+
+not1_1:
+	TESTB $0x04, R11
+	JZ    not2_1
+	VPXOR Y7, Y2, Y2
+
+not2_1:
+	TESTB $0x08, R11
+	JZ    not3_1
+	VPXOR Y7, Y3, Y3
+
+not3_1:
+	TESTB $0x10, R11
+	JZ    not4_1
+	VPXOR Y7, Y4, Y4
+
+not4_1:
+	TESTB $0x20, R11
+	JZ    not5_1
+	VPXOR Y7, Y5, Y5
+
+not5_1:
+	TESTB $0x40, R11
+	JZ    not6_1
+	VPXOR Y7, Y6, Y6
+
+not6_1:
+	ADDQ $0x10, R9
+	DECQ R10
+	JNZ  term1
+
+store1:
+	MOVL    8(SI), R10
+	MOVL    12(SI), R11
+	ADDQ    (BX)(R10*1), R11
+	VMOVDQU Y0, (R11)(CX*1)
+	MOVL    16(SI), R10
+	MOVL    20(SI), R11
+	ADDQ    (BX)(R10*1), R11
+	VMOVDQU Y1, (R11)(CX*1)
+	MOVL    24(SI), R10
+	MOVL    28(SI), R11
+	ADDQ    (BX)(R10*1), R11
+	VMOVDQU Y2, (R11)(CX*1)
+	MOVL    32(SI), R10
+	MOVL    36(SI), R11
+	ADDQ    (BX)(R10*1), R11
+	VMOVDQU Y3, (R11)(CX*1)
+	MOVL    40(SI), R10
+	MOVL    44(SI), R11
+	ADDQ    (BX)(R10*1), R11
+	VMOVDQU Y4, (R11)(CX*1)
+	MOVL    48(SI), R10
+	MOVL    52(SI), R11
+	ADDQ    (BX)(R10*1), R11
+	VMOVDQU Y5, (R11)(CX*1)
+	MOVL    56(SI), R10
+	MOVL    60(SI), R11
+	ADDQ    (BX)(R10*1), R11
+	VMOVDQU Y6, (R11)(CX*1)
+	ADDQ    $0x00000020, CX
+	SUBQ    $0x00000020, R8
+	JMP     narrow
+
+done:
+	MOVQ R9, SI
+	DECQ DI
+	JNZ  round
+	MOVQ row+24(FP), CX
+	ADDQ CX, AX
+	DECQ rows+16(FP)
+	JNZ  row
+	VZEROUPPER
+	RET
+
+// func xorx7Ssse3(n int, pos int, rows int, row int, in *[]byte, out *[]byte, rounds *uint64, count int)
+// Requires: SSE2
+TEXT ·xorx7Ssse3(SB), NOSPLIT, $0-64
+	MOVQ pos+8(FP), AX
+	MOVQ in+32(FP), DX
+	MOVQ out+40(FP), BX
+
+row:
+	MOVQ rounds+48(FP), SI
+	MOVQ count+56(FP), DI
+
+round:
+	MOVQ n+0(FP), R8
+	MOVQ AX, CX
+
+narrow:
+	CMPQ  R8, $0x00000010
+	JLT   done
+	PXOR  X0, X0
+	PXOR  X1, X1
+	PXOR  X2, X2
+	PXOR  X3, X3
+	PXOR  X4, X4
+	PXOR  X5, X5
+	PXOR  X6, X6
+	CMPL  4(SI), $0x00
+	JEQ   zeros1
+	MOVL  8(SI), R9
+	MOVL  12(SI), R10
+	ADDQ  (BX)(R9*1), R10
+	MOVOU (R10)(CX*1), X0
+	MOVL  16(SI), R9
+	MOVL  20(SI), R10
+	ADDQ  (BX)(R9*1), R10
+	MOVOU (R10)(CX*1), X1
+	MOVL  24(SI), R9
+	MOVL  28(SI), R10
+	ADDQ  (BX)(R9*1), R10
+	MOVOU (R10)(CX*1), X2
+	MOVL  32(SI), R9
+	MOVL  36(SI), R10
+	ADDQ  (BX)(R9*1), R10
+	MOVOU (R10)(CX*1), X3
+	MOVL  40(SI), R9
+	MOVL  44(SI), R10
+	ADDQ  (BX)(R9*1), R10
+	MOVOU (R10)(CX*1), X4
+	MOVL  48(SI), R9
+	MOVL  52(SI), R10
+	ADDQ  (BX)(R9*1), R10
+	MOVOU (R10)(CX*1), X5
+	MOVL  56(SI), R9
+	MOVL  60(SI), R10
+	ADDQ  (BX)(R9*1), R10
+	MOVOU (R10)(CX*1), X6
+
+zeros1:
+	MOVL  (SI), R10
+	LEAQ  64(SI), R9
+	TESTQ R10, R10
+	JZ    store1
+
+term1:
+	MOVL  (R9), R11
+	MOVL  4(R9), R12
+	ADDQ  (DX)(R11*1), R12
+	MOVQ  8(R9), R11
+	MOVOU (R12)(CX*1), X7
+	TESTB $0x01, R11
+	JZ    not0_1
+	PXOR  X7, X0
+
+not0_1:
+	TESTB $0x02, R11
+	JZ    not1_1
+	PXOR  X7, X1
+
+not1_1:
+	TESTB $0x04, R11
+	JZ    not2_1
+	PXOR  X7, X2
+
+not2_1:
+	TESTB $0x08, R11
+	JZ    not3_1
+	PXOR  X7, X3
+
+not3_1:
+	TESTB $0x10, R11
+	JZ    not4_1
+	PXOR  X7, X4
+
+not4_1:
+	TESTB $0x20, R11
+	JZ    not5_1
+	PXOR  X7, X5
+
+not5_1:
+	TESTB $0x40, R11
+	JZ    not6_1
+	PXOR  X7, X6
+
+not6_1:
+	ADDQ $0x10, R9
+	DECQ R10
+	JNZ  term1
+
+store1:
+	MOVL  8(SI), R10
+	MOVL  12(SI), R11
+	ADDQ  (BX)(R10*1), R11
+	MOVOU X0, (R11)(CX*1)
+	MOVL  16(SI), R10
+	MOVL  20(SI), R11
+	ADDQ  (BX)(R10*1), R11
+	MOVOU X1, (R11)(CX*1)
+	MOVL  24(SI), R10
+	MOVL  28(SI), R11
+	ADDQ  (BX)(R10*1), R11
+	MOVOU X2, (R11)(CX*1)
+	MOVL  32(SI), R10
+	MOVL  36(SI), R11
+	ADDQ  (BX)(R10*1), R11
+	MOVOU X3, (R11)(CX*1)
+	MOVL  40(SI), R10
+	MOVL  44(SI), R11
+	ADDQ  (BX)(R10*1), R11
+	MOVOU X4, (R11)(CX*1)
+	MOVL  48(SI), R10
+	MOVL  52(SI), R11
+	ADDQ  (BX)(R10*1), R11
+	MOVOU X5, (R11)(CX*1)
+	MOVL  56(SI), R10
+	MOVL  60(SI), R11
+	ADDQ  (BX)(R10*1), R11
+	MOVOU X6, (R11)(CX*1)
+	ADDQ  $0x00000010, CX
+	SUBQ  $0x00000010, R8
+	JMP   narrow
+
+done:
+	MOVQ R9, SI
+	DECQ DI
+	JNZ  round
+	MOVQ row+24(FP), CX
+	ADDQ CX, AX
+	DECQ rows+16(FP)
+	JNZ  row
+	RET
+
+// func xorx8Avx512(n int, pos int, rows int, row int, in *[]byte, out *[]byte, rounds *uint64, count int)
+// Requires: AVX, AVX512F
+TEXT ·xorx8Avx512(SB), NOSPLIT, $0-64
+	MOVQ pos+8(FP), AX
+	MOVQ in+32(FP), DX
+	MOVQ out+40(FP), BX
+
+row:
+	MOVQ rounds+48(FP), SI
+	MOVQ count+56(FP), DI
+
+round:
+	MOVQ n+0(FP), R8
+	MOVQ AX, CX
+
+wide:
+	CMPQ      R8, $0x00000080
+	JLT       narrow
+	VPXORQ    Z0, Z0, Z0
+	VPXORQ    Z1, Z1, Z1
+	VPXORQ    Z2, Z2, Z2
+	VPXORQ    Z3, Z3, Z3
+	VPXORQ    Z4, Z4, Z4
+	VPXORQ    Z5, Z5, Z5
+	VPXORQ    Z6, Z6, Z6
+	VPXORQ    Z7, Z7, Z7
+	VPXORQ    Z8, Z8, Z8
+	VPXORQ    Z9, Z9, Z9
+	VPXORQ    Z10, Z10, Z10
+	VPXORQ    Z11, Z11, Z11
+	VPXORQ    Z12, Z12, Z12
+	VPXORQ    Z13, Z13, Z13
+	VPXORQ    Z14, Z14, Z14
+	VPXORQ    Z15, Z15, Z15
+	CMPL      4(SI), $0x00
+	JEQ       zeros2
+	MOVL      8(SI), R9
+	MOVL      12(SI), R10
+	ADDQ      (BX)(R9*1), R10
+	VMOVDQU64 (R10)(CX*1), Z0
+	VMOVDQU64 64(R10)(CX*1), Z1
+	MOVL      16(SI), R9
+	MOVL      20(SI), R10
+	ADDQ      (BX)(R9*1), R10
+	VMOVDQU64 (R10)(CX*1), Z2
+	VMOVDQU64 64(R10)(CX*1), Z3
+	MOVL      24(SI), R9
+	MOVL      28(SI), R10
+	ADDQ      (BX)(R9*1), R10
+	VMOVDQU64 (R10)(CX*1), Z4
+	VMOVDQU64 64(R10)(CX*1), Z5
+	MOVL      32(SI), R9
+	MOVL      36(SI), R10
+	ADDQ      (BX)(R9*1), R10
+	VMOVDQU64 (R10)(CX*1), Z6
+	VMOVDQU64 64(R10)(CX*1), Z7
+	MOVL      40(SI), R9
+	MOVL      44(SI), R10
+	ADDQ      (BX)(R9*1), R10
+	VMOVDQU64 (R10)(CX*1), Z8
+	VMOVDQU64 64(R10)(CX*1), Z9
+	MOVL      48(SI), R9
+	MOVL      52(SI), R10
+	ADDQ      (BX)(R9*1), R10
+	VMOVDQU64 (R10)(CX*1), Z10
+	VMOVDQU64 64(R10)(CX*1), Z11
+	MOVL      56(SI), R9
+	MOVL      60(SI), R10
+	ADDQ      (BX)(R9*1), R10
+	VMOVDQU64 (R10)(CX*1), Z12
+	VMOVDQU64 64(R10)(CX*1), Z13
+	MOVL      64(SI), R9
+	MOVL      68(SI), R10
+	ADDQ      (BX)(R9*1), R10
+	VMOVDQU64 (R10)(CX*1), Z14
+	VMOVDQU64 64(R10)(CX*1), Z15
+
+zeros2:
+	MOVL  (SI), R10
+	LEAQ  72(SI), R9
+	TESTQ R10, R10
+	JZ    store2
+
+term2:
+	MOVL      (R9), R11
+	MOVL      4(R9), R12
+	ADDQ      (DX)(R11*1), R12
+	MOVQ      8(R9), R11
+	VMOVDQU64 (R12)(CX*1), Z16
+	VMOVDQU64 64(R12)(CX*1), Z17
+	TESTB     $0x01, R11
+	JZ        not0_2
+	VPXORQ    Z16, Z0, Z0
+	VPXORQ    Z17, Z1, Z1
+
+not0_2:
+	TESTB  $0x02, R11
+	JZ     not1_2
+	VPXORQ Z16, Z2, Z2
+	VPXORQ Z17, Z3, Z3
+
+not1_2:
+	TESTB  $0x04, R11
+	JZ     not2_2
+	VPXORQ Z16, Z4, Z4
+	VPXORQ Z17, Z5, Z5
+
+not2_2:
+	TESTB  $0x08, R11
+	JZ     not3_2
+	VPXORQ Z16, Z6, Z6
+	VPXORQ Z17, Z7, Z7
+
+not3_2:
+	TESTB  $0x10, R11
+	JZ     not4_2
+	VPXORQ Z16, Z8, Z8
+	VPXORQ Z17, Z9, Z9
+
+not4_2:
+	TESTB  $0x20, R11
+	JZ     not5_2
+	VPXORQ Z16, Z10, Z10
+	VPXORQ Z17, Z11, Z11
+
+not5_2:
+	TESTB  $0x40, R11
+	JZ     not6_2
+	VPXORQ Z16, Z12, Z12
+	VPXORQ Z17, Z13, Z13
+
+not6_2:
+	TESTB  $0x80, R11
+	JZ     not7_2
+	VPXORQ Z16, Z14, Z14
+	VPXORQ Z17, Z15, Z15
+
+not7_2:
+	ADDQ $0x10, R9
+	DECQ R10
+	JNZ  term2
+
+store2:
+	MOVL      8(SI), R10
+	MOVL      12(SI), R11
+	ADDQ      (BX)(R10*1), R11
+	VMOVDQU64 Z0, (R11)(CX*1)
+	VMOVDQU64 Z1, 64(R11)(CX*1)
+	MOVL      16(SI), R10
+	MOVL      20(SI), R11
+	ADDQ      (BX)(R10*1), R11
+	VMOVDQU64 Z2, (R11)(CX*1)
+	VMOVDQU64 Z3, 64(R11)(CX*1)
+	MOVL      24(SI), R10
+	MOVL      28(SI), R11
+	ADDQ      (BX)(R10*1), R11
+	VMOVDQU64 Z4, (R11)(CX*1)
+	VMOVDQU64 Z5, 64(R11)(CX*1)
+	MOVL      32(SI), R10
+	MOVL      36(SI), R11
+	ADDQ      (BX)(R10*1), R11
+	VMOVDQU64 Z6, (R11)(CX*1)
+	VMOVDQU64 Z7, 64(R11)(CX*1)
+	MOVL      40(SI), R10
+	MOVL      44(SI), R11
+	ADDQ      (BX)(R10*1), R11
+	VMOVDQU64 Z8, (R11)(CX*1)
+	VMOVDQU64 Z9, 64(R11)(CX*1)
+	MOVL      48(SI), R10
+	MOVL      52(SI), R11
+	ADDQ      (BX)(R10*1), R11
+	VMOVDQU64 Z10, (R11)(CX*1)
+	VMOVDQU64 Z11, 64(R11)(CX*1)
+	MOVL      56(SI), R10
+	MOVL      60(SI), R11
+	ADDQ      (BX)(R10*1), R11
+	VMOVDQU64 Z12, (R11)(CX*1)
+	VMOVDQU64 Z13, 64(R11)(CX*1)
+	MOVL      64(SI), R10
+	MOVL      68(SI), R11
+	ADDQ      (BX)(R10*1), R11
+	VMOVDQU64 Z14, (R11)(CX*1)
+	VMOVDQU64 Z15, 64(R11)(CX*1)
+	ADDQ      $0x00000080, CX
+	SUBQ      $0x00000080, R8
+	JMP       wide
+
+narrow:
+	CMPQ      R8, $0x00000040
+	JLT       done
+	VPXORQ    Z18, Z18, Z18
+	VPXORQ    Z19, Z19, Z19
+	VPXORQ    Z20, Z20, Z20
+	VPXORQ    Z21, Z21, Z21
+	VPXORQ    Z22, Z22, Z22
+	VPXORQ    Z23, Z23, Z23
+	VPXORQ    Z24, Z24, Z24
+	VPXORQ    Z25, Z25, Z25
+	CMPL      4(SI), $0x00
+	JEQ       zeros1
+	MOVL      8(SI), R9
+	MOVL      12(SI), R10
+	ADDQ      (BX)(R9*1), R10
+	VMOVDQU64 (R10)(CX*1), Z18
+	MOVL      16(SI), R9
+	MOVL      20(SI), R10
+	ADDQ      (BX)(R9*1), R10
+	VMOVDQU64 (R10)(CX*1), Z19
+	MOVL      24(SI), R9
+	MOVL      28(SI), R10
+	ADDQ      (BX)(R9*1), R10
+	VMOVDQU64 (R10)(CX*1), Z20
+	MOVL      32(SI), R9
+	MOVL      36(SI), R10
+	ADDQ      (BX)(R9*1), R10
+	VMOVDQU64 (R10)(CX*1), Z21
+	MOVL      40(SI), R9
+	MOVL      44(SI), R10
+	ADDQ      (BX)(R9*1), R10
+	VMOVDQU64 (R10)(CX*1), Z22
+	MOVL      48(SI), R9
+	MOVL      52(SI), R10
+	ADDQ      (BX)(R9*1), R10
+	VMOVDQU64 (R10)(CX*1), Z23
+	MOVL      56(SI), R9
+	MOVL      60(SI), R10
+	ADDQ      (BX)(R9*1), R10
+	VMOVDQU64 (R10)(CX*1), Z24
+	MOVL      64(SI), R9
+	MOVL      68(SI), R10
+	ADDQ      (BX)(R9*1), R10
+	VMOVDQU64 (R10)(CX*1), Z25
+
+zeros1:
+	MOVL  (SI), R10
+	LEAQ  72(SI), R9
+	TESTQ R10, R10
+	JZ    store1
+
+term1:
+	MOVL      (R9), R11
+	MOVL      4(R9), R12
+	ADDQ      (DX)(R11*1), R12
+	MOVQ      8(R9), R11
+	VMOVDQU64 (R12)(CX*1), Z16
+	TESTB     $0x01, R11
+	JZ        not0_1
+	VPXORQ    Z16, Z18, Z18
+
+not0_1:
+	TESTB  $0x02, R11
+	JZ     not1_1
+	VPXORQ Z16, Z19, Z19
+
+not1_1:
+	TESTB  $0x04, R11
+	JZ     not2_1
+	VPXORQ Z16, Z20, Z20
+
+not2_1:
+	TESTB  $0x08, R11
+	JZ     not3_1
+	VPXORQ Z16, Z21, Z21
+
+not3_1:
+	TESTB  $0x10, R11
+	JZ     not4_1
+	VPXORQ Z16, Z22, Z22
+
+not4_1:
+	TESTB  $0x20, R11
+	JZ     not5_1
+	VPXORQ Z16, Z23, Z23
+
+not5_1:
+	TESTB  $0x40, R11
+	JZ     not6_1
+	VPXORQ Z16, Z24, Z24
+
+not6_1:
+	TESTB  $0x80, R11
+	JZ     not7_1
+	VPXORQ Z16, Z25, Z25
+
+not7_1:
+	ADDQ $0x10, R9
+	DECQ R10
+	JNZ  term1
+
+store1:
+	MOVL      8(SI), R10
+	MOVL      12(SI), R11
+	ADDQ      (BX)(R10*1), R11
+	VMOVDQU64 Z18, (R11)(CX*1)
+	MOVL      16(SI), R10
+	MOVL      20(SI), R11
+	ADDQ      (BX)(R10*1), R11
+	VMOVDQU64 Z19, (R11)(CX*1)
+	MOVL      24(SI), R10
+	MOVL      28(SI), R11
+	ADDQ      (BX)(R10*1), R11
+	VMOVDQU64 Z20, (R11)(CX*1)
+	MOVL      32(SI), R10
+	MOVL      36(SI), R11
+	ADDQ      (BX)(R10*1), R11
+	VMOVDQU64 Z21, (R11)(CX*1)
+	MOVL      40(SI), R10
+	MOVL      44(SI), R11
+	ADDQ      (BX)(R10*1), R11
+	VMOVDQU64 Z22, (R11)(CX*1)
+	MOVL      48(SI), R10
+	MOVL      52(SI), R11
+	ADDQ      (BX)(R10*1), R11
+	VMOVDQU64 Z23, (R11)(CX*1)
+	MOVL      56(SI), R10
+	MOVL      60(SI), R11
+	ADDQ      (BX)(R10*1), R11
+	VMOVDQU64 Z24, (R11)(CX*1)
+	MOVL      64(SI), R10
+	MOVL      68(SI), R11
+	ADDQ      (BX)(R10*1), R11
+	VMOVDQU64 Z25, (R11)(CX*1)
+	ADDQ      $0x00000040, CX
+	SUBQ      $0x00000040, R8
+	JMP       narrow
+
+done:
+	MOVQ R9, SI
+	DECQ DI
+	JNZ  round
+	MOVQ row+24(FP), CX
+	ADDQ CX, AX
+	DECQ rows+16(FP)
+	JNZ  row
+	VZEROUPPER
+	RET
+
+// func xorx8Avx2(n int, pos int, rows int, row int, in *[]byte, out *[]byte, rounds *uint64, count int)
+// Requires: AVX, AVX2
+TEXT ·xorx8Avx2(SB), NOSPLIT, $0-64
+	MOVQ pos+8(FP), AX
+	MOVQ in+32(FP), DX
+	MOVQ out+40(FP), BX
+
+row:
+	MOVQ rounds+48(FP), SI
+	MOVQ count+56(FP), DI
+
+round:
+	MOVQ n+0(FP), R8
+	MOVQ AX, CX
+
+narrow:
+	CMPQ    R8, $0x00000020
+	JLT     done
+	VPXOR   Y0, Y0, Y0
+	VPXOR   Y1, Y1, Y1
+	VPXOR   Y2, Y2, Y2
+	VPXOR   Y3, Y3, Y3
+	VPXOR   Y4, Y4, Y4
+	VPXOR   Y5, Y5, Y5
+	VPXOR   Y6, Y6, Y6
+	VPXOR   Y7, Y7, Y7
+	CMPL    4(SI), $0x00
+	JEQ     zeros1
+	MOVL    8(SI), R9
+	MOVL    12(SI), R10
+	ADDQ    (BX)(R9*1), R10
+	VMOVDQU (R10)(CX*1), Y0
+	MOVL    16(SI), R9
+	MOVL    20(SI), R10
+	ADDQ    (BX)(R9*1), R10
+	VMOVDQU (R10)(CX*1), Y1
+	MOVL    24(SI), R9
+	MOVL    28(SI), R10
+	ADDQ    (BX)(R9*1), R10
+	VMOVDQU (R10)(CX*1), Y2
+	MOVL    32(SI), R9
+	MOVL    36(SI), R10
+	ADDQ    (BX)(R9*1), R10
+	VMOVDQU (R10)(CX*1), Y3
+	MOVL    40(SI), R9
+	MOVL    44(SI), R10
+	ADDQ    (BX)(R9*1), R10
+	VMOVDQU (R10)(CX*1), Y4
+	MOVL    48(SI), R9
+	MOVL    52(SI), R10
+	ADDQ    (BX)(R9*1), R10
+	VMOVDQU (R10)(CX*1), Y5
+	MOVL    56(SI), R9
+	MOVL    60(SI), R10
+	ADDQ    (BX)(R9*1), R10
+	VMOVDQU (R10)(CX*1), Y6
+	MOVL    64(SI), R9
+	MOVL    68(SI), R10
+	ADDQ    (BX)(R9*1), R10
+	VMOVDQU (R10)(CX*1), Y7
+
+zeros1:
+	MOVL  (SI), R10
+	LEAQ  72(SI), R9
+	TESTQ R10, R10
+	JZ    store1
+
+term1:
+	MOVL    (R9), R11
+	MOVL    4(R9), R12
+	ADDQ    (DX)(R11*1), R12
+	MOVQ    8(R9), R11
+	VMOVDQU (R12)(CX*1), Y8
+	TESTB   $0x01, R11
+	JZ      not0_1
+	VPXOR   Y8, Y0, Y0
+
+not0_1:
+	TESTB $0x02, R11
+	JZ    not1_1
+	VPXOR Y8, Y1, Y1
+
+not1_1:
+	TESTB $0x04, R11
+	JZ    not2_1
+	VPXOR Y8, Y2, Y2
+
+not2_1:
+	TESTB $0x08, R11
+	JZ    not3_1
+	VPXOR Y8, Y3, Y3
+
+not3_1:
+	TESTB $0x10, R11
+	JZ    not4_1
+	VPXOR Y8, Y4, Y4
+
+not4_1:
+	TESTB $0x20, R11
+	JZ    not5_1
+	VPXOR Y8, Y5, Y5
+
+not5_1:
+	TESTB $0x40, R11
+	JZ    not6_1
+	VPXOR Y8, Y6, Y6
+
+not6_1:
+	TESTB $0x80, R11
+	JZ    not7_1
+	VPXOR Y8, Y7, Y7
+
+not7_1:
+	ADDQ $0x10, R9
+	DECQ R10
+	JNZ  term1
+
+store1:
+	MOVL    8(SI), R10
+	MOVL    12(SI), R11
+	ADDQ    (BX)(R10*1), R11
+	VMOVDQU Y0, (R11)(CX*1)
+	MOVL    16(SI), R10
+	MOVL    20(SI), R11
+	ADDQ    (BX)(R10*1), R11
+	VMOVDQU Y1, (R11)(CX*1)
+	MOVL    24(SI), R10
+	MOVL    28(SI), R11
+	ADDQ    (BX)(R10*1), R11
+	VMOVDQU Y2, (R11)(CX*1)
+	MOVL    32(SI), R10
+	MOVL    36(SI), R11
+	ADDQ    (BX)(R10*1), R11
+	VMOVDQU Y3, (R11)(CX*1)
+	MOVL    40(SI), R10
+	MOVL    44(SI), R11
+	ADDQ    (BX)(R10*1), R11
+	VMOVDQU Y4, (R11)(CX*1)
+	MOVL    48(SI), R10
+	MOVL    52(SI), R11
+	ADDQ    (BX)(R10*1), R11
+	VMOVDQU Y5, (R11)(CX*1)
+	MOVL    56(SI), R10
+	MOVL    60(SI), R11
+	ADDQ    (BX)(R10*1), R11
+	VMOVDQU Y6, (R11)(CX*1)
+	MOVL    64(SI), R10
+	MOVL    68(SI), R11
+	ADDQ    (BX)(R10*1), R11
+	VMOVDQU Y7, (R11)(CX*1)
+	ADDQ    $0x00000020, CX
+	SUBQ    $0x00000020, R8
+	JMP     narrow
+
+done:
+	MOVQ R9, SI
+	DECQ DI
+	JNZ  round
+	MOVQ row+24(FP), CX
+	ADDQ CX, AX
+	DECQ rows+16(FP)
+	JNZ  row
+	VZEROUPPER
+	RET
+
+// func xorx8Ssse3(n int, pos int, rows int, row int, in *[]byte, out *[]byte, rounds *uint64, count int)
+// Requires: SSE2
+TEXT ·xorx8Ssse3(SB), NOSPLIT, $0-64
+	MOVQ pos+8(FP), AX
+	MOVQ in+32(FP), DX
+	MOVQ out+40(FP), BX
+
+row:
+	MOVQ rounds+48(FP), SI
+	MOVQ count+56(FP), DI
+
+round:
+	MOVQ n+0(FP), R8
+	MOVQ AX, CX
+
+narrow:
+	CMPQ  R8, $0x00000010
+	JLT   done
+	PXOR  X0, X0
+	PXOR  X1, X1
+	PXOR  X2, X2
+	PXOR  X3, X3
+	PXOR  X4, X4
+	PXOR  X5, X5
+	PXOR  X6, X6
+	PXOR  X7, X7
+	CMPL  4(SI), $0x00
+	JEQ   zeros1
+	MOVL  8(SI), R9
+	MOVL  12(SI), R10
+	ADDQ  (BX)(R9*1), R10
+	MOVOU (R10)(CX*1), X0
+	MOVL  16(SI), R9
+	MOVL  20(SI), R10
+	ADDQ  (BX)(R9*1), R10
+	MOVOU (R10)(CX*1), X1
+	MOVL  24(SI), R9
+	MOVL  28(SI), R10
+	ADDQ  (BX)(R9*1), R10
+	MOVOU (R10)(CX*1), X2
+	MOVL  32(SI), R9
+	MOVL  36(SI), R10
+	ADDQ  (BX)(R9*1), R10
+	MOVOU (R10)(CX*1), X3
+	MOVL  40(SI), R9
+	MOVL  44(SI), R10
+	ADDQ  (BX)(R9*1), R10
+	MOVOU (R10)(CX*1), X4
+	MOVL  48(SI), R9
+	MOVL  52(SI), R10
+	ADDQ  (BX)(R9*1), R10
+	MOVOU (R10)(CX*1), X5
+	MOVL  56(SI), R9
+	MOVL  60(SI), R10
+	ADDQ  (BX)(R9*1), R10
+	MOVOU (R10)(CX*1), X6
+	MOVL  64(SI), R9
+	MOVL  68(SI), R10
+	ADDQ  (BX)(R9*1), R10
+	MOVOU (R10)(CX*1), X7
+
+zeros1:
+	MOVL  (SI), R10
+	LEAQ  72(SI), R9
+	TESTQ R10, R10
+	JZ    store1
+
+term1:
+	MOVL  (R9), R11
+	MOVL  4(R9), R12
+	ADDQ  (DX)(R11*1), R12
+	MOVQ  8(R9), R11
+	MOVOU (R12)(CX*1), X8
+	TESTB $0x01, R11
+	JZ    not0_1
+	PXOR  X8, X0
+
+not0_1:
+	TESTB $0x02, R11
+	JZ    not1_1
+	PXOR  X8, X1
+
+not1_1:
+	TESTB $0x04, R11
+	JZ    not2_1
+	PXOR  X8, X2
+
+not2_1:
+	TESTB $0x08, R11
+	JZ    not3_1
+	PXOR  X8, X3
+
+not3_1:
+	TESTB $0x10, R11
+	JZ    not4_1
+	PXOR  X8, X4
+
+not4_1:
+	TESTB $0x20, R11
+	JZ    not5_1
+	PXOR  X8, X5
+
+not5_1:
+	TESTB $0x40, R11
+	JZ    not6_1
+	PXOR  X8, X6
+
+not6_1:
+	TESTB $0x80, R11
+	JZ    not7_1
+	PXOR  X8, X7
+
+not7_1:
+	ADDQ $0x10, R9
+	DECQ R10
+	JNZ  term1
+
+store1:
+	MOVL  8(SI), R10
+	MOVL  12(SI), R11
+	ADDQ  (BX)(R10*1), R11
+	MOVOU X0, (R11)(CX*1)
+	MOVL  16(SI), R10
+	MOVL  20(SI), R11
+	ADDQ  (BX)(R10*1), R11
+	MOVOU X1, (R11)(CX*1)
+	MOVL  24(SI), R10
+	MOVL  28(SI), R11
+	ADDQ  (BX)(R10*1), R11
+	MOVOU X2, (R11)(CX*1)
+	MOVL  32(SI), R10
+	MOVL  36(SI), R11
+	ADDQ  (BX)(R10*1), R11
+	MOVOU X3, (R11)(CX*1)
+	MOVL  40(SI), R10
+	MOVL  44(SI), R11
+	ADDQ  (BX)(R10*1), R11
+	MOVOU X4, (R11)(CX*1)
+	MOVL  48(SI), R10
+	MOVL  52(SI), R11
+	ADDQ  (BX)(R10*1), R11
+	MOVOU X5, (R11)(CX*1)
+	MOVL  56(SI), R10
+	MOVL  60(SI), R11
+	ADDQ  (BX)(R10*1), R11
+	MOVOU X6, (R11)(CX*1)
+	MOVL  64(SI), R10
+	MOVL  68(SI), R11
+	ADDQ  (BX)(R10*1), R11
+	MOVOU X7, (R11)(CX*1)
+	ADDQ  $0x00000010, CX
+	SUBQ  $0x00000010, R8
+	JMP   narrow
+
+done:
+	MOVQ R9, SI
+	DECQ DI
+	JNZ  round
+	MOVQ row+24(FP), CX
+	ADDQ CX, AX
+	DECQ rows+16(FP)
+	JNZ  row
 	RET
 
 // func gf8x1Gfni512(n int, pos int, in *[]byte, out *[]byte, table *byte, ins int)

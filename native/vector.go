@@ -1,7 +1,5 @@
 package native
 
-import "slices"
-
 // maxOutputs is how many outputs the assembly makes in one pass over the inputs; its sums
 // stay in registers. A program of more makes as many passes, over chunks that stay in
 // the cache.
@@ -12,15 +10,23 @@ const maxOutputs = 4
 // after another's, in each the outputs' one after another.
 type routine func(n, pos int, in, out *[]byte, table *byte, ins int)
 
+// maxSums is maxOutputs for exclusive ors, which ask for less of the CPU: those of two
+// fragments of jerasure_rs_cauchy.
+const maxSums = 8
+
+// sumRoutine makes n bytes of each packet of some rows of row bytes, the first at pos, n
+// being a multiple of its unit (see addition).
+type sumRoutine func(n, pos, rows, row int, in, out *[]byte, rounds *uint64, count int)
+
 // level is a kernel of assembly for one kind of CPU. It does whole units of bytes; the
 // last bytes are covered by a unit that ends with the slices and overlaps the one before
 // it, and slices shorter than a unit are left to plain.
 type level struct {
 	name string
-	// xor makes n bytes at pos of count sums (see addition), n being a multiple of xorUnit.
-	xor               func(n, pos int, in, out *[]byte, sums *uint64, count int)
-	gf8, gf16         [maxOutputs]routine // by number of outputs, from one
-	xorUnit           int                 // bytes
+	// By number of outputs, from one.
+	xor               [maxSums]sumRoutine
+	gf8, gf16         [maxOutputs]routine
+	xorUnit           int // bytes
 	gf8Unit, gf16Unit int
 	table8            func(table []byte, c byte) []byte // append what the routines know of c
 	table16           func(table []byte, c uint16) []byte
@@ -115,50 +121,66 @@ func (l *level) XOR(inputs int) Program {
 }
 
 func (l *level) GF2(inputs, w, size int, sums [][]int) Program {
-	p := &addition{packets: packetsOf(inputs, w, size, sums), level: l, rounds: make([]round, w)}
-	for i, sum := range sums {
-		if len(sum) == 0 {
-			p.empty = append(p.empty, i)
-		}
-		begun := uint64(0)
+	p := &addition{packets: packetsOf(inputs, w, size, sums), level: l}
+	for first := 0; first < len(sums); first += maxSums {
+		group := sums[first:min(first+maxSums, len(sums))]
+		s := sumPass{run: l.xor[len(group)-1]}
 		for x := range w {
-			var terms []uint64
-			for _, packet := range sum {
-				if packet%w == x {
-					terms = append(terms, p.place(packet))
+			// Which sums of the group have packet x of each input. The same packet twice is
+			// nothing.
+			masks := make([]uint64, inputs)
+			terms := uint64(0)
+			for i := range masks {
+				for j, sum := range group {
+					for _, packet := range sum {
+						if packet == i*w+x {
+							masks[i] ^= 1 << j
+						}
+					}
+				}
+				if masks[i] != 0 {
+					terms++
 				}
 			}
-			if terms == nil {
+			if x > 0 && terms == 0 {
 				continue
 			}
-			r := &p.rounds[x]
-			r.sums = append(append(r.sums, uint64(len(terms))|begun<<32, p.place(i)), terms...)
-			r.count++
-			begun = 1
+			s.rounds++
+			s.words = append(s.words, terms|uint64(min(x, 1))<<32)
+			for j := range group {
+				s.words = append(s.words, p.place(first+j))
+			}
+			for i, mask := range masks {
+				if mask != 0 {
+					s.words = append(s.words, p.place(i*w+x), mask)
+				}
+			}
 		}
+		p.passes = append(p.passes, s)
 	}
-	p.rounds = slices.DeleteFunc(p.rounds, func(r round) bool { return r.count == 0 })
 	return p
 }
 
-// addition is a program over GF(2). It has a round for each packet of a block: what the
-// first packets of all inputs give to all sums, then the second ones. So each input is
-// read from its start to its end, as CPUs foresee; reading what one sum asks for and then
-// what the next does takes three times as long from memory.
+// addition is a program over GF(2): passes over the inputs, of a few sums each. A pass
+// goes through a block, a row, in rounds: what the first packets of all inputs give to all
+// sums, then the second ones, and so on. So each input is read from its start to its end
+// and each byte once; reading what one sum asks for and then what the next does takes
+// three times as long from memory.
 type addition struct {
 	packets
 	level  *level
-	rounds []round
-	empty  []int // packets that are sums of nothing
+	passes []sumPass
 }
 
-// round is a list of sums for the assembly. A sum is: the number of its summands, and 1 in
-// the upper half when they are added to what an earlier round left; its place; the places
-// of the summands. A place is 24 times the number of the slice, which is how far its
-// header is in a [][]byte, and in the upper half how far inside the slice.
-type round struct {
-	sums  []uint64
-	count int
+// sumPass has the rounds as words for the assembly. A round is: the number of terms, and 1
+// in the upper half when they are added to what an earlier round left; the places of the
+// sums; for each term its place and, bit by bit, which sums it belongs to. A place is 24
+// times the number of the slice, which is how far its header is in a [][]byte, and in the
+// upper half how far inside the slice.
+type sumPass struct {
+	run    sumRoutine
+	words  []uint64
+	rounds int
 }
 
 const sliceHeader = 24
@@ -184,16 +206,26 @@ func (p *addition) Run(out, in [][]byte) {
 		(*plainPackets)(&p.packets).Run(out, in)
 		return
 	}
-	for base := 0; base < n; base += p.w * size {
-		for _, x := range p.empty {
-			clear(out[x/p.w][base+x%p.w*size:][:size])
-		}
-		for i := range p.rounds {
-			r := &p.rounds[i]
-			p.level.xor(size-size%unit, base, &in[0], &out[0], &r.sums[0], r.count)
-			if size%unit > 0 {
-				p.level.xor(unit, base+size-unit, &in[0], &out[0], &r.sums[0], r.count)
+	row := p.w * size
+	rows, whole := n/row, size-size%unit
+	if len(p.passes) == 1 {
+		p.part(out, in, 0, whole, rows, row)
+	} else { // the later passes find the inputs in the cache
+		for base := 0; base < n; base += row {
+			for pos := 0; pos < whole; pos += chunk {
+				p.part(out, in, base+pos, min(chunk, whole-pos), 1, row)
 			}
 		}
+	}
+	if whole < size {
+		p.part(out, in, size-unit, unit, 1, row)
+	}
+}
+
+// part makes n bytes of each packet of some rows of row bytes, the first at pos.
+func (p *addition) part(out, in [][]byte, pos, n, rows, row int) {
+	for i := range p.passes {
+		s := &p.passes[i]
+		s.run(n, pos, rows, row, &in[0], &out[0], &s.words[0], s.rounds)
 	}
 }

@@ -22,17 +22,21 @@ const sliceHeader = 24
 // maxOutputs is how many outputs a pass over the inputs makes (native/vector.go).
 const maxOutputs = 4
 
+// maxSums is the same for exclusive ors.
+const maxSums = 8
+
 func main() {
 	gfni512, avx512 := zmm("Gfni512"), zmm("Avx512")
 	gfni256, avx2 := ymm("Gfni256"), ymm("Avx2")
 	ssse3 := xmm("Ssse3")
 
-	xorSums(avx512, 8)
-	xorSums(avx2, 8)
-	xorSums(ssse3, 8)
-
 	// The number of vectors of a block, per number of outputs: as many as registers
-	// allow, up to four.
+	// allow, up to four; more where a vector costs no more than an instruction.
+	for m := 1; m <= maxSums; m++ {
+		xor(avx512, m, [...]int{8, 8, 4, 4, 4, 2, 2, 2}[m-1])
+		xor(avx2, m, [...]int{8, 4, 2, 2, 2, 1, 1, 1}[m-1])
+		xor(ssse3, m, [...]int{8, 4, 2, 2, 2, 1, 1, 1}[m-1])
+	}
 	for m := 1; m <= maxOutputs; m++ {
 		gf8Affine(gfni512, m, [...]int{4, 4, 4, 4}[m-1])
 		gf8Affine(gfni256, m, [...]int{4, 4, 2, 2}[m-1])
@@ -137,14 +141,20 @@ func output(r args, j int) Mem {
 // inner names the inner loop of a block.
 func inner(units int) string { return fmt.Sprintf("inputs%d", units) }
 
-// xorSums writes the routine of exclusive ors, driven by a list of sums (native/vector.go).
-func xorSums(a isa, vectors int) {
-	TEXT("xorSums"+a.name, attr.NOSPLIT, "func(n, pos int, in, out *[]byte, sums *uint64, count int)")
+// xor writes the routine of m exclusive ors, driven by a list (native/vector.go). An input
+// that has been loaded is added to each sum that asks for it: the branches repeat with
+// every block, so they are foreseen.
+func xor(a isa, m, vectors int) {
+	name := fmt.Sprintf("xorx%d%s", m, a.name)
+	TEXT(name, attr.NOSPLIT, "func(n, pos, rows, row int, in, out *[]byte, rounds *uint64, count int)")
 	Pragma("noescape")
-	Doc(fmt.Sprintf("xorSums%s makes n bytes, a multiple of %d, of count sums.", a.name, a.width))
-	n, pos := Load(Param("n"), GP64()), Load(Param("pos"), GP64())
+	Doc(fmt.Sprintf("%s makes n bytes, a multiple of %d, of each packet of some rows.", name, a.width))
+	start, pos := Load(Param("pos"), GP64()), GP64()
 	in, out := Load(Param("in"), GP64()), Load(Param("out"), GP64())
-	sums, count := Load(Param("sums"), GP64()), Load(Param("count"), GP64())
+	rowsLeft, err := Param("rows").Resolve()
+	if err != nil {
+		panic(err)
+	}
 
 	// address resolves a place: which slice, and how far inside it.
 	address := func(slices reg.Register, place Mem) Mem {
@@ -154,37 +164,70 @@ func xorSums(a isa, vectors int) {
 		ADDQ(Mem{Base: slices, Index: slice, Scale: 1}, off)
 		return Mem{Base: off, Index: pos, Scale: 1}
 	}
+	// All loops are in here: from memory, each return costs as much as 200 bytes.
+	Label("row")
+	round, roundsLeft := Load(Param("rounds"), GP64()), Load(Param("count"), GP64())
+	Label("round")
+	n, term := Load(Param("n"), GP64()), GP64()
+	MOVQ(start, pos)
 	blocks(n, pos, vectors, a.width, func(units int) {
 		label := func(name string) string { return fmt.Sprintf("%s%d", name, units) }
-		word, left := GP64(), GP64()
-		MOVQ(sums, word)
-		MOVQ(count, left)
-		Label(label("sum"))
-		terms := GP64()
-		MOVL(Mem{Base: word}, terms.As32())
-		to := address(out, Mem{Base: word, Disp: 8})
-		acc := a.zeros(units)
-		CMPL(Mem{Base: word, Disp: 4}, Imm(0))
-		JEQ(LabelRef(label("from_zero")))
-		for u, r := range acc {
-			a.load(to.Offset(u*a.width), r)
+		acc := a.zeros(m * units)
+		CMPL(Mem{Base: round, Disp: 4}, Imm(0))
+		JEQ(LabelRef(label("zeros")))
+		for j := range m {
+			from := address(out, Mem{Base: round, Disp: 8 + 8*j})
+			for u := range units {
+				a.load(from.Offset(u*a.width), acc[j*units+u])
+			}
 		}
-		Label(label("from_zero"))
-		ADDQ(Imm(16), word)
+		Label(label("zeros"))
+		left := GP64()
+		MOVL(Mem{Base: round}, left.As32())
+		LEAQ(Mem{Base: round, Disp: 8 + 8*m}, term)
+		TESTQ(left, left)
+		JZ(LabelRef(label("store")))
 		Label(label("term"))
-		src := address(in, Mem{Base: word})
-		for u, r := range acc {
-			a.xorMem(src.Offset(u*a.width), r)
+		src := address(in, Mem{Base: term})
+		if m == 1 {
+			for u := range units {
+				a.xorMem(src.Offset(u*a.width), acc[u])
+			}
+		} else {
+			sums := GP64()
+			MOVQ(Mem{Base: term, Disp: 8}, sums)
+			v := a.vecs(units)
+			for u := range units {
+				a.load(src.Offset(u*a.width), v[u])
+			}
+			for j := range m {
+				skip := label(fmt.Sprintf("not%d_", j))
+				TESTB(Imm(1<<j), sums.As8L())
+				JZ(LabelRef(skip))
+				for u := range units {
+					a.xor(v[u], acc[j*units+u])
+				}
+				Label(skip)
+			}
 		}
-		ADDQ(Imm(8), word)
-		DECQ(terms)
-		JNZ(LabelRef(label("term")))
-		for u, r := range acc {
-			a.store(r, to.Offset(u*a.width))
-		}
+		ADDQ(Imm(16), term)
 		DECQ(left)
-		JNZ(LabelRef(label("sum")))
+		JNZ(LabelRef(label("term")))
+		Label(label("store"))
+		for j := range m {
+			to := address(out, Mem{Base: round, Disp: 8 + 8*j})
+			for u := range units {
+				a.store(acc[j*units+u], to.Offset(u*a.width))
+			}
+		}
 	})
+	MOVQ(term, round)
+	DECQ(roundsLeft)
+	JNZ(LabelRef("round"))
+	row := Load(Param("row"), GP64())
+	ADDQ(row, start)
+	DECQ(rowsLeft.Addr)
+	JNZ(LabelRef("row"))
 	a.leave()
 }
 
