@@ -50,20 +50,20 @@ type Program interface {
 }
 
 // Register adds a kernel that lives in a package of its own; such packages call it in
-// their init. It is never chosen unless asked for by name.
+// their init.
 func Register(k Kernel) { registered = append(registered, k) }
 
 var registered []Kernel
 
-// Kernels returns every kernel that this process can run on this machine: those of this
-// package, the best first, then the registered ones.
-func Kernels() []Kernel { return append(own(), registered...) }
-
-// own returns the kernels of this package, the best first; plain is the last.
-func own() []Kernel { return append(vectorKernels(), plain{}) }
+// Kernels returns every kernel that this process can run on this machine, the best first:
+// the assembly of this package, the registered ones, plain. (Where there is no assembly of
+// ours, the libraries' is better than none.)
+func Kernels() []Kernel {
+	return append(append(vectorKernels(), registered...), plain{})
+}
 
 // Best returns the kernel of this package that is the fastest on this machine.
-func Best() Kernel { return own()[0] }
+func Best() Kernel { return append(vectorKernels(), plain{})[0] }
 
 // Forced is the environment variable that names the kernel to use.
 const Forced = "IMPING_KERNEL"

@@ -2,23 +2,25 @@
 
 #include "textflag.h"
 
-// func xorx1Avx512(n int, pos int, rows int, row int, in *[]byte, out *[]byte, rounds *uint64, count int)
+// func xorx1Avx512(n int, pos int, rows int, row int, in *[]byte, out *[]byte, rounds *uint32, count int)
 // Requires: AVX, AVX512F
 TEXT ·xorx1Avx512(SB), NOSPLIT, $0-64
 	MOVQ pos+8(FP), AX
-	MOVQ in+32(FP), DX
-	MOVQ out+40(FP), BX
+	MOVQ in+32(FP), CX
+	MOVQ out+40(FP), DX
 
 row:
-	MOVQ rounds+48(FP), SI
-	MOVQ count+56(FP), DI
+	MOVQ rounds+48(FP), BX
+	MOVQ count+56(FP), SI
 
 round:
-	MOVQ n+0(FP), R8
-	MOVQ AX, CX
+	MOVQ n+0(FP), DI
+	MOVL 8(BX), R9
+	MOVQ AX, R8
+	ADDQ R8, R9
 
 wide:
-	CMPQ      R8, $0x00000200
+	CMPQ      DI, $0x00000200
 	JLT       narrow
 	VPXORQ    Z0, Z0, Z0
 	VPXORQ    Z1, Z1, Z1
@@ -28,121 +30,125 @@ wide:
 	VPXORQ    Z5, Z5, Z5
 	VPXORQ    Z6, Z6, Z6
 	VPXORQ    Z7, Z7, Z7
-	CMPL      4(SI), $0x00
+	CMPL      4(BX), $0x00
 	JEQ       zeros8
-	MOVL      8(SI), R9
-	MOVL      12(SI), R10
-	ADDQ      (BX)(R9*1), R10
-	VMOVDQU64 (R10)(CX*1), Z0
-	VMOVDQU64 64(R10)(CX*1), Z1
-	VMOVDQU64 128(R10)(CX*1), Z2
-	VMOVDQU64 192(R10)(CX*1), Z3
-	VMOVDQU64 256(R10)(CX*1), Z4
-	VMOVDQU64 320(R10)(CX*1), Z5
-	VMOVDQU64 384(R10)(CX*1), Z6
-	VMOVDQU64 448(R10)(CX*1), Z7
+	MOVL      12(BX), R10
+	MOVL      16(BX), R11
+	ADDQ      (DX)(R10*1), R11
+	VMOVDQU64 (R11)(R8*1), Z0
+	VMOVDQU64 64(R11)(R8*1), Z1
+	VMOVDQU64 128(R11)(R8*1), Z2
+	VMOVDQU64 192(R11)(R8*1), Z3
+	VMOVDQU64 256(R11)(R8*1), Z4
+	VMOVDQU64 320(R11)(R8*1), Z5
+	VMOVDQU64 384(R11)(R8*1), Z6
+	VMOVDQU64 448(R11)(R8*1), Z7
 
 zeros8:
-	MOVL  (SI), R10
-	LEAQ  16(SI), R9
-	TESTQ R10, R10
+	MOVL  (BX), R11
+	LEAQ  20(BX), R10
+	TESTQ R11, R11
 	JZ    store8
 
 term8:
-	MOVL   (R9), R11
-	MOVL   4(R9), R12
-	ADDQ   (DX)(R11*1), R12
-	VPXORQ (R12)(CX*1), Z0, Z0
-	VPXORQ 64(R12)(CX*1), Z1, Z1
-	VPXORQ 128(R12)(CX*1), Z2, Z2
-	VPXORQ 192(R12)(CX*1), Z3, Z3
-	VPXORQ 256(R12)(CX*1), Z4, Z4
-	VPXORQ 320(R12)(CX*1), Z5, Z5
-	VPXORQ 384(R12)(CX*1), Z6, Z6
-	VPXORQ 448(R12)(CX*1), Z7, Z7
-	ADDQ   $0x10, R9
-	DECQ   R10
-	JNZ    term8
+	MOVL    (R10), R12
+	MOVWQZX R12, R12
+	MOVQ    (CX)(R12*1), R12
+	VPXORQ  (R12)(R9*1), Z0, Z0
+	VPXORQ  64(R12)(R9*1), Z1, Z1
+	VPXORQ  128(R12)(R9*1), Z2, Z2
+	VPXORQ  192(R12)(R9*1), Z3, Z3
+	VPXORQ  256(R12)(R9*1), Z4, Z4
+	VPXORQ  320(R12)(R9*1), Z5, Z5
+	VPXORQ  384(R12)(R9*1), Z6, Z6
+	VPXORQ  448(R12)(R9*1), Z7, Z7
+	ADDQ    $0x04, R10
+	DECQ    R11
+	JNZ     term8
 
 store8:
-	MOVL      8(SI), R10
-	MOVL      12(SI), R11
-	ADDQ      (BX)(R10*1), R11
-	VMOVDQU64 Z0, (R11)(CX*1)
-	VMOVDQU64 Z1, 64(R11)(CX*1)
-	VMOVDQU64 Z2, 128(R11)(CX*1)
-	VMOVDQU64 Z3, 192(R11)(CX*1)
-	VMOVDQU64 Z4, 256(R11)(CX*1)
-	VMOVDQU64 Z5, 320(R11)(CX*1)
-	VMOVDQU64 Z6, 384(R11)(CX*1)
-	VMOVDQU64 Z7, 448(R11)(CX*1)
-	ADDQ      $0x00000200, CX
-	SUBQ      $0x00000200, R8
+	MOVL      12(BX), R11
+	MOVL      16(BX), R12
+	ADDQ      (DX)(R11*1), R12
+	VMOVDQU64 Z0, (R12)(R8*1)
+	VMOVDQU64 Z1, 64(R12)(R8*1)
+	VMOVDQU64 Z2, 128(R12)(R8*1)
+	VMOVDQU64 Z3, 192(R12)(R8*1)
+	VMOVDQU64 Z4, 256(R12)(R8*1)
+	VMOVDQU64 Z5, 320(R12)(R8*1)
+	VMOVDQU64 Z6, 384(R12)(R8*1)
+	VMOVDQU64 Z7, 448(R12)(R8*1)
+	ADDQ      $0x00000200, R9
+	ADDQ      $0x00000200, R8
+	SUBQ      $0x00000200, DI
 	JMP       wide
 
 narrow:
-	CMPQ      R8, $0x00000040
+	CMPQ      DI, $0x00000040
 	JLT       done
 	VPXORQ    Z8, Z8, Z8
-	CMPL      4(SI), $0x00
+	CMPL      4(BX), $0x00
 	JEQ       zeros1
-	MOVL      8(SI), R9
-	MOVL      12(SI), R10
-	ADDQ      (BX)(R9*1), R10
-	VMOVDQU64 (R10)(CX*1), Z8
+	MOVL      12(BX), R10
+	MOVL      16(BX), R11
+	ADDQ      (DX)(R10*1), R11
+	VMOVDQU64 (R11)(R8*1), Z8
 
 zeros1:
-	MOVL  (SI), R10
-	LEAQ  16(SI), R9
-	TESTQ R10, R10
+	MOVL  (BX), R11
+	LEAQ  20(BX), R10
+	TESTQ R11, R11
 	JZ    store1
 
 term1:
-	MOVL   (R9), R11
-	MOVL   4(R9), R12
-	ADDQ   (DX)(R11*1), R12
-	VPXORQ (R12)(CX*1), Z8, Z8
-	ADDQ   $0x10, R9
-	DECQ   R10
-	JNZ    term1
+	MOVL    (R10), R12
+	MOVWQZX R12, R12
+	MOVQ    (CX)(R12*1), R12
+	VPXORQ  (R12)(R9*1), Z8, Z8
+	ADDQ    $0x04, R10
+	DECQ    R11
+	JNZ     term1
 
 store1:
-	MOVL      8(SI), R10
-	MOVL      12(SI), R11
-	ADDQ      (BX)(R10*1), R11
-	VMOVDQU64 Z8, (R11)(CX*1)
-	ADDQ      $0x00000040, CX
-	SUBQ      $0x00000040, R8
+	MOVL      12(BX), R11
+	MOVL      16(BX), R12
+	ADDQ      (DX)(R11*1), R12
+	VMOVDQU64 Z8, (R12)(R8*1)
+	ADDQ      $0x00000040, R9
+	ADDQ      $0x00000040, R8
+	SUBQ      $0x00000040, DI
 	JMP       narrow
 
 done:
-	MOVQ R9, SI
-	DECQ DI
+	MOVQ R10, BX
+	DECQ SI
 	JNZ  round
-	MOVQ row+24(FP), CX
-	ADDQ CX, AX
+	MOVQ row+24(FP), BX
+	ADDQ BX, AX
 	DECQ rows+16(FP)
 	JNZ  row
 	VZEROUPPER
 	RET
 
-// func xorx1Avx2(n int, pos int, rows int, row int, in *[]byte, out *[]byte, rounds *uint64, count int)
+// func xorx1Avx2(n int, pos int, rows int, row int, in *[]byte, out *[]byte, rounds *uint32, count int)
 // Requires: AVX, AVX2
 TEXT ·xorx1Avx2(SB), NOSPLIT, $0-64
 	MOVQ pos+8(FP), AX
-	MOVQ in+32(FP), DX
-	MOVQ out+40(FP), BX
+	MOVQ in+32(FP), CX
+	MOVQ out+40(FP), DX
 
 row:
-	MOVQ rounds+48(FP), SI
-	MOVQ count+56(FP), DI
+	MOVQ rounds+48(FP), BX
+	MOVQ count+56(FP), SI
 
 round:
-	MOVQ n+0(FP), R8
-	MOVQ AX, CX
+	MOVQ n+0(FP), DI
+	MOVL 8(BX), R9
+	MOVQ AX, R8
+	ADDQ R8, R9
 
 wide:
-	CMPQ    R8, $0x00000100
+	CMPQ    DI, $0x00000100
 	JLT     narrow
 	VPXOR   Y0, Y0, Y0
 	VPXOR   Y1, Y1, Y1
@@ -152,121 +158,125 @@ wide:
 	VPXOR   Y5, Y5, Y5
 	VPXOR   Y6, Y6, Y6
 	VPXOR   Y7, Y7, Y7
-	CMPL    4(SI), $0x00
+	CMPL    4(BX), $0x00
 	JEQ     zeros8
-	MOVL    8(SI), R9
-	MOVL    12(SI), R10
-	ADDQ    (BX)(R9*1), R10
-	VMOVDQU (R10)(CX*1), Y0
-	VMOVDQU 32(R10)(CX*1), Y1
-	VMOVDQU 64(R10)(CX*1), Y2
-	VMOVDQU 96(R10)(CX*1), Y3
-	VMOVDQU 128(R10)(CX*1), Y4
-	VMOVDQU 160(R10)(CX*1), Y5
-	VMOVDQU 192(R10)(CX*1), Y6
-	VMOVDQU 224(R10)(CX*1), Y7
+	MOVL    12(BX), R10
+	MOVL    16(BX), R11
+	ADDQ    (DX)(R10*1), R11
+	VMOVDQU (R11)(R8*1), Y0
+	VMOVDQU 32(R11)(R8*1), Y1
+	VMOVDQU 64(R11)(R8*1), Y2
+	VMOVDQU 96(R11)(R8*1), Y3
+	VMOVDQU 128(R11)(R8*1), Y4
+	VMOVDQU 160(R11)(R8*1), Y5
+	VMOVDQU 192(R11)(R8*1), Y6
+	VMOVDQU 224(R11)(R8*1), Y7
 
 zeros8:
-	MOVL  (SI), R10
-	LEAQ  16(SI), R9
-	TESTQ R10, R10
+	MOVL  (BX), R11
+	LEAQ  20(BX), R10
+	TESTQ R11, R11
 	JZ    store8
 
 term8:
-	MOVL  (R9), R11
-	MOVL  4(R9), R12
-	ADDQ  (DX)(R11*1), R12
-	VPXOR (R12)(CX*1), Y0, Y0
-	VPXOR 32(R12)(CX*1), Y1, Y1
-	VPXOR 64(R12)(CX*1), Y2, Y2
-	VPXOR 96(R12)(CX*1), Y3, Y3
-	VPXOR 128(R12)(CX*1), Y4, Y4
-	VPXOR 160(R12)(CX*1), Y5, Y5
-	VPXOR 192(R12)(CX*1), Y6, Y6
-	VPXOR 224(R12)(CX*1), Y7, Y7
-	ADDQ  $0x10, R9
-	DECQ  R10
-	JNZ   term8
+	MOVL    (R10), R12
+	MOVWQZX R12, R12
+	MOVQ    (CX)(R12*1), R12
+	VPXOR   (R12)(R9*1), Y0, Y0
+	VPXOR   32(R12)(R9*1), Y1, Y1
+	VPXOR   64(R12)(R9*1), Y2, Y2
+	VPXOR   96(R12)(R9*1), Y3, Y3
+	VPXOR   128(R12)(R9*1), Y4, Y4
+	VPXOR   160(R12)(R9*1), Y5, Y5
+	VPXOR   192(R12)(R9*1), Y6, Y6
+	VPXOR   224(R12)(R9*1), Y7, Y7
+	ADDQ    $0x04, R10
+	DECQ    R11
+	JNZ     term8
 
 store8:
-	MOVL    8(SI), R10
-	MOVL    12(SI), R11
-	ADDQ    (BX)(R10*1), R11
-	VMOVDQU Y0, (R11)(CX*1)
-	VMOVDQU Y1, 32(R11)(CX*1)
-	VMOVDQU Y2, 64(R11)(CX*1)
-	VMOVDQU Y3, 96(R11)(CX*1)
-	VMOVDQU Y4, 128(R11)(CX*1)
-	VMOVDQU Y5, 160(R11)(CX*1)
-	VMOVDQU Y6, 192(R11)(CX*1)
-	VMOVDQU Y7, 224(R11)(CX*1)
-	ADDQ    $0x00000100, CX
-	SUBQ    $0x00000100, R8
+	MOVL    12(BX), R11
+	MOVL    16(BX), R12
+	ADDQ    (DX)(R11*1), R12
+	VMOVDQU Y0, (R12)(R8*1)
+	VMOVDQU Y1, 32(R12)(R8*1)
+	VMOVDQU Y2, 64(R12)(R8*1)
+	VMOVDQU Y3, 96(R12)(R8*1)
+	VMOVDQU Y4, 128(R12)(R8*1)
+	VMOVDQU Y5, 160(R12)(R8*1)
+	VMOVDQU Y6, 192(R12)(R8*1)
+	VMOVDQU Y7, 224(R12)(R8*1)
+	ADDQ    $0x00000100, R9
+	ADDQ    $0x00000100, R8
+	SUBQ    $0x00000100, DI
 	JMP     wide
 
 narrow:
-	CMPQ    R8, $0x00000020
+	CMPQ    DI, $0x00000020
 	JLT     done
 	VPXOR   Y0, Y0, Y0
-	CMPL    4(SI), $0x00
+	CMPL    4(BX), $0x00
 	JEQ     zeros1
-	MOVL    8(SI), R9
-	MOVL    12(SI), R10
-	ADDQ    (BX)(R9*1), R10
-	VMOVDQU (R10)(CX*1), Y0
+	MOVL    12(BX), R10
+	MOVL    16(BX), R11
+	ADDQ    (DX)(R10*1), R11
+	VMOVDQU (R11)(R8*1), Y0
 
 zeros1:
-	MOVL  (SI), R10
-	LEAQ  16(SI), R9
-	TESTQ R10, R10
+	MOVL  (BX), R11
+	LEAQ  20(BX), R10
+	TESTQ R11, R11
 	JZ    store1
 
 term1:
-	MOVL  (R9), R11
-	MOVL  4(R9), R12
-	ADDQ  (DX)(R11*1), R12
-	VPXOR (R12)(CX*1), Y0, Y0
-	ADDQ  $0x10, R9
-	DECQ  R10
-	JNZ   term1
+	MOVL    (R10), R12
+	MOVWQZX R12, R12
+	MOVQ    (CX)(R12*1), R12
+	VPXOR   (R12)(R9*1), Y0, Y0
+	ADDQ    $0x04, R10
+	DECQ    R11
+	JNZ     term1
 
 store1:
-	MOVL    8(SI), R10
-	MOVL    12(SI), R11
-	ADDQ    (BX)(R10*1), R11
-	VMOVDQU Y0, (R11)(CX*1)
-	ADDQ    $0x00000020, CX
-	SUBQ    $0x00000020, R8
+	MOVL    12(BX), R11
+	MOVL    16(BX), R12
+	ADDQ    (DX)(R11*1), R12
+	VMOVDQU Y0, (R12)(R8*1)
+	ADDQ    $0x00000020, R9
+	ADDQ    $0x00000020, R8
+	SUBQ    $0x00000020, DI
 	JMP     narrow
 
 done:
-	MOVQ R9, SI
-	DECQ DI
+	MOVQ R10, BX
+	DECQ SI
 	JNZ  round
-	MOVQ row+24(FP), CX
-	ADDQ CX, AX
+	MOVQ row+24(FP), BX
+	ADDQ BX, AX
 	DECQ rows+16(FP)
 	JNZ  row
 	VZEROUPPER
 	RET
 
-// func xorx1Ssse3(n int, pos int, rows int, row int, in *[]byte, out *[]byte, rounds *uint64, count int)
+// func xorx1Ssse3(n int, pos int, rows int, row int, in *[]byte, out *[]byte, rounds *uint32, count int)
 // Requires: SSE2
 TEXT ·xorx1Ssse3(SB), NOSPLIT, $0-64
 	MOVQ pos+8(FP), AX
-	MOVQ in+32(FP), DX
-	MOVQ out+40(FP), BX
+	MOVQ in+32(FP), CX
+	MOVQ out+40(FP), DX
 
 row:
-	MOVQ rounds+48(FP), SI
-	MOVQ count+56(FP), DI
+	MOVQ rounds+48(FP), BX
+	MOVQ count+56(FP), SI
 
 round:
-	MOVQ n+0(FP), R8
-	MOVQ AX, CX
+	MOVQ n+0(FP), DI
+	MOVL 8(BX), R9
+	MOVQ AX, R8
+	ADDQ R8, R9
 
 wide:
-	CMPQ  R8, $0x00000080
+	CMPQ  DI, $0x00000080
 	JLT   narrow
 	PXOR  X0, X0
 	PXOR  X1, X1
@@ -276,129 +286,133 @@ wide:
 	PXOR  X5, X5
 	PXOR  X6, X6
 	PXOR  X7, X7
-	CMPL  4(SI), $0x00
+	CMPL  4(BX), $0x00
 	JEQ   zeros8
-	MOVL  8(SI), R9
-	MOVL  12(SI), R10
-	ADDQ  (BX)(R9*1), R10
-	MOVOU (R10)(CX*1), X0
-	MOVOU 16(R10)(CX*1), X1
-	MOVOU 32(R10)(CX*1), X2
-	MOVOU 48(R10)(CX*1), X3
-	MOVOU 64(R10)(CX*1), X4
-	MOVOU 80(R10)(CX*1), X5
-	MOVOU 96(R10)(CX*1), X6
-	MOVOU 112(R10)(CX*1), X7
+	MOVL  12(BX), R10
+	MOVL  16(BX), R11
+	ADDQ  (DX)(R10*1), R11
+	MOVOU (R11)(R8*1), X0
+	MOVOU 16(R11)(R8*1), X1
+	MOVOU 32(R11)(R8*1), X2
+	MOVOU 48(R11)(R8*1), X3
+	MOVOU 64(R11)(R8*1), X4
+	MOVOU 80(R11)(R8*1), X5
+	MOVOU 96(R11)(R8*1), X6
+	MOVOU 112(R11)(R8*1), X7
 
 zeros8:
-	MOVL  (SI), R10
-	LEAQ  16(SI), R9
-	TESTQ R10, R10
+	MOVL  (BX), R11
+	LEAQ  20(BX), R10
+	TESTQ R11, R11
 	JZ    store8
 
 term8:
-	MOVL  (R9), R11
-	MOVL  4(R9), R12
-	ADDQ  (DX)(R11*1), R12
-	MOVOU (R12)(CX*1), X8
-	PXOR  X8, X0
-	MOVOU 16(R12)(CX*1), X8
-	PXOR  X8, X1
-	MOVOU 32(R12)(CX*1), X8
-	PXOR  X8, X2
-	MOVOU 48(R12)(CX*1), X8
-	PXOR  X8, X3
-	MOVOU 64(R12)(CX*1), X8
-	PXOR  X8, X4
-	MOVOU 80(R12)(CX*1), X8
-	PXOR  X8, X5
-	MOVOU 96(R12)(CX*1), X8
-	PXOR  X8, X6
-	MOVOU 112(R12)(CX*1), X8
-	PXOR  X8, X7
-	ADDQ  $0x10, R9
-	DECQ  R10
-	JNZ   term8
+	MOVL    (R10), R12
+	MOVWQZX R12, R12
+	MOVQ    (CX)(R12*1), R12
+	MOVOU   (R12)(R9*1), X8
+	PXOR    X8, X0
+	MOVOU   16(R12)(R9*1), X8
+	PXOR    X8, X1
+	MOVOU   32(R12)(R9*1), X8
+	PXOR    X8, X2
+	MOVOU   48(R12)(R9*1), X8
+	PXOR    X8, X3
+	MOVOU   64(R12)(R9*1), X8
+	PXOR    X8, X4
+	MOVOU   80(R12)(R9*1), X8
+	PXOR    X8, X5
+	MOVOU   96(R12)(R9*1), X8
+	PXOR    X8, X6
+	MOVOU   112(R12)(R9*1), X8
+	PXOR    X8, X7
+	ADDQ    $0x04, R10
+	DECQ    R11
+	JNZ     term8
 
 store8:
-	MOVL  8(SI), R10
-	MOVL  12(SI), R11
-	ADDQ  (BX)(R10*1), R11
-	MOVOU X0, (R11)(CX*1)
-	MOVOU X1, 16(R11)(CX*1)
-	MOVOU X2, 32(R11)(CX*1)
-	MOVOU X3, 48(R11)(CX*1)
-	MOVOU X4, 64(R11)(CX*1)
-	MOVOU X5, 80(R11)(CX*1)
-	MOVOU X6, 96(R11)(CX*1)
-	MOVOU X7, 112(R11)(CX*1)
-	ADDQ  $0x00000080, CX
-	SUBQ  $0x00000080, R8
+	MOVL  12(BX), R11
+	MOVL  16(BX), R12
+	ADDQ  (DX)(R11*1), R12
+	MOVOU X0, (R12)(R8*1)
+	MOVOU X1, 16(R12)(R8*1)
+	MOVOU X2, 32(R12)(R8*1)
+	MOVOU X3, 48(R12)(R8*1)
+	MOVOU X4, 64(R12)(R8*1)
+	MOVOU X5, 80(R12)(R8*1)
+	MOVOU X6, 96(R12)(R8*1)
+	MOVOU X7, 112(R12)(R8*1)
+	ADDQ  $0x00000080, R9
+	ADDQ  $0x00000080, R8
+	SUBQ  $0x00000080, DI
 	JMP   wide
 
 narrow:
-	CMPQ  R8, $0x00000010
+	CMPQ  DI, $0x00000010
 	JLT   done
 	PXOR  X0, X0
-	CMPL  4(SI), $0x00
+	CMPL  4(BX), $0x00
 	JEQ   zeros1
-	MOVL  8(SI), R9
-	MOVL  12(SI), R10
-	ADDQ  (BX)(R9*1), R10
-	MOVOU (R10)(CX*1), X0
+	MOVL  12(BX), R10
+	MOVL  16(BX), R11
+	ADDQ  (DX)(R10*1), R11
+	MOVOU (R11)(R8*1), X0
 
 zeros1:
-	MOVL  (SI), R10
-	LEAQ  16(SI), R9
-	TESTQ R10, R10
+	MOVL  (BX), R11
+	LEAQ  20(BX), R10
+	TESTQ R11, R11
 	JZ    store1
 
 term1:
-	MOVL  (R9), R11
-	MOVL  4(R9), R12
-	ADDQ  (DX)(R11*1), R12
-	MOVOU (R12)(CX*1), X1
-	PXOR  X1, X0
-	ADDQ  $0x10, R9
-	DECQ  R10
-	JNZ   term1
+	MOVL    (R10), R12
+	MOVWQZX R12, R12
+	MOVQ    (CX)(R12*1), R12
+	MOVOU   (R12)(R9*1), X1
+	PXOR    X1, X0
+	ADDQ    $0x04, R10
+	DECQ    R11
+	JNZ     term1
 
 store1:
-	MOVL  8(SI), R10
-	MOVL  12(SI), R11
-	ADDQ  (BX)(R10*1), R11
-	MOVOU X0, (R11)(CX*1)
-	ADDQ  $0x00000010, CX
-	SUBQ  $0x00000010, R8
+	MOVL  12(BX), R11
+	MOVL  16(BX), R12
+	ADDQ  (DX)(R11*1), R12
+	MOVOU X0, (R12)(R8*1)
+	ADDQ  $0x00000010, R9
+	ADDQ  $0x00000010, R8
+	SUBQ  $0x00000010, DI
 	JMP   narrow
 
 done:
-	MOVQ R9, SI
-	DECQ DI
+	MOVQ R10, BX
+	DECQ SI
 	JNZ  round
-	MOVQ row+24(FP), CX
-	ADDQ CX, AX
+	MOVQ row+24(FP), BX
+	ADDQ BX, AX
 	DECQ rows+16(FP)
 	JNZ  row
 	RET
 
-// func xorx2Avx512(n int, pos int, rows int, row int, in *[]byte, out *[]byte, rounds *uint64, count int)
+// func xorx2Avx512(n int, pos int, rows int, row int, in *[]byte, out *[]byte, rounds *uint32, count int)
 // Requires: AVX, AVX512F
 TEXT ·xorx2Avx512(SB), NOSPLIT, $0-64
 	MOVQ pos+8(FP), AX
-	MOVQ in+32(FP), DX
-	MOVQ out+40(FP), BX
+	MOVQ in+32(FP), CX
+	MOVQ out+40(FP), DX
 
 row:
-	MOVQ rounds+48(FP), SI
-	MOVQ count+56(FP), DI
+	MOVQ rounds+48(FP), BX
+	MOVQ count+56(FP), SI
 
 round:
-	MOVQ n+0(FP), R8
-	MOVQ AX, CX
+	MOVQ n+0(FP), DI
+	MOVL 8(BX), R9
+	MOVQ AX, R8
+	ADDQ R8, R9
 
 wide:
-	CMPQ      R8, $0x00000200
+	CMPQ      DI, $0x00000200
 	JLT       narrow
 	VPXORQ    Z0, Z0, Z0
 	VPXORQ    Z1, Z1, Z1
@@ -416,51 +430,50 @@ wide:
 	VPXORQ    Z13, Z13, Z13
 	VPXORQ    Z14, Z14, Z14
 	VPXORQ    Z15, Z15, Z15
-	CMPL      4(SI), $0x00
+	CMPL      4(BX), $0x00
 	JEQ       zeros8
-	MOVL      8(SI), R9
-	MOVL      12(SI), R10
-	ADDQ      (BX)(R9*1), R10
-	VMOVDQU64 (R10)(CX*1), Z0
-	VMOVDQU64 64(R10)(CX*1), Z1
-	VMOVDQU64 128(R10)(CX*1), Z2
-	VMOVDQU64 192(R10)(CX*1), Z3
-	VMOVDQU64 256(R10)(CX*1), Z4
-	VMOVDQU64 320(R10)(CX*1), Z5
-	VMOVDQU64 384(R10)(CX*1), Z6
-	VMOVDQU64 448(R10)(CX*1), Z7
-	MOVL      16(SI), R9
-	MOVL      20(SI), R10
-	ADDQ      (BX)(R9*1), R10
-	VMOVDQU64 (R10)(CX*1), Z8
-	VMOVDQU64 64(R10)(CX*1), Z9
-	VMOVDQU64 128(R10)(CX*1), Z10
-	VMOVDQU64 192(R10)(CX*1), Z11
-	VMOVDQU64 256(R10)(CX*1), Z12
-	VMOVDQU64 320(R10)(CX*1), Z13
-	VMOVDQU64 384(R10)(CX*1), Z14
-	VMOVDQU64 448(R10)(CX*1), Z15
+	MOVL      12(BX), R10
+	MOVL      16(BX), R11
+	ADDQ      (DX)(R10*1), R11
+	VMOVDQU64 (R11)(R8*1), Z0
+	VMOVDQU64 64(R11)(R8*1), Z1
+	VMOVDQU64 128(R11)(R8*1), Z2
+	VMOVDQU64 192(R11)(R8*1), Z3
+	VMOVDQU64 256(R11)(R8*1), Z4
+	VMOVDQU64 320(R11)(R8*1), Z5
+	VMOVDQU64 384(R11)(R8*1), Z6
+	VMOVDQU64 448(R11)(R8*1), Z7
+	MOVL      20(BX), R10
+	MOVL      24(BX), R11
+	ADDQ      (DX)(R10*1), R11
+	VMOVDQU64 (R11)(R8*1), Z8
+	VMOVDQU64 64(R11)(R8*1), Z9
+	VMOVDQU64 128(R11)(R8*1), Z10
+	VMOVDQU64 192(R11)(R8*1), Z11
+	VMOVDQU64 256(R11)(R8*1), Z12
+	VMOVDQU64 320(R11)(R8*1), Z13
+	VMOVDQU64 384(R11)(R8*1), Z14
+	VMOVDQU64 448(R11)(R8*1), Z15
 
 zeros8:
-	MOVL  (SI), R10
-	LEAQ  24(SI), R9
-	TESTQ R10, R10
+	MOVL  (BX), R11
+	LEAQ  28(BX), R10
+	TESTQ R11, R11
 	JZ    store8
 
 term8:
-	MOVL      (R9), R11
-	MOVL      4(R9), R12
-	ADDQ      (DX)(R11*1), R12
-	MOVQ      8(R9), R11
-	VMOVDQU64 (R12)(CX*1), Z16
-	VMOVDQU64 64(R12)(CX*1), Z17
-	VMOVDQU64 128(R12)(CX*1), Z18
-	VMOVDQU64 192(R12)(CX*1), Z19
-	VMOVDQU64 256(R12)(CX*1), Z20
-	VMOVDQU64 320(R12)(CX*1), Z21
-	VMOVDQU64 384(R12)(CX*1), Z22
-	VMOVDQU64 448(R12)(CX*1), Z23
-	TESTB     $0x01, R11
+	MOVL      (R10), R12
+	MOVWQZX   R12, R13
+	MOVQ      (CX)(R13*1), R13
+	VMOVDQU64 (R13)(R9*1), Z16
+	VMOVDQU64 64(R13)(R9*1), Z17
+	VMOVDQU64 128(R13)(R9*1), Z18
+	VMOVDQU64 192(R13)(R9*1), Z19
+	VMOVDQU64 256(R13)(R9*1), Z20
+	VMOVDQU64 320(R13)(R9*1), Z21
+	VMOVDQU64 384(R13)(R9*1), Z22
+	VMOVDQU64 448(R13)(R9*1), Z23
+	TESTL     $0x00010000, R12
 	JZ        not0_8
 	VPXORQ    Z16, Z0, Z0
 	VPXORQ    Z17, Z1, Z1
@@ -472,7 +485,7 @@ term8:
 	VPXORQ    Z23, Z7, Z7
 
 not0_8:
-	TESTB  $0x02, R11
+	TESTL  $0x00020000, R12
 	JZ     not1_8
 	VPXORQ Z16, Z8, Z8
 	VPXORQ Z17, Z9, Z9
@@ -484,120 +497,123 @@ not0_8:
 	VPXORQ Z23, Z15, Z15
 
 not1_8:
-	ADDQ $0x10, R9
-	DECQ R10
+	ADDQ $0x04, R10
+	DECQ R11
 	JNZ  term8
 
 store8:
-	MOVL      8(SI), R10
-	MOVL      12(SI), R11
-	ADDQ      (BX)(R10*1), R11
-	VMOVDQU64 Z0, (R11)(CX*1)
-	VMOVDQU64 Z1, 64(R11)(CX*1)
-	VMOVDQU64 Z2, 128(R11)(CX*1)
-	VMOVDQU64 Z3, 192(R11)(CX*1)
-	VMOVDQU64 Z4, 256(R11)(CX*1)
-	VMOVDQU64 Z5, 320(R11)(CX*1)
-	VMOVDQU64 Z6, 384(R11)(CX*1)
-	VMOVDQU64 Z7, 448(R11)(CX*1)
-	MOVL      16(SI), R10
-	MOVL      20(SI), R11
-	ADDQ      (BX)(R10*1), R11
-	VMOVDQU64 Z8, (R11)(CX*1)
-	VMOVDQU64 Z9, 64(R11)(CX*1)
-	VMOVDQU64 Z10, 128(R11)(CX*1)
-	VMOVDQU64 Z11, 192(R11)(CX*1)
-	VMOVDQU64 Z12, 256(R11)(CX*1)
-	VMOVDQU64 Z13, 320(R11)(CX*1)
-	VMOVDQU64 Z14, 384(R11)(CX*1)
-	VMOVDQU64 Z15, 448(R11)(CX*1)
-	ADDQ      $0x00000200, CX
-	SUBQ      $0x00000200, R8
+	MOVL      12(BX), R11
+	MOVL      16(BX), R12
+	ADDQ      (DX)(R11*1), R12
+	VMOVDQU64 Z0, (R12)(R8*1)
+	VMOVDQU64 Z1, 64(R12)(R8*1)
+	VMOVDQU64 Z2, 128(R12)(R8*1)
+	VMOVDQU64 Z3, 192(R12)(R8*1)
+	VMOVDQU64 Z4, 256(R12)(R8*1)
+	VMOVDQU64 Z5, 320(R12)(R8*1)
+	VMOVDQU64 Z6, 384(R12)(R8*1)
+	VMOVDQU64 Z7, 448(R12)(R8*1)
+	MOVL      20(BX), R11
+	MOVL      24(BX), R12
+	ADDQ      (DX)(R11*1), R12
+	VMOVDQU64 Z8, (R12)(R8*1)
+	VMOVDQU64 Z9, 64(R12)(R8*1)
+	VMOVDQU64 Z10, 128(R12)(R8*1)
+	VMOVDQU64 Z11, 192(R12)(R8*1)
+	VMOVDQU64 Z12, 256(R12)(R8*1)
+	VMOVDQU64 Z13, 320(R12)(R8*1)
+	VMOVDQU64 Z14, 384(R12)(R8*1)
+	VMOVDQU64 Z15, 448(R12)(R8*1)
+	ADDQ      $0x00000200, R9
+	ADDQ      $0x00000200, R8
+	SUBQ      $0x00000200, DI
 	JMP       wide
 
 narrow:
-	CMPQ      R8, $0x00000040
+	CMPQ      DI, $0x00000040
 	JLT       done
 	VPXORQ    Z24, Z24, Z24
 	VPXORQ    Z25, Z25, Z25
-	CMPL      4(SI), $0x00
+	CMPL      4(BX), $0x00
 	JEQ       zeros1
-	MOVL      8(SI), R9
-	MOVL      12(SI), R10
-	ADDQ      (BX)(R9*1), R10
-	VMOVDQU64 (R10)(CX*1), Z24
-	MOVL      16(SI), R9
-	MOVL      20(SI), R10
-	ADDQ      (BX)(R9*1), R10
-	VMOVDQU64 (R10)(CX*1), Z25
+	MOVL      12(BX), R10
+	MOVL      16(BX), R11
+	ADDQ      (DX)(R10*1), R11
+	VMOVDQU64 (R11)(R8*1), Z24
+	MOVL      20(BX), R10
+	MOVL      24(BX), R11
+	ADDQ      (DX)(R10*1), R11
+	VMOVDQU64 (R11)(R8*1), Z25
 
 zeros1:
-	MOVL  (SI), R10
-	LEAQ  24(SI), R9
-	TESTQ R10, R10
+	MOVL  (BX), R11
+	LEAQ  28(BX), R10
+	TESTQ R11, R11
 	JZ    store1
 
 term1:
-	MOVL      (R9), R11
-	MOVL      4(R9), R12
-	ADDQ      (DX)(R11*1), R12
-	MOVQ      8(R9), R11
-	VMOVDQU64 (R12)(CX*1), Z16
-	TESTB     $0x01, R11
+	MOVL      (R10), R12
+	MOVWQZX   R12, R13
+	MOVQ      (CX)(R13*1), R13
+	VMOVDQU64 (R13)(R9*1), Z16
+	TESTL     $0x00010000, R12
 	JZ        not0_1
 	VPXORQ    Z16, Z24, Z24
 
 not0_1:
-	TESTB  $0x02, R11
+	TESTL  $0x00020000, R12
 	JZ     not1_1
 	VPXORQ Z16, Z25, Z25
 
 not1_1:
-	ADDQ $0x10, R9
-	DECQ R10
+	ADDQ $0x04, R10
+	DECQ R11
 	JNZ  term1
 
 store1:
-	MOVL      8(SI), R10
-	MOVL      12(SI), R11
-	ADDQ      (BX)(R10*1), R11
-	VMOVDQU64 Z24, (R11)(CX*1)
-	MOVL      16(SI), R10
-	MOVL      20(SI), R11
-	ADDQ      (BX)(R10*1), R11
-	VMOVDQU64 Z25, (R11)(CX*1)
-	ADDQ      $0x00000040, CX
-	SUBQ      $0x00000040, R8
+	MOVL      12(BX), R11
+	MOVL      16(BX), R12
+	ADDQ      (DX)(R11*1), R12
+	VMOVDQU64 Z24, (R12)(R8*1)
+	MOVL      20(BX), R11
+	MOVL      24(BX), R12
+	ADDQ      (DX)(R11*1), R12
+	VMOVDQU64 Z25, (R12)(R8*1)
+	ADDQ      $0x00000040, R9
+	ADDQ      $0x00000040, R8
+	SUBQ      $0x00000040, DI
 	JMP       narrow
 
 done:
-	MOVQ R9, SI
-	DECQ DI
+	MOVQ R10, BX
+	DECQ SI
 	JNZ  round
-	MOVQ row+24(FP), CX
-	ADDQ CX, AX
+	MOVQ row+24(FP), BX
+	ADDQ BX, AX
 	DECQ rows+16(FP)
 	JNZ  row
 	VZEROUPPER
 	RET
 
-// func xorx2Avx2(n int, pos int, rows int, row int, in *[]byte, out *[]byte, rounds *uint64, count int)
+// func xorx2Avx2(n int, pos int, rows int, row int, in *[]byte, out *[]byte, rounds *uint32, count int)
 // Requires: AVX, AVX2
 TEXT ·xorx2Avx2(SB), NOSPLIT, $0-64
 	MOVQ pos+8(FP), AX
-	MOVQ in+32(FP), DX
-	MOVQ out+40(FP), BX
+	MOVQ in+32(FP), CX
+	MOVQ out+40(FP), DX
 
 row:
-	MOVQ rounds+48(FP), SI
-	MOVQ count+56(FP), DI
+	MOVQ rounds+48(FP), BX
+	MOVQ count+56(FP), SI
 
 round:
-	MOVQ n+0(FP), R8
-	MOVQ AX, CX
+	MOVQ n+0(FP), DI
+	MOVL 8(BX), R9
+	MOVQ AX, R8
+	ADDQ R8, R9
 
 wide:
-	CMPQ    R8, $0x00000080
+	CMPQ    DI, $0x00000080
 	JLT     narrow
 	VPXOR   Y0, Y0, Y0
 	VPXOR   Y1, Y1, Y1
@@ -607,39 +623,38 @@ wide:
 	VPXOR   Y5, Y5, Y5
 	VPXOR   Y6, Y6, Y6
 	VPXOR   Y7, Y7, Y7
-	CMPL    4(SI), $0x00
+	CMPL    4(BX), $0x00
 	JEQ     zeros4
-	MOVL    8(SI), R9
-	MOVL    12(SI), R10
-	ADDQ    (BX)(R9*1), R10
-	VMOVDQU (R10)(CX*1), Y0
-	VMOVDQU 32(R10)(CX*1), Y1
-	VMOVDQU 64(R10)(CX*1), Y2
-	VMOVDQU 96(R10)(CX*1), Y3
-	MOVL    16(SI), R9
-	MOVL    20(SI), R10
-	ADDQ    (BX)(R9*1), R10
-	VMOVDQU (R10)(CX*1), Y4
-	VMOVDQU 32(R10)(CX*1), Y5
-	VMOVDQU 64(R10)(CX*1), Y6
-	VMOVDQU 96(R10)(CX*1), Y7
+	MOVL    12(BX), R10
+	MOVL    16(BX), R11
+	ADDQ    (DX)(R10*1), R11
+	VMOVDQU (R11)(R8*1), Y0
+	VMOVDQU 32(R11)(R8*1), Y1
+	VMOVDQU 64(R11)(R8*1), Y2
+	VMOVDQU 96(R11)(R8*1), Y3
+	MOVL    20(BX), R10
+	MOVL    24(BX), R11
+	ADDQ    (DX)(R10*1), R11
+	VMOVDQU (R11)(R8*1), Y4
+	VMOVDQU 32(R11)(R8*1), Y5
+	VMOVDQU 64(R11)(R8*1), Y6
+	VMOVDQU 96(R11)(R8*1), Y7
 
 zeros4:
-	MOVL  (SI), R10
-	LEAQ  24(SI), R9
-	TESTQ R10, R10
+	MOVL  (BX), R11
+	LEAQ  28(BX), R10
+	TESTQ R11, R11
 	JZ    store4
 
 term4:
-	MOVL    (R9), R11
-	MOVL    4(R9), R12
-	ADDQ    (DX)(R11*1), R12
-	MOVQ    8(R9), R11
-	VMOVDQU (R12)(CX*1), Y8
-	VMOVDQU 32(R12)(CX*1), Y9
-	VMOVDQU 64(R12)(CX*1), Y10
-	VMOVDQU 96(R12)(CX*1), Y11
-	TESTB   $0x01, R11
+	MOVL    (R10), R12
+	MOVWQZX R12, R13
+	MOVQ    (CX)(R13*1), R13
+	VMOVDQU (R13)(R9*1), Y8
+	VMOVDQU 32(R13)(R9*1), Y9
+	VMOVDQU 64(R13)(R9*1), Y10
+	VMOVDQU 96(R13)(R9*1), Y11
+	TESTL   $0x00010000, R12
 	JZ      not0_4
 	VPXOR   Y8, Y0, Y0
 	VPXOR   Y9, Y1, Y1
@@ -647,7 +662,7 @@ term4:
 	VPXOR   Y11, Y3, Y3
 
 not0_4:
-	TESTB $0x02, R11
+	TESTL $0x00020000, R12
 	JZ    not1_4
 	VPXOR Y8, Y4, Y4
 	VPXOR Y9, Y5, Y5
@@ -655,112 +670,115 @@ not0_4:
 	VPXOR Y11, Y7, Y7
 
 not1_4:
-	ADDQ $0x10, R9
-	DECQ R10
+	ADDQ $0x04, R10
+	DECQ R11
 	JNZ  term4
 
 store4:
-	MOVL    8(SI), R10
-	MOVL    12(SI), R11
-	ADDQ    (BX)(R10*1), R11
-	VMOVDQU Y0, (R11)(CX*1)
-	VMOVDQU Y1, 32(R11)(CX*1)
-	VMOVDQU Y2, 64(R11)(CX*1)
-	VMOVDQU Y3, 96(R11)(CX*1)
-	MOVL    16(SI), R10
-	MOVL    20(SI), R11
-	ADDQ    (BX)(R10*1), R11
-	VMOVDQU Y4, (R11)(CX*1)
-	VMOVDQU Y5, 32(R11)(CX*1)
-	VMOVDQU Y6, 64(R11)(CX*1)
-	VMOVDQU Y7, 96(R11)(CX*1)
-	ADDQ    $0x00000080, CX
-	SUBQ    $0x00000080, R8
+	MOVL    12(BX), R11
+	MOVL    16(BX), R12
+	ADDQ    (DX)(R11*1), R12
+	VMOVDQU Y0, (R12)(R8*1)
+	VMOVDQU Y1, 32(R12)(R8*1)
+	VMOVDQU Y2, 64(R12)(R8*1)
+	VMOVDQU Y3, 96(R12)(R8*1)
+	MOVL    20(BX), R11
+	MOVL    24(BX), R12
+	ADDQ    (DX)(R11*1), R12
+	VMOVDQU Y4, (R12)(R8*1)
+	VMOVDQU Y5, 32(R12)(R8*1)
+	VMOVDQU Y6, 64(R12)(R8*1)
+	VMOVDQU Y7, 96(R12)(R8*1)
+	ADDQ    $0x00000080, R9
+	ADDQ    $0x00000080, R8
+	SUBQ    $0x00000080, DI
 	JMP     wide
 
 narrow:
-	CMPQ    R8, $0x00000020
+	CMPQ    DI, $0x00000020
 	JLT     done
 	VPXOR   Y0, Y0, Y0
 	VPXOR   Y1, Y1, Y1
-	CMPL    4(SI), $0x00
+	CMPL    4(BX), $0x00
 	JEQ     zeros1
-	MOVL    8(SI), R9
-	MOVL    12(SI), R10
-	ADDQ    (BX)(R9*1), R10
-	VMOVDQU (R10)(CX*1), Y0
-	MOVL    16(SI), R9
-	MOVL    20(SI), R10
-	ADDQ    (BX)(R9*1), R10
-	VMOVDQU (R10)(CX*1), Y1
+	MOVL    12(BX), R10
+	MOVL    16(BX), R11
+	ADDQ    (DX)(R10*1), R11
+	VMOVDQU (R11)(R8*1), Y0
+	MOVL    20(BX), R10
+	MOVL    24(BX), R11
+	ADDQ    (DX)(R10*1), R11
+	VMOVDQU (R11)(R8*1), Y1
 
 zeros1:
-	MOVL  (SI), R10
-	LEAQ  24(SI), R9
-	TESTQ R10, R10
+	MOVL  (BX), R11
+	LEAQ  28(BX), R10
+	TESTQ R11, R11
 	JZ    store1
 
 term1:
-	MOVL    (R9), R11
-	MOVL    4(R9), R12
-	ADDQ    (DX)(R11*1), R12
-	MOVQ    8(R9), R11
-	VMOVDQU (R12)(CX*1), Y2
-	TESTB   $0x01, R11
+	MOVL    (R10), R12
+	MOVWQZX R12, R13
+	MOVQ    (CX)(R13*1), R13
+	VMOVDQU (R13)(R9*1), Y2
+	TESTL   $0x00010000, R12
 	JZ      not0_1
 	VPXOR   Y2, Y0, Y0
 
 not0_1:
-	TESTB $0x02, R11
+	TESTL $0x00020000, R12
 	JZ    not1_1
 	VPXOR Y2, Y1, Y1
 
 not1_1:
-	ADDQ $0x10, R9
-	DECQ R10
+	ADDQ $0x04, R10
+	DECQ R11
 	JNZ  term1
 
 store1:
-	MOVL    8(SI), R10
-	MOVL    12(SI), R11
-	ADDQ    (BX)(R10*1), R11
-	VMOVDQU Y0, (R11)(CX*1)
-	MOVL    16(SI), R10
-	MOVL    20(SI), R11
-	ADDQ    (BX)(R10*1), R11
-	VMOVDQU Y1, (R11)(CX*1)
-	ADDQ    $0x00000020, CX
-	SUBQ    $0x00000020, R8
+	MOVL    12(BX), R11
+	MOVL    16(BX), R12
+	ADDQ    (DX)(R11*1), R12
+	VMOVDQU Y0, (R12)(R8*1)
+	MOVL    20(BX), R11
+	MOVL    24(BX), R12
+	ADDQ    (DX)(R11*1), R12
+	VMOVDQU Y1, (R12)(R8*1)
+	ADDQ    $0x00000020, R9
+	ADDQ    $0x00000020, R8
+	SUBQ    $0x00000020, DI
 	JMP     narrow
 
 done:
-	MOVQ R9, SI
-	DECQ DI
+	MOVQ R10, BX
+	DECQ SI
 	JNZ  round
-	MOVQ row+24(FP), CX
-	ADDQ CX, AX
+	MOVQ row+24(FP), BX
+	ADDQ BX, AX
 	DECQ rows+16(FP)
 	JNZ  row
 	VZEROUPPER
 	RET
 
-// func xorx2Ssse3(n int, pos int, rows int, row int, in *[]byte, out *[]byte, rounds *uint64, count int)
+// func xorx2Ssse3(n int, pos int, rows int, row int, in *[]byte, out *[]byte, rounds *uint32, count int)
 // Requires: SSE2
 TEXT ·xorx2Ssse3(SB), NOSPLIT, $0-64
 	MOVQ pos+8(FP), AX
-	MOVQ in+32(FP), DX
-	MOVQ out+40(FP), BX
+	MOVQ in+32(FP), CX
+	MOVQ out+40(FP), DX
 
 row:
-	MOVQ rounds+48(FP), SI
-	MOVQ count+56(FP), DI
+	MOVQ rounds+48(FP), BX
+	MOVQ count+56(FP), SI
 
 round:
-	MOVQ n+0(FP), R8
-	MOVQ AX, CX
+	MOVQ n+0(FP), DI
+	MOVL 8(BX), R9
+	MOVQ AX, R8
+	ADDQ R8, R9
 
 wide:
-	CMPQ  R8, $0x00000040
+	CMPQ  DI, $0x00000040
 	JLT   narrow
 	PXOR  X0, X0
 	PXOR  X1, X1
@@ -770,47 +788,46 @@ wide:
 	PXOR  X5, X5
 	PXOR  X6, X6
 	PXOR  X7, X7
-	CMPL  4(SI), $0x00
+	CMPL  4(BX), $0x00
 	JEQ   zeros4
-	MOVL  8(SI), R9
-	MOVL  12(SI), R10
-	ADDQ  (BX)(R9*1), R10
-	MOVOU (R10)(CX*1), X0
-	MOVOU 16(R10)(CX*1), X1
-	MOVOU 32(R10)(CX*1), X2
-	MOVOU 48(R10)(CX*1), X3
-	MOVL  16(SI), R9
-	MOVL  20(SI), R10
-	ADDQ  (BX)(R9*1), R10
-	MOVOU (R10)(CX*1), X4
-	MOVOU 16(R10)(CX*1), X5
-	MOVOU 32(R10)(CX*1), X6
-	MOVOU 48(R10)(CX*1), X7
+	MOVL  12(BX), R10
+	MOVL  16(BX), R11
+	ADDQ  (DX)(R10*1), R11
+	MOVOU (R11)(R8*1), X0
+	MOVOU 16(R11)(R8*1), X1
+	MOVOU 32(R11)(R8*1), X2
+	MOVOU 48(R11)(R8*1), X3
+	MOVL  20(BX), R10
+	MOVL  24(BX), R11
+	ADDQ  (DX)(R10*1), R11
+	MOVOU (R11)(R8*1), X4
+	MOVOU 16(R11)(R8*1), X5
+	MOVOU 32(R11)(R8*1), X6
+	MOVOU 48(R11)(R8*1), X7
 
 zeros4:
-	MOVL  (SI), R10
-	LEAQ  24(SI), R9
-	TESTQ R10, R10
+	MOVL  (BX), R11
+	LEAQ  28(BX), R10
+	TESTQ R11, R11
 	JZ    store4
 
 term4:
-	MOVL  (R9), R11
-	MOVL  4(R9), R12
-	ADDQ  (DX)(R11*1), R12
-	MOVQ  8(R9), R11
-	MOVOU (R12)(CX*1), X8
-	MOVOU 16(R12)(CX*1), X9
-	MOVOU 32(R12)(CX*1), X10
-	MOVOU 48(R12)(CX*1), X11
-	TESTB $0x01, R11
-	JZ    not0_4
-	PXOR  X8, X0
-	PXOR  X9, X1
-	PXOR  X10, X2
-	PXOR  X11, X3
+	MOVL    (R10), R12
+	MOVWQZX R12, R13
+	MOVQ    (CX)(R13*1), R13
+	MOVOU   (R13)(R9*1), X8
+	MOVOU   16(R13)(R9*1), X9
+	MOVOU   32(R13)(R9*1), X10
+	MOVOU   48(R13)(R9*1), X11
+	TESTL   $0x00010000, R12
+	JZ      not0_4
+	PXOR    X8, X0
+	PXOR    X9, X1
+	PXOR    X10, X2
+	PXOR    X11, X3
 
 not0_4:
-	TESTB $0x02, R11
+	TESTL $0x00020000, R12
 	JZ    not1_4
 	PXOR  X8, X4
 	PXOR  X9, X5
@@ -818,111 +835,114 @@ not0_4:
 	PXOR  X11, X7
 
 not1_4:
-	ADDQ $0x10, R9
-	DECQ R10
+	ADDQ $0x04, R10
+	DECQ R11
 	JNZ  term4
 
 store4:
-	MOVL  8(SI), R10
-	MOVL  12(SI), R11
-	ADDQ  (BX)(R10*1), R11
-	MOVOU X0, (R11)(CX*1)
-	MOVOU X1, 16(R11)(CX*1)
-	MOVOU X2, 32(R11)(CX*1)
-	MOVOU X3, 48(R11)(CX*1)
-	MOVL  16(SI), R10
-	MOVL  20(SI), R11
-	ADDQ  (BX)(R10*1), R11
-	MOVOU X4, (R11)(CX*1)
-	MOVOU X5, 16(R11)(CX*1)
-	MOVOU X6, 32(R11)(CX*1)
-	MOVOU X7, 48(R11)(CX*1)
-	ADDQ  $0x00000040, CX
-	SUBQ  $0x00000040, R8
+	MOVL  12(BX), R11
+	MOVL  16(BX), R12
+	ADDQ  (DX)(R11*1), R12
+	MOVOU X0, (R12)(R8*1)
+	MOVOU X1, 16(R12)(R8*1)
+	MOVOU X2, 32(R12)(R8*1)
+	MOVOU X3, 48(R12)(R8*1)
+	MOVL  20(BX), R11
+	MOVL  24(BX), R12
+	ADDQ  (DX)(R11*1), R12
+	MOVOU X4, (R12)(R8*1)
+	MOVOU X5, 16(R12)(R8*1)
+	MOVOU X6, 32(R12)(R8*1)
+	MOVOU X7, 48(R12)(R8*1)
+	ADDQ  $0x00000040, R9
+	ADDQ  $0x00000040, R8
+	SUBQ  $0x00000040, DI
 	JMP   wide
 
 narrow:
-	CMPQ  R8, $0x00000010
+	CMPQ  DI, $0x00000010
 	JLT   done
 	PXOR  X0, X0
 	PXOR  X1, X1
-	CMPL  4(SI), $0x00
+	CMPL  4(BX), $0x00
 	JEQ   zeros1
-	MOVL  8(SI), R9
-	MOVL  12(SI), R10
-	ADDQ  (BX)(R9*1), R10
-	MOVOU (R10)(CX*1), X0
-	MOVL  16(SI), R9
-	MOVL  20(SI), R10
-	ADDQ  (BX)(R9*1), R10
-	MOVOU (R10)(CX*1), X1
+	MOVL  12(BX), R10
+	MOVL  16(BX), R11
+	ADDQ  (DX)(R10*1), R11
+	MOVOU (R11)(R8*1), X0
+	MOVL  20(BX), R10
+	MOVL  24(BX), R11
+	ADDQ  (DX)(R10*1), R11
+	MOVOU (R11)(R8*1), X1
 
 zeros1:
-	MOVL  (SI), R10
-	LEAQ  24(SI), R9
-	TESTQ R10, R10
+	MOVL  (BX), R11
+	LEAQ  28(BX), R10
+	TESTQ R11, R11
 	JZ    store1
 
 term1:
-	MOVL  (R9), R11
-	MOVL  4(R9), R12
-	ADDQ  (DX)(R11*1), R12
-	MOVQ  8(R9), R11
-	MOVOU (R12)(CX*1), X2
-	TESTB $0x01, R11
-	JZ    not0_1
-	PXOR  X2, X0
+	MOVL    (R10), R12
+	MOVWQZX R12, R13
+	MOVQ    (CX)(R13*1), R13
+	MOVOU   (R13)(R9*1), X2
+	TESTL   $0x00010000, R12
+	JZ      not0_1
+	PXOR    X2, X0
 
 not0_1:
-	TESTB $0x02, R11
+	TESTL $0x00020000, R12
 	JZ    not1_1
 	PXOR  X2, X1
 
 not1_1:
-	ADDQ $0x10, R9
-	DECQ R10
+	ADDQ $0x04, R10
+	DECQ R11
 	JNZ  term1
 
 store1:
-	MOVL  8(SI), R10
-	MOVL  12(SI), R11
-	ADDQ  (BX)(R10*1), R11
-	MOVOU X0, (R11)(CX*1)
-	MOVL  16(SI), R10
-	MOVL  20(SI), R11
-	ADDQ  (BX)(R10*1), R11
-	MOVOU X1, (R11)(CX*1)
-	ADDQ  $0x00000010, CX
-	SUBQ  $0x00000010, R8
+	MOVL  12(BX), R11
+	MOVL  16(BX), R12
+	ADDQ  (DX)(R11*1), R12
+	MOVOU X0, (R12)(R8*1)
+	MOVL  20(BX), R11
+	MOVL  24(BX), R12
+	ADDQ  (DX)(R11*1), R12
+	MOVOU X1, (R12)(R8*1)
+	ADDQ  $0x00000010, R9
+	ADDQ  $0x00000010, R8
+	SUBQ  $0x00000010, DI
 	JMP   narrow
 
 done:
-	MOVQ R9, SI
-	DECQ DI
+	MOVQ R10, BX
+	DECQ SI
 	JNZ  round
-	MOVQ row+24(FP), CX
-	ADDQ CX, AX
+	MOVQ row+24(FP), BX
+	ADDQ BX, AX
 	DECQ rows+16(FP)
 	JNZ  row
 	RET
 
-// func xorx3Avx512(n int, pos int, rows int, row int, in *[]byte, out *[]byte, rounds *uint64, count int)
+// func xorx3Avx512(n int, pos int, rows int, row int, in *[]byte, out *[]byte, rounds *uint32, count int)
 // Requires: AVX, AVX512F
 TEXT ·xorx3Avx512(SB), NOSPLIT, $0-64
 	MOVQ pos+8(FP), AX
-	MOVQ in+32(FP), DX
-	MOVQ out+40(FP), BX
+	MOVQ in+32(FP), CX
+	MOVQ out+40(FP), DX
 
 row:
-	MOVQ rounds+48(FP), SI
-	MOVQ count+56(FP), DI
+	MOVQ rounds+48(FP), BX
+	MOVQ count+56(FP), SI
 
 round:
-	MOVQ n+0(FP), R8
-	MOVQ AX, CX
+	MOVQ n+0(FP), DI
+	MOVL 8(BX), R9
+	MOVQ AX, R8
+	ADDQ R8, R9
 
 wide:
-	CMPQ      R8, $0x00000100
+	CMPQ      DI, $0x00000100
 	JLT       narrow
 	VPXORQ    Z0, Z0, Z0
 	VPXORQ    Z1, Z1, Z1
@@ -936,46 +956,45 @@ wide:
 	VPXORQ    Z9, Z9, Z9
 	VPXORQ    Z10, Z10, Z10
 	VPXORQ    Z11, Z11, Z11
-	CMPL      4(SI), $0x00
+	CMPL      4(BX), $0x00
 	JEQ       zeros4
-	MOVL      8(SI), R9
-	MOVL      12(SI), R10
-	ADDQ      (BX)(R9*1), R10
-	VMOVDQU64 (R10)(CX*1), Z0
-	VMOVDQU64 64(R10)(CX*1), Z1
-	VMOVDQU64 128(R10)(CX*1), Z2
-	VMOVDQU64 192(R10)(CX*1), Z3
-	MOVL      16(SI), R9
-	MOVL      20(SI), R10
-	ADDQ      (BX)(R9*1), R10
-	VMOVDQU64 (R10)(CX*1), Z4
-	VMOVDQU64 64(R10)(CX*1), Z5
-	VMOVDQU64 128(R10)(CX*1), Z6
-	VMOVDQU64 192(R10)(CX*1), Z7
-	MOVL      24(SI), R9
-	MOVL      28(SI), R10
-	ADDQ      (BX)(R9*1), R10
-	VMOVDQU64 (R10)(CX*1), Z8
-	VMOVDQU64 64(R10)(CX*1), Z9
-	VMOVDQU64 128(R10)(CX*1), Z10
-	VMOVDQU64 192(R10)(CX*1), Z11
+	MOVL      12(BX), R10
+	MOVL      16(BX), R11
+	ADDQ      (DX)(R10*1), R11
+	VMOVDQU64 (R11)(R8*1), Z0
+	VMOVDQU64 64(R11)(R8*1), Z1
+	VMOVDQU64 128(R11)(R8*1), Z2
+	VMOVDQU64 192(R11)(R8*1), Z3
+	MOVL      20(BX), R10
+	MOVL      24(BX), R11
+	ADDQ      (DX)(R10*1), R11
+	VMOVDQU64 (R11)(R8*1), Z4
+	VMOVDQU64 64(R11)(R8*1), Z5
+	VMOVDQU64 128(R11)(R8*1), Z6
+	VMOVDQU64 192(R11)(R8*1), Z7
+	MOVL      28(BX), R10
+	MOVL      32(BX), R11
+	ADDQ      (DX)(R10*1), R11
+	VMOVDQU64 (R11)(R8*1), Z8
+	VMOVDQU64 64(R11)(R8*1), Z9
+	VMOVDQU64 128(R11)(R8*1), Z10
+	VMOVDQU64 192(R11)(R8*1), Z11
 
 zeros4:
-	MOVL  (SI), R10
-	LEAQ  32(SI), R9
-	TESTQ R10, R10
+	MOVL  (BX), R11
+	LEAQ  36(BX), R10
+	TESTQ R11, R11
 	JZ    store4
 
 term4:
-	MOVL      (R9), R11
-	MOVL      4(R9), R12
-	ADDQ      (DX)(R11*1), R12
-	MOVQ      8(R9), R11
-	VMOVDQU64 (R12)(CX*1), Z12
-	VMOVDQU64 64(R12)(CX*1), Z13
-	VMOVDQU64 128(R12)(CX*1), Z14
-	VMOVDQU64 192(R12)(CX*1), Z15
-	TESTB     $0x01, R11
+	MOVL      (R10), R12
+	MOVWQZX   R12, R13
+	MOVQ      (CX)(R13*1), R13
+	VMOVDQU64 (R13)(R9*1), Z12
+	VMOVDQU64 64(R13)(R9*1), Z13
+	VMOVDQU64 128(R13)(R9*1), Z14
+	VMOVDQU64 192(R13)(R9*1), Z15
+	TESTL     $0x00010000, R12
 	JZ        not0_4
 	VPXORQ    Z12, Z0, Z0
 	VPXORQ    Z13, Z1, Z1
@@ -983,7 +1002,7 @@ term4:
 	VPXORQ    Z15, Z3, Z3
 
 not0_4:
-	TESTB  $0x02, R11
+	TESTL  $0x00020000, R12
 	JZ     not1_4
 	VPXORQ Z12, Z4, Z4
 	VPXORQ Z13, Z5, Z5
@@ -991,7 +1010,7 @@ not0_4:
 	VPXORQ Z15, Z7, Z7
 
 not1_4:
-	TESTB  $0x04, R11
+	TESTL  $0x00040000, R12
 	JZ     not2_4
 	VPXORQ Z12, Z8, Z8
 	VPXORQ Z13, Z9, Z9
@@ -999,133 +1018,136 @@ not1_4:
 	VPXORQ Z15, Z11, Z11
 
 not2_4:
-	ADDQ $0x10, R9
-	DECQ R10
+	ADDQ $0x04, R10
+	DECQ R11
 	JNZ  term4
 
 store4:
-	MOVL      8(SI), R10
-	MOVL      12(SI), R11
-	ADDQ      (BX)(R10*1), R11
-	VMOVDQU64 Z0, (R11)(CX*1)
-	VMOVDQU64 Z1, 64(R11)(CX*1)
-	VMOVDQU64 Z2, 128(R11)(CX*1)
-	VMOVDQU64 Z3, 192(R11)(CX*1)
-	MOVL      16(SI), R10
-	MOVL      20(SI), R11
-	ADDQ      (BX)(R10*1), R11
-	VMOVDQU64 Z4, (R11)(CX*1)
-	VMOVDQU64 Z5, 64(R11)(CX*1)
-	VMOVDQU64 Z6, 128(R11)(CX*1)
-	VMOVDQU64 Z7, 192(R11)(CX*1)
-	MOVL      24(SI), R10
-	MOVL      28(SI), R11
-	ADDQ      (BX)(R10*1), R11
-	VMOVDQU64 Z8, (R11)(CX*1)
-	VMOVDQU64 Z9, 64(R11)(CX*1)
-	VMOVDQU64 Z10, 128(R11)(CX*1)
-	VMOVDQU64 Z11, 192(R11)(CX*1)
-	ADDQ      $0x00000100, CX
-	SUBQ      $0x00000100, R8
+	MOVL      12(BX), R11
+	MOVL      16(BX), R12
+	ADDQ      (DX)(R11*1), R12
+	VMOVDQU64 Z0, (R12)(R8*1)
+	VMOVDQU64 Z1, 64(R12)(R8*1)
+	VMOVDQU64 Z2, 128(R12)(R8*1)
+	VMOVDQU64 Z3, 192(R12)(R8*1)
+	MOVL      20(BX), R11
+	MOVL      24(BX), R12
+	ADDQ      (DX)(R11*1), R12
+	VMOVDQU64 Z4, (R12)(R8*1)
+	VMOVDQU64 Z5, 64(R12)(R8*1)
+	VMOVDQU64 Z6, 128(R12)(R8*1)
+	VMOVDQU64 Z7, 192(R12)(R8*1)
+	MOVL      28(BX), R11
+	MOVL      32(BX), R12
+	ADDQ      (DX)(R11*1), R12
+	VMOVDQU64 Z8, (R12)(R8*1)
+	VMOVDQU64 Z9, 64(R12)(R8*1)
+	VMOVDQU64 Z10, 128(R12)(R8*1)
+	VMOVDQU64 Z11, 192(R12)(R8*1)
+	ADDQ      $0x00000100, R9
+	ADDQ      $0x00000100, R8
+	SUBQ      $0x00000100, DI
 	JMP       wide
 
 narrow:
-	CMPQ      R8, $0x00000040
+	CMPQ      DI, $0x00000040
 	JLT       done
 	VPXORQ    Z16, Z16, Z16
 	VPXORQ    Z17, Z17, Z17
 	VPXORQ    Z18, Z18, Z18
-	CMPL      4(SI), $0x00
+	CMPL      4(BX), $0x00
 	JEQ       zeros1
-	MOVL      8(SI), R9
-	MOVL      12(SI), R10
-	ADDQ      (BX)(R9*1), R10
-	VMOVDQU64 (R10)(CX*1), Z16
-	MOVL      16(SI), R9
-	MOVL      20(SI), R10
-	ADDQ      (BX)(R9*1), R10
-	VMOVDQU64 (R10)(CX*1), Z17
-	MOVL      24(SI), R9
-	MOVL      28(SI), R10
-	ADDQ      (BX)(R9*1), R10
-	VMOVDQU64 (R10)(CX*1), Z18
+	MOVL      12(BX), R10
+	MOVL      16(BX), R11
+	ADDQ      (DX)(R10*1), R11
+	VMOVDQU64 (R11)(R8*1), Z16
+	MOVL      20(BX), R10
+	MOVL      24(BX), R11
+	ADDQ      (DX)(R10*1), R11
+	VMOVDQU64 (R11)(R8*1), Z17
+	MOVL      28(BX), R10
+	MOVL      32(BX), R11
+	ADDQ      (DX)(R10*1), R11
+	VMOVDQU64 (R11)(R8*1), Z18
 
 zeros1:
-	MOVL  (SI), R10
-	LEAQ  32(SI), R9
-	TESTQ R10, R10
+	MOVL  (BX), R11
+	LEAQ  36(BX), R10
+	TESTQ R11, R11
 	JZ    store1
 
 term1:
-	MOVL      (R9), R11
-	MOVL      4(R9), R12
-	ADDQ      (DX)(R11*1), R12
-	MOVQ      8(R9), R11
-	VMOVDQU64 (R12)(CX*1), Z12
-	TESTB     $0x01, R11
+	MOVL      (R10), R12
+	MOVWQZX   R12, R13
+	MOVQ      (CX)(R13*1), R13
+	VMOVDQU64 (R13)(R9*1), Z12
+	TESTL     $0x00010000, R12
 	JZ        not0_1
 	VPXORQ    Z12, Z16, Z16
 
 not0_1:
-	TESTB  $0x02, R11
+	TESTL  $0x00020000, R12
 	JZ     not1_1
 	VPXORQ Z12, Z17, Z17
 
 not1_1:
-	TESTB  $0x04, R11
+	TESTL  $0x00040000, R12
 	JZ     not2_1
 	VPXORQ Z12, Z18, Z18
 
 not2_1:
-	ADDQ $0x10, R9
-	DECQ R10
+	ADDQ $0x04, R10
+	DECQ R11
 	JNZ  term1
 
 store1:
-	MOVL      8(SI), R10
-	MOVL      12(SI), R11
-	ADDQ      (BX)(R10*1), R11
-	VMOVDQU64 Z16, (R11)(CX*1)
-	MOVL      16(SI), R10
-	MOVL      20(SI), R11
-	ADDQ      (BX)(R10*1), R11
-	VMOVDQU64 Z17, (R11)(CX*1)
-	MOVL      24(SI), R10
-	MOVL      28(SI), R11
-	ADDQ      (BX)(R10*1), R11
-	VMOVDQU64 Z18, (R11)(CX*1)
-	ADDQ      $0x00000040, CX
-	SUBQ      $0x00000040, R8
+	MOVL      12(BX), R11
+	MOVL      16(BX), R12
+	ADDQ      (DX)(R11*1), R12
+	VMOVDQU64 Z16, (R12)(R8*1)
+	MOVL      20(BX), R11
+	MOVL      24(BX), R12
+	ADDQ      (DX)(R11*1), R12
+	VMOVDQU64 Z17, (R12)(R8*1)
+	MOVL      28(BX), R11
+	MOVL      32(BX), R12
+	ADDQ      (DX)(R11*1), R12
+	VMOVDQU64 Z18, (R12)(R8*1)
+	ADDQ      $0x00000040, R9
+	ADDQ      $0x00000040, R8
+	SUBQ      $0x00000040, DI
 	JMP       narrow
 
 done:
-	MOVQ R9, SI
-	DECQ DI
+	MOVQ R10, BX
+	DECQ SI
 	JNZ  round
-	MOVQ row+24(FP), CX
-	ADDQ CX, AX
+	MOVQ row+24(FP), BX
+	ADDQ BX, AX
 	DECQ rows+16(FP)
 	JNZ  row
 	VZEROUPPER
 	RET
 
-// func xorx3Avx2(n int, pos int, rows int, row int, in *[]byte, out *[]byte, rounds *uint64, count int)
+// func xorx3Avx2(n int, pos int, rows int, row int, in *[]byte, out *[]byte, rounds *uint32, count int)
 // Requires: AVX, AVX2
 TEXT ·xorx3Avx2(SB), NOSPLIT, $0-64
 	MOVQ pos+8(FP), AX
-	MOVQ in+32(FP), DX
-	MOVQ out+40(FP), BX
+	MOVQ in+32(FP), CX
+	MOVQ out+40(FP), DX
 
 row:
-	MOVQ rounds+48(FP), SI
-	MOVQ count+56(FP), DI
+	MOVQ rounds+48(FP), BX
+	MOVQ count+56(FP), SI
 
 round:
-	MOVQ n+0(FP), R8
-	MOVQ AX, CX
+	MOVQ n+0(FP), DI
+	MOVL 8(BX), R9
+	MOVQ AX, R8
+	ADDQ R8, R9
 
 wide:
-	CMPQ    R8, $0x00000040
+	CMPQ    DI, $0x00000040
 	JLT     narrow
 	VPXOR   Y0, Y0, Y0
 	VPXOR   Y1, Y1, Y1
@@ -1133,176 +1155,178 @@ wide:
 	VPXOR   Y3, Y3, Y3
 	VPXOR   Y4, Y4, Y4
 	VPXOR   Y5, Y5, Y5
-	CMPL    4(SI), $0x00
+	CMPL    4(BX), $0x00
 	JEQ     zeros2
-	MOVL    8(SI), R9
-	MOVL    12(SI), R10
-	ADDQ    (BX)(R9*1), R10
-	VMOVDQU (R10)(CX*1), Y0
-	VMOVDQU 32(R10)(CX*1), Y1
-	MOVL    16(SI), R9
-	MOVL    20(SI), R10
-	ADDQ    (BX)(R9*1), R10
-	VMOVDQU (R10)(CX*1), Y2
-	VMOVDQU 32(R10)(CX*1), Y3
-	MOVL    24(SI), R9
-	MOVL    28(SI), R10
-	ADDQ    (BX)(R9*1), R10
-	VMOVDQU (R10)(CX*1), Y4
-	VMOVDQU 32(R10)(CX*1), Y5
+	MOVL    12(BX), R10
+	MOVL    16(BX), R11
+	ADDQ    (DX)(R10*1), R11
+	VMOVDQU (R11)(R8*1), Y0
+	VMOVDQU 32(R11)(R8*1), Y1
+	MOVL    20(BX), R10
+	MOVL    24(BX), R11
+	ADDQ    (DX)(R10*1), R11
+	VMOVDQU (R11)(R8*1), Y2
+	VMOVDQU 32(R11)(R8*1), Y3
+	MOVL    28(BX), R10
+	MOVL    32(BX), R11
+	ADDQ    (DX)(R10*1), R11
+	VMOVDQU (R11)(R8*1), Y4
+	VMOVDQU 32(R11)(R8*1), Y5
 
 zeros2:
-	MOVL  (SI), R10
-	LEAQ  32(SI), R9
-	TESTQ R10, R10
+	MOVL  (BX), R11
+	LEAQ  36(BX), R10
+	TESTQ R11, R11
 	JZ    store2
 
 term2:
-	MOVL    (R9), R11
-	MOVL    4(R9), R12
-	ADDQ    (DX)(R11*1), R12
-	MOVQ    8(R9), R11
-	VMOVDQU (R12)(CX*1), Y6
-	VMOVDQU 32(R12)(CX*1), Y7
-	TESTB   $0x01, R11
+	MOVL    (R10), R12
+	MOVWQZX R12, R13
+	MOVQ    (CX)(R13*1), R13
+	VMOVDQU (R13)(R9*1), Y6
+	VMOVDQU 32(R13)(R9*1), Y7
+	TESTL   $0x00010000, R12
 	JZ      not0_2
 	VPXOR   Y6, Y0, Y0
 	VPXOR   Y7, Y1, Y1
 
 not0_2:
-	TESTB $0x02, R11
+	TESTL $0x00020000, R12
 	JZ    not1_2
 	VPXOR Y6, Y2, Y2
 	VPXOR Y7, Y3, Y3
 
 not1_2:
-	TESTB $0x04, R11
+	TESTL $0x00040000, R12
 	JZ    not2_2
 	VPXOR Y6, Y4, Y4
 	VPXOR Y7, Y5, Y5
 
 not2_2:
-	ADDQ $0x10, R9
-	DECQ R10
+	ADDQ $0x04, R10
+	DECQ R11
 	JNZ  term2
 
 store2:
-	MOVL    8(SI), R10
-	MOVL    12(SI), R11
-	ADDQ    (BX)(R10*1), R11
-	VMOVDQU Y0, (R11)(CX*1)
-	VMOVDQU Y1, 32(R11)(CX*1)
-	MOVL    16(SI), R10
-	MOVL    20(SI), R11
-	ADDQ    (BX)(R10*1), R11
-	VMOVDQU Y2, (R11)(CX*1)
-	VMOVDQU Y3, 32(R11)(CX*1)
-	MOVL    24(SI), R10
-	MOVL    28(SI), R11
-	ADDQ    (BX)(R10*1), R11
-	VMOVDQU Y4, (R11)(CX*1)
-	VMOVDQU Y5, 32(R11)(CX*1)
-	ADDQ    $0x00000040, CX
-	SUBQ    $0x00000040, R8
+	MOVL    12(BX), R11
+	MOVL    16(BX), R12
+	ADDQ    (DX)(R11*1), R12
+	VMOVDQU Y0, (R12)(R8*1)
+	VMOVDQU Y1, 32(R12)(R8*1)
+	MOVL    20(BX), R11
+	MOVL    24(BX), R12
+	ADDQ    (DX)(R11*1), R12
+	VMOVDQU Y2, (R12)(R8*1)
+	VMOVDQU Y3, 32(R12)(R8*1)
+	MOVL    28(BX), R11
+	MOVL    32(BX), R12
+	ADDQ    (DX)(R11*1), R12
+	VMOVDQU Y4, (R12)(R8*1)
+	VMOVDQU Y5, 32(R12)(R8*1)
+	ADDQ    $0x00000040, R9
+	ADDQ    $0x00000040, R8
+	SUBQ    $0x00000040, DI
 	JMP     wide
 
 narrow:
-	CMPQ    R8, $0x00000020
+	CMPQ    DI, $0x00000020
 	JLT     done
 	VPXOR   Y0, Y0, Y0
 	VPXOR   Y1, Y1, Y1
 	VPXOR   Y2, Y2, Y2
-	CMPL    4(SI), $0x00
+	CMPL    4(BX), $0x00
 	JEQ     zeros1
-	MOVL    8(SI), R9
-	MOVL    12(SI), R10
-	ADDQ    (BX)(R9*1), R10
-	VMOVDQU (R10)(CX*1), Y0
-	MOVL    16(SI), R9
-	MOVL    20(SI), R10
-	ADDQ    (BX)(R9*1), R10
-	VMOVDQU (R10)(CX*1), Y1
-	MOVL    24(SI), R9
-	MOVL    28(SI), R10
-	ADDQ    (BX)(R9*1), R10
-	VMOVDQU (R10)(CX*1), Y2
+	MOVL    12(BX), R10
+	MOVL    16(BX), R11
+	ADDQ    (DX)(R10*1), R11
+	VMOVDQU (R11)(R8*1), Y0
+	MOVL    20(BX), R10
+	MOVL    24(BX), R11
+	ADDQ    (DX)(R10*1), R11
+	VMOVDQU (R11)(R8*1), Y1
+	MOVL    28(BX), R10
+	MOVL    32(BX), R11
+	ADDQ    (DX)(R10*1), R11
+	VMOVDQU (R11)(R8*1), Y2
 
 zeros1:
-	MOVL  (SI), R10
-	LEAQ  32(SI), R9
-	TESTQ R10, R10
+	MOVL  (BX), R11
+	LEAQ  36(BX), R10
+	TESTQ R11, R11
 	JZ    store1
 
 term1:
-	MOVL    (R9), R11
-	MOVL    4(R9), R12
-	ADDQ    (DX)(R11*1), R12
-	MOVQ    8(R9), R11
-	VMOVDQU (R12)(CX*1), Y3
-	TESTB   $0x01, R11
+	MOVL    (R10), R12
+	MOVWQZX R12, R13
+	MOVQ    (CX)(R13*1), R13
+	VMOVDQU (R13)(R9*1), Y3
+	TESTL   $0x00010000, R12
 	JZ      not0_1
 	VPXOR   Y3, Y0, Y0
 
 not0_1:
-	TESTB $0x02, R11
+	TESTL $0x00020000, R12
 	JZ    not1_1
 	VPXOR Y3, Y1, Y1
 
 not1_1:
-	TESTB $0x04, R11
+	TESTL $0x00040000, R12
 	JZ    not2_1
 	VPXOR Y3, Y2, Y2
 
 not2_1:
-	ADDQ $0x10, R9
-	DECQ R10
+	ADDQ $0x04, R10
+	DECQ R11
 	JNZ  term1
 
 store1:
-	MOVL    8(SI), R10
-	MOVL    12(SI), R11
-	ADDQ    (BX)(R10*1), R11
-	VMOVDQU Y0, (R11)(CX*1)
-	MOVL    16(SI), R10
-	MOVL    20(SI), R11
-	ADDQ    (BX)(R10*1), R11
-	VMOVDQU Y1, (R11)(CX*1)
-	MOVL    24(SI), R10
-	MOVL    28(SI), R11
-	ADDQ    (BX)(R10*1), R11
-	VMOVDQU Y2, (R11)(CX*1)
-	ADDQ    $0x00000020, CX
-	SUBQ    $0x00000020, R8
+	MOVL    12(BX), R11
+	MOVL    16(BX), R12
+	ADDQ    (DX)(R11*1), R12
+	VMOVDQU Y0, (R12)(R8*1)
+	MOVL    20(BX), R11
+	MOVL    24(BX), R12
+	ADDQ    (DX)(R11*1), R12
+	VMOVDQU Y1, (R12)(R8*1)
+	MOVL    28(BX), R11
+	MOVL    32(BX), R12
+	ADDQ    (DX)(R11*1), R12
+	VMOVDQU Y2, (R12)(R8*1)
+	ADDQ    $0x00000020, R9
+	ADDQ    $0x00000020, R8
+	SUBQ    $0x00000020, DI
 	JMP     narrow
 
 done:
-	MOVQ R9, SI
-	DECQ DI
+	MOVQ R10, BX
+	DECQ SI
 	JNZ  round
-	MOVQ row+24(FP), CX
-	ADDQ CX, AX
+	MOVQ row+24(FP), BX
+	ADDQ BX, AX
 	DECQ rows+16(FP)
 	JNZ  row
 	VZEROUPPER
 	RET
 
-// func xorx3Ssse3(n int, pos int, rows int, row int, in *[]byte, out *[]byte, rounds *uint64, count int)
+// func xorx3Ssse3(n int, pos int, rows int, row int, in *[]byte, out *[]byte, rounds *uint32, count int)
 // Requires: SSE2
 TEXT ·xorx3Ssse3(SB), NOSPLIT, $0-64
 	MOVQ pos+8(FP), AX
-	MOVQ in+32(FP), DX
-	MOVQ out+40(FP), BX
+	MOVQ in+32(FP), CX
+	MOVQ out+40(FP), DX
 
 row:
-	MOVQ rounds+48(FP), SI
-	MOVQ count+56(FP), DI
+	MOVQ rounds+48(FP), BX
+	MOVQ count+56(FP), SI
 
 round:
-	MOVQ n+0(FP), R8
-	MOVQ AX, CX
+	MOVQ n+0(FP), DI
+	MOVL 8(BX), R9
+	MOVQ AX, R8
+	ADDQ R8, R9
 
 wide:
-	CMPQ  R8, $0x00000020
+	CMPQ  DI, $0x00000020
 	JLT   narrow
 	PXOR  X0, X0
 	PXOR  X1, X1
@@ -1310,175 +1334,177 @@ wide:
 	PXOR  X3, X3
 	PXOR  X4, X4
 	PXOR  X5, X5
-	CMPL  4(SI), $0x00
+	CMPL  4(BX), $0x00
 	JEQ   zeros2
-	MOVL  8(SI), R9
-	MOVL  12(SI), R10
-	ADDQ  (BX)(R9*1), R10
-	MOVOU (R10)(CX*1), X0
-	MOVOU 16(R10)(CX*1), X1
-	MOVL  16(SI), R9
-	MOVL  20(SI), R10
-	ADDQ  (BX)(R9*1), R10
-	MOVOU (R10)(CX*1), X2
-	MOVOU 16(R10)(CX*1), X3
-	MOVL  24(SI), R9
-	MOVL  28(SI), R10
-	ADDQ  (BX)(R9*1), R10
-	MOVOU (R10)(CX*1), X4
-	MOVOU 16(R10)(CX*1), X5
+	MOVL  12(BX), R10
+	MOVL  16(BX), R11
+	ADDQ  (DX)(R10*1), R11
+	MOVOU (R11)(R8*1), X0
+	MOVOU 16(R11)(R8*1), X1
+	MOVL  20(BX), R10
+	MOVL  24(BX), R11
+	ADDQ  (DX)(R10*1), R11
+	MOVOU (R11)(R8*1), X2
+	MOVOU 16(R11)(R8*1), X3
+	MOVL  28(BX), R10
+	MOVL  32(BX), R11
+	ADDQ  (DX)(R10*1), R11
+	MOVOU (R11)(R8*1), X4
+	MOVOU 16(R11)(R8*1), X5
 
 zeros2:
-	MOVL  (SI), R10
-	LEAQ  32(SI), R9
-	TESTQ R10, R10
+	MOVL  (BX), R11
+	LEAQ  36(BX), R10
+	TESTQ R11, R11
 	JZ    store2
 
 term2:
-	MOVL  (R9), R11
-	MOVL  4(R9), R12
-	ADDQ  (DX)(R11*1), R12
-	MOVQ  8(R9), R11
-	MOVOU (R12)(CX*1), X6
-	MOVOU 16(R12)(CX*1), X7
-	TESTB $0x01, R11
-	JZ    not0_2
-	PXOR  X6, X0
-	PXOR  X7, X1
+	MOVL    (R10), R12
+	MOVWQZX R12, R13
+	MOVQ    (CX)(R13*1), R13
+	MOVOU   (R13)(R9*1), X6
+	MOVOU   16(R13)(R9*1), X7
+	TESTL   $0x00010000, R12
+	JZ      not0_2
+	PXOR    X6, X0
+	PXOR    X7, X1
 
 not0_2:
-	TESTB $0x02, R11
+	TESTL $0x00020000, R12
 	JZ    not1_2
 	PXOR  X6, X2
 	PXOR  X7, X3
 
 not1_2:
-	TESTB $0x04, R11
+	TESTL $0x00040000, R12
 	JZ    not2_2
 	PXOR  X6, X4
 	PXOR  X7, X5
 
 not2_2:
-	ADDQ $0x10, R9
-	DECQ R10
+	ADDQ $0x04, R10
+	DECQ R11
 	JNZ  term2
 
 store2:
-	MOVL  8(SI), R10
-	MOVL  12(SI), R11
-	ADDQ  (BX)(R10*1), R11
-	MOVOU X0, (R11)(CX*1)
-	MOVOU X1, 16(R11)(CX*1)
-	MOVL  16(SI), R10
-	MOVL  20(SI), R11
-	ADDQ  (BX)(R10*1), R11
-	MOVOU X2, (R11)(CX*1)
-	MOVOU X3, 16(R11)(CX*1)
-	MOVL  24(SI), R10
-	MOVL  28(SI), R11
-	ADDQ  (BX)(R10*1), R11
-	MOVOU X4, (R11)(CX*1)
-	MOVOU X5, 16(R11)(CX*1)
-	ADDQ  $0x00000020, CX
-	SUBQ  $0x00000020, R8
+	MOVL  12(BX), R11
+	MOVL  16(BX), R12
+	ADDQ  (DX)(R11*1), R12
+	MOVOU X0, (R12)(R8*1)
+	MOVOU X1, 16(R12)(R8*1)
+	MOVL  20(BX), R11
+	MOVL  24(BX), R12
+	ADDQ  (DX)(R11*1), R12
+	MOVOU X2, (R12)(R8*1)
+	MOVOU X3, 16(R12)(R8*1)
+	MOVL  28(BX), R11
+	MOVL  32(BX), R12
+	ADDQ  (DX)(R11*1), R12
+	MOVOU X4, (R12)(R8*1)
+	MOVOU X5, 16(R12)(R8*1)
+	ADDQ  $0x00000020, R9
+	ADDQ  $0x00000020, R8
+	SUBQ  $0x00000020, DI
 	JMP   wide
 
 narrow:
-	CMPQ  R8, $0x00000010
+	CMPQ  DI, $0x00000010
 	JLT   done
 	PXOR  X0, X0
 	PXOR  X1, X1
 	PXOR  X2, X2
-	CMPL  4(SI), $0x00
+	CMPL  4(BX), $0x00
 	JEQ   zeros1
-	MOVL  8(SI), R9
-	MOVL  12(SI), R10
-	ADDQ  (BX)(R9*1), R10
-	MOVOU (R10)(CX*1), X0
-	MOVL  16(SI), R9
-	MOVL  20(SI), R10
-	ADDQ  (BX)(R9*1), R10
-	MOVOU (R10)(CX*1), X1
-	MOVL  24(SI), R9
-	MOVL  28(SI), R10
-	ADDQ  (BX)(R9*1), R10
-	MOVOU (R10)(CX*1), X2
+	MOVL  12(BX), R10
+	MOVL  16(BX), R11
+	ADDQ  (DX)(R10*1), R11
+	MOVOU (R11)(R8*1), X0
+	MOVL  20(BX), R10
+	MOVL  24(BX), R11
+	ADDQ  (DX)(R10*1), R11
+	MOVOU (R11)(R8*1), X1
+	MOVL  28(BX), R10
+	MOVL  32(BX), R11
+	ADDQ  (DX)(R10*1), R11
+	MOVOU (R11)(R8*1), X2
 
 zeros1:
-	MOVL  (SI), R10
-	LEAQ  32(SI), R9
-	TESTQ R10, R10
+	MOVL  (BX), R11
+	LEAQ  36(BX), R10
+	TESTQ R11, R11
 	JZ    store1
 
 term1:
-	MOVL  (R9), R11
-	MOVL  4(R9), R12
-	ADDQ  (DX)(R11*1), R12
-	MOVQ  8(R9), R11
-	MOVOU (R12)(CX*1), X3
-	TESTB $0x01, R11
-	JZ    not0_1
-	PXOR  X3, X0
+	MOVL    (R10), R12
+	MOVWQZX R12, R13
+	MOVQ    (CX)(R13*1), R13
+	MOVOU   (R13)(R9*1), X3
+	TESTL   $0x00010000, R12
+	JZ      not0_1
+	PXOR    X3, X0
 
 not0_1:
-	TESTB $0x02, R11
+	TESTL $0x00020000, R12
 	JZ    not1_1
 	PXOR  X3, X1
 
 not1_1:
-	TESTB $0x04, R11
+	TESTL $0x00040000, R12
 	JZ    not2_1
 	PXOR  X3, X2
 
 not2_1:
-	ADDQ $0x10, R9
-	DECQ R10
+	ADDQ $0x04, R10
+	DECQ R11
 	JNZ  term1
 
 store1:
-	MOVL  8(SI), R10
-	MOVL  12(SI), R11
-	ADDQ  (BX)(R10*1), R11
-	MOVOU X0, (R11)(CX*1)
-	MOVL  16(SI), R10
-	MOVL  20(SI), R11
-	ADDQ  (BX)(R10*1), R11
-	MOVOU X1, (R11)(CX*1)
-	MOVL  24(SI), R10
-	MOVL  28(SI), R11
-	ADDQ  (BX)(R10*1), R11
-	MOVOU X2, (R11)(CX*1)
-	ADDQ  $0x00000010, CX
-	SUBQ  $0x00000010, R8
+	MOVL  12(BX), R11
+	MOVL  16(BX), R12
+	ADDQ  (DX)(R11*1), R12
+	MOVOU X0, (R12)(R8*1)
+	MOVL  20(BX), R11
+	MOVL  24(BX), R12
+	ADDQ  (DX)(R11*1), R12
+	MOVOU X1, (R12)(R8*1)
+	MOVL  28(BX), R11
+	MOVL  32(BX), R12
+	ADDQ  (DX)(R11*1), R12
+	MOVOU X2, (R12)(R8*1)
+	ADDQ  $0x00000010, R9
+	ADDQ  $0x00000010, R8
+	SUBQ  $0x00000010, DI
 	JMP   narrow
 
 done:
-	MOVQ R9, SI
-	DECQ DI
+	MOVQ R10, BX
+	DECQ SI
 	JNZ  round
-	MOVQ row+24(FP), CX
-	ADDQ CX, AX
+	MOVQ row+24(FP), BX
+	ADDQ BX, AX
 	DECQ rows+16(FP)
 	JNZ  row
 	RET
 
-// func xorx4Avx512(n int, pos int, rows int, row int, in *[]byte, out *[]byte, rounds *uint64, count int)
+// func xorx4Avx512(n int, pos int, rows int, row int, in *[]byte, out *[]byte, rounds *uint32, count int)
 // Requires: AVX, AVX512F
 TEXT ·xorx4Avx512(SB), NOSPLIT, $0-64
 	MOVQ pos+8(FP), AX
-	MOVQ in+32(FP), DX
-	MOVQ out+40(FP), BX
+	MOVQ in+32(FP), CX
+	MOVQ out+40(FP), DX
 
 row:
-	MOVQ rounds+48(FP), SI
-	MOVQ count+56(FP), DI
+	MOVQ rounds+48(FP), BX
+	MOVQ count+56(FP), SI
 
 round:
-	MOVQ n+0(FP), R8
-	MOVQ AX, CX
+	MOVQ n+0(FP), DI
+	MOVL 8(BX), R9
+	MOVQ AX, R8
+	ADDQ R8, R9
 
 wide:
-	CMPQ      R8, $0x00000100
+	CMPQ      DI, $0x00000100
 	JLT       narrow
 	VPXORQ    Z0, Z0, Z0
 	VPXORQ    Z1, Z1, Z1
@@ -1496,53 +1522,52 @@ wide:
 	VPXORQ    Z13, Z13, Z13
 	VPXORQ    Z14, Z14, Z14
 	VPXORQ    Z15, Z15, Z15
-	CMPL      4(SI), $0x00
+	CMPL      4(BX), $0x00
 	JEQ       zeros4
-	MOVL      8(SI), R9
-	MOVL      12(SI), R10
-	ADDQ      (BX)(R9*1), R10
-	VMOVDQU64 (R10)(CX*1), Z0
-	VMOVDQU64 64(R10)(CX*1), Z1
-	VMOVDQU64 128(R10)(CX*1), Z2
-	VMOVDQU64 192(R10)(CX*1), Z3
-	MOVL      16(SI), R9
-	MOVL      20(SI), R10
-	ADDQ      (BX)(R9*1), R10
-	VMOVDQU64 (R10)(CX*1), Z4
-	VMOVDQU64 64(R10)(CX*1), Z5
-	VMOVDQU64 128(R10)(CX*1), Z6
-	VMOVDQU64 192(R10)(CX*1), Z7
-	MOVL      24(SI), R9
-	MOVL      28(SI), R10
-	ADDQ      (BX)(R9*1), R10
-	VMOVDQU64 (R10)(CX*1), Z8
-	VMOVDQU64 64(R10)(CX*1), Z9
-	VMOVDQU64 128(R10)(CX*1), Z10
-	VMOVDQU64 192(R10)(CX*1), Z11
-	MOVL      32(SI), R9
-	MOVL      36(SI), R10
-	ADDQ      (BX)(R9*1), R10
-	VMOVDQU64 (R10)(CX*1), Z12
-	VMOVDQU64 64(R10)(CX*1), Z13
-	VMOVDQU64 128(R10)(CX*1), Z14
-	VMOVDQU64 192(R10)(CX*1), Z15
+	MOVL      12(BX), R10
+	MOVL      16(BX), R11
+	ADDQ      (DX)(R10*1), R11
+	VMOVDQU64 (R11)(R8*1), Z0
+	VMOVDQU64 64(R11)(R8*1), Z1
+	VMOVDQU64 128(R11)(R8*1), Z2
+	VMOVDQU64 192(R11)(R8*1), Z3
+	MOVL      20(BX), R10
+	MOVL      24(BX), R11
+	ADDQ      (DX)(R10*1), R11
+	VMOVDQU64 (R11)(R8*1), Z4
+	VMOVDQU64 64(R11)(R8*1), Z5
+	VMOVDQU64 128(R11)(R8*1), Z6
+	VMOVDQU64 192(R11)(R8*1), Z7
+	MOVL      28(BX), R10
+	MOVL      32(BX), R11
+	ADDQ      (DX)(R10*1), R11
+	VMOVDQU64 (R11)(R8*1), Z8
+	VMOVDQU64 64(R11)(R8*1), Z9
+	VMOVDQU64 128(R11)(R8*1), Z10
+	VMOVDQU64 192(R11)(R8*1), Z11
+	MOVL      36(BX), R10
+	MOVL      40(BX), R11
+	ADDQ      (DX)(R10*1), R11
+	VMOVDQU64 (R11)(R8*1), Z12
+	VMOVDQU64 64(R11)(R8*1), Z13
+	VMOVDQU64 128(R11)(R8*1), Z14
+	VMOVDQU64 192(R11)(R8*1), Z15
 
 zeros4:
-	MOVL  (SI), R10
-	LEAQ  40(SI), R9
-	TESTQ R10, R10
+	MOVL  (BX), R11
+	LEAQ  44(BX), R10
+	TESTQ R11, R11
 	JZ    store4
 
 term4:
-	MOVL      (R9), R11
-	MOVL      4(R9), R12
-	ADDQ      (DX)(R11*1), R12
-	MOVQ      8(R9), R11
-	VMOVDQU64 (R12)(CX*1), Z16
-	VMOVDQU64 64(R12)(CX*1), Z17
-	VMOVDQU64 128(R12)(CX*1), Z18
-	VMOVDQU64 192(R12)(CX*1), Z19
-	TESTB     $0x01, R11
+	MOVL      (R10), R12
+	MOVWQZX   R12, R13
+	MOVQ      (CX)(R13*1), R13
+	VMOVDQU64 (R13)(R9*1), Z16
+	VMOVDQU64 64(R13)(R9*1), Z17
+	VMOVDQU64 128(R13)(R9*1), Z18
+	VMOVDQU64 192(R13)(R9*1), Z19
+	TESTL     $0x00010000, R12
 	JZ        not0_4
 	VPXORQ    Z16, Z0, Z0
 	VPXORQ    Z17, Z1, Z1
@@ -1550,7 +1575,7 @@ term4:
 	VPXORQ    Z19, Z3, Z3
 
 not0_4:
-	TESTB  $0x02, R11
+	TESTL  $0x00020000, R12
 	JZ     not1_4
 	VPXORQ Z16, Z4, Z4
 	VPXORQ Z17, Z5, Z5
@@ -1558,7 +1583,7 @@ not0_4:
 	VPXORQ Z19, Z7, Z7
 
 not1_4:
-	TESTB  $0x04, R11
+	TESTL  $0x00040000, R12
 	JZ     not2_4
 	VPXORQ Z16, Z8, Z8
 	VPXORQ Z17, Z9, Z9
@@ -1566,7 +1591,7 @@ not1_4:
 	VPXORQ Z19, Z11, Z11
 
 not2_4:
-	TESTB  $0x08, R11
+	TESTL  $0x00080000, R12
 	JZ     not3_4
 	VPXORQ Z16, Z12, Z12
 	VPXORQ Z17, Z13, Z13
@@ -1574,154 +1599,157 @@ not2_4:
 	VPXORQ Z19, Z15, Z15
 
 not3_4:
-	ADDQ $0x10, R9
-	DECQ R10
+	ADDQ $0x04, R10
+	DECQ R11
 	JNZ  term4
 
 store4:
-	MOVL      8(SI), R10
-	MOVL      12(SI), R11
-	ADDQ      (BX)(R10*1), R11
-	VMOVDQU64 Z0, (R11)(CX*1)
-	VMOVDQU64 Z1, 64(R11)(CX*1)
-	VMOVDQU64 Z2, 128(R11)(CX*1)
-	VMOVDQU64 Z3, 192(R11)(CX*1)
-	MOVL      16(SI), R10
-	MOVL      20(SI), R11
-	ADDQ      (BX)(R10*1), R11
-	VMOVDQU64 Z4, (R11)(CX*1)
-	VMOVDQU64 Z5, 64(R11)(CX*1)
-	VMOVDQU64 Z6, 128(R11)(CX*1)
-	VMOVDQU64 Z7, 192(R11)(CX*1)
-	MOVL      24(SI), R10
-	MOVL      28(SI), R11
-	ADDQ      (BX)(R10*1), R11
-	VMOVDQU64 Z8, (R11)(CX*1)
-	VMOVDQU64 Z9, 64(R11)(CX*1)
-	VMOVDQU64 Z10, 128(R11)(CX*1)
-	VMOVDQU64 Z11, 192(R11)(CX*1)
-	MOVL      32(SI), R10
-	MOVL      36(SI), R11
-	ADDQ      (BX)(R10*1), R11
-	VMOVDQU64 Z12, (R11)(CX*1)
-	VMOVDQU64 Z13, 64(R11)(CX*1)
-	VMOVDQU64 Z14, 128(R11)(CX*1)
-	VMOVDQU64 Z15, 192(R11)(CX*1)
-	ADDQ      $0x00000100, CX
-	SUBQ      $0x00000100, R8
+	MOVL      12(BX), R11
+	MOVL      16(BX), R12
+	ADDQ      (DX)(R11*1), R12
+	VMOVDQU64 Z0, (R12)(R8*1)
+	VMOVDQU64 Z1, 64(R12)(R8*1)
+	VMOVDQU64 Z2, 128(R12)(R8*1)
+	VMOVDQU64 Z3, 192(R12)(R8*1)
+	MOVL      20(BX), R11
+	MOVL      24(BX), R12
+	ADDQ      (DX)(R11*1), R12
+	VMOVDQU64 Z4, (R12)(R8*1)
+	VMOVDQU64 Z5, 64(R12)(R8*1)
+	VMOVDQU64 Z6, 128(R12)(R8*1)
+	VMOVDQU64 Z7, 192(R12)(R8*1)
+	MOVL      28(BX), R11
+	MOVL      32(BX), R12
+	ADDQ      (DX)(R11*1), R12
+	VMOVDQU64 Z8, (R12)(R8*1)
+	VMOVDQU64 Z9, 64(R12)(R8*1)
+	VMOVDQU64 Z10, 128(R12)(R8*1)
+	VMOVDQU64 Z11, 192(R12)(R8*1)
+	MOVL      36(BX), R11
+	MOVL      40(BX), R12
+	ADDQ      (DX)(R11*1), R12
+	VMOVDQU64 Z12, (R12)(R8*1)
+	VMOVDQU64 Z13, 64(R12)(R8*1)
+	VMOVDQU64 Z14, 128(R12)(R8*1)
+	VMOVDQU64 Z15, 192(R12)(R8*1)
+	ADDQ      $0x00000100, R9
+	ADDQ      $0x00000100, R8
+	SUBQ      $0x00000100, DI
 	JMP       wide
 
 narrow:
-	CMPQ      R8, $0x00000040
+	CMPQ      DI, $0x00000040
 	JLT       done
 	VPXORQ    Z20, Z20, Z20
 	VPXORQ    Z21, Z21, Z21
 	VPXORQ    Z22, Z22, Z22
 	VPXORQ    Z23, Z23, Z23
-	CMPL      4(SI), $0x00
+	CMPL      4(BX), $0x00
 	JEQ       zeros1
-	MOVL      8(SI), R9
-	MOVL      12(SI), R10
-	ADDQ      (BX)(R9*1), R10
-	VMOVDQU64 (R10)(CX*1), Z20
-	MOVL      16(SI), R9
-	MOVL      20(SI), R10
-	ADDQ      (BX)(R9*1), R10
-	VMOVDQU64 (R10)(CX*1), Z21
-	MOVL      24(SI), R9
-	MOVL      28(SI), R10
-	ADDQ      (BX)(R9*1), R10
-	VMOVDQU64 (R10)(CX*1), Z22
-	MOVL      32(SI), R9
-	MOVL      36(SI), R10
-	ADDQ      (BX)(R9*1), R10
-	VMOVDQU64 (R10)(CX*1), Z23
+	MOVL      12(BX), R10
+	MOVL      16(BX), R11
+	ADDQ      (DX)(R10*1), R11
+	VMOVDQU64 (R11)(R8*1), Z20
+	MOVL      20(BX), R10
+	MOVL      24(BX), R11
+	ADDQ      (DX)(R10*1), R11
+	VMOVDQU64 (R11)(R8*1), Z21
+	MOVL      28(BX), R10
+	MOVL      32(BX), R11
+	ADDQ      (DX)(R10*1), R11
+	VMOVDQU64 (R11)(R8*1), Z22
+	MOVL      36(BX), R10
+	MOVL      40(BX), R11
+	ADDQ      (DX)(R10*1), R11
+	VMOVDQU64 (R11)(R8*1), Z23
 
 zeros1:
-	MOVL  (SI), R10
-	LEAQ  40(SI), R9
-	TESTQ R10, R10
+	MOVL  (BX), R11
+	LEAQ  44(BX), R10
+	TESTQ R11, R11
 	JZ    store1
 
 term1:
-	MOVL      (R9), R11
-	MOVL      4(R9), R12
-	ADDQ      (DX)(R11*1), R12
-	MOVQ      8(R9), R11
-	VMOVDQU64 (R12)(CX*1), Z16
-	TESTB     $0x01, R11
+	MOVL      (R10), R12
+	MOVWQZX   R12, R13
+	MOVQ      (CX)(R13*1), R13
+	VMOVDQU64 (R13)(R9*1), Z16
+	TESTL     $0x00010000, R12
 	JZ        not0_1
 	VPXORQ    Z16, Z20, Z20
 
 not0_1:
-	TESTB  $0x02, R11
+	TESTL  $0x00020000, R12
 	JZ     not1_1
 	VPXORQ Z16, Z21, Z21
 
 not1_1:
-	TESTB  $0x04, R11
+	TESTL  $0x00040000, R12
 	JZ     not2_1
 	VPXORQ Z16, Z22, Z22
 
 not2_1:
-	TESTB  $0x08, R11
+	TESTL  $0x00080000, R12
 	JZ     not3_1
 	VPXORQ Z16, Z23, Z23
 
 not3_1:
-	ADDQ $0x10, R9
-	DECQ R10
+	ADDQ $0x04, R10
+	DECQ R11
 	JNZ  term1
 
 store1:
-	MOVL      8(SI), R10
-	MOVL      12(SI), R11
-	ADDQ      (BX)(R10*1), R11
-	VMOVDQU64 Z20, (R11)(CX*1)
-	MOVL      16(SI), R10
-	MOVL      20(SI), R11
-	ADDQ      (BX)(R10*1), R11
-	VMOVDQU64 Z21, (R11)(CX*1)
-	MOVL      24(SI), R10
-	MOVL      28(SI), R11
-	ADDQ      (BX)(R10*1), R11
-	VMOVDQU64 Z22, (R11)(CX*1)
-	MOVL      32(SI), R10
-	MOVL      36(SI), R11
-	ADDQ      (BX)(R10*1), R11
-	VMOVDQU64 Z23, (R11)(CX*1)
-	ADDQ      $0x00000040, CX
-	SUBQ      $0x00000040, R8
+	MOVL      12(BX), R11
+	MOVL      16(BX), R12
+	ADDQ      (DX)(R11*1), R12
+	VMOVDQU64 Z20, (R12)(R8*1)
+	MOVL      20(BX), R11
+	MOVL      24(BX), R12
+	ADDQ      (DX)(R11*1), R12
+	VMOVDQU64 Z21, (R12)(R8*1)
+	MOVL      28(BX), R11
+	MOVL      32(BX), R12
+	ADDQ      (DX)(R11*1), R12
+	VMOVDQU64 Z22, (R12)(R8*1)
+	MOVL      36(BX), R11
+	MOVL      40(BX), R12
+	ADDQ      (DX)(R11*1), R12
+	VMOVDQU64 Z23, (R12)(R8*1)
+	ADDQ      $0x00000040, R9
+	ADDQ      $0x00000040, R8
+	SUBQ      $0x00000040, DI
 	JMP       narrow
 
 done:
-	MOVQ R9, SI
-	DECQ DI
+	MOVQ R10, BX
+	DECQ SI
 	JNZ  round
-	MOVQ row+24(FP), CX
-	ADDQ CX, AX
+	MOVQ row+24(FP), BX
+	ADDQ BX, AX
 	DECQ rows+16(FP)
 	JNZ  row
 	VZEROUPPER
 	RET
 
-// func xorx4Avx2(n int, pos int, rows int, row int, in *[]byte, out *[]byte, rounds *uint64, count int)
+// func xorx4Avx2(n int, pos int, rows int, row int, in *[]byte, out *[]byte, rounds *uint32, count int)
 // Requires: AVX, AVX2
 TEXT ·xorx4Avx2(SB), NOSPLIT, $0-64
 	MOVQ pos+8(FP), AX
-	MOVQ in+32(FP), DX
-	MOVQ out+40(FP), BX
+	MOVQ in+32(FP), CX
+	MOVQ out+40(FP), DX
 
 row:
-	MOVQ rounds+48(FP), SI
-	MOVQ count+56(FP), DI
+	MOVQ rounds+48(FP), BX
+	MOVQ count+56(FP), SI
 
 round:
-	MOVQ n+0(FP), R8
-	MOVQ AX, CX
+	MOVQ n+0(FP), DI
+	MOVL 8(BX), R9
+	MOVQ AX, R8
+	ADDQ R8, R9
 
 wide:
-	CMPQ    R8, $0x00000040
+	CMPQ    DI, $0x00000040
 	JLT     narrow
 	VPXOR   Y0, Y0, Y0
 	VPXOR   Y1, Y1, Y1
@@ -1731,206 +1759,208 @@ wide:
 	VPXOR   Y5, Y5, Y5
 	VPXOR   Y6, Y6, Y6
 	VPXOR   Y7, Y7, Y7
-	CMPL    4(SI), $0x00
+	CMPL    4(BX), $0x00
 	JEQ     zeros2
-	MOVL    8(SI), R9
-	MOVL    12(SI), R10
-	ADDQ    (BX)(R9*1), R10
-	VMOVDQU (R10)(CX*1), Y0
-	VMOVDQU 32(R10)(CX*1), Y1
-	MOVL    16(SI), R9
-	MOVL    20(SI), R10
-	ADDQ    (BX)(R9*1), R10
-	VMOVDQU (R10)(CX*1), Y2
-	VMOVDQU 32(R10)(CX*1), Y3
-	MOVL    24(SI), R9
-	MOVL    28(SI), R10
-	ADDQ    (BX)(R9*1), R10
-	VMOVDQU (R10)(CX*1), Y4
-	VMOVDQU 32(R10)(CX*1), Y5
-	MOVL    32(SI), R9
-	MOVL    36(SI), R10
-	ADDQ    (BX)(R9*1), R10
-	VMOVDQU (R10)(CX*1), Y6
-	VMOVDQU 32(R10)(CX*1), Y7
+	MOVL    12(BX), R10
+	MOVL    16(BX), R11
+	ADDQ    (DX)(R10*1), R11
+	VMOVDQU (R11)(R8*1), Y0
+	VMOVDQU 32(R11)(R8*1), Y1
+	MOVL    20(BX), R10
+	MOVL    24(BX), R11
+	ADDQ    (DX)(R10*1), R11
+	VMOVDQU (R11)(R8*1), Y2
+	VMOVDQU 32(R11)(R8*1), Y3
+	MOVL    28(BX), R10
+	MOVL    32(BX), R11
+	ADDQ    (DX)(R10*1), R11
+	VMOVDQU (R11)(R8*1), Y4
+	VMOVDQU 32(R11)(R8*1), Y5
+	MOVL    36(BX), R10
+	MOVL    40(BX), R11
+	ADDQ    (DX)(R10*1), R11
+	VMOVDQU (R11)(R8*1), Y6
+	VMOVDQU 32(R11)(R8*1), Y7
 
 zeros2:
-	MOVL  (SI), R10
-	LEAQ  40(SI), R9
-	TESTQ R10, R10
+	MOVL  (BX), R11
+	LEAQ  44(BX), R10
+	TESTQ R11, R11
 	JZ    store2
 
 term2:
-	MOVL    (R9), R11
-	MOVL    4(R9), R12
-	ADDQ    (DX)(R11*1), R12
-	MOVQ    8(R9), R11
-	VMOVDQU (R12)(CX*1), Y8
-	VMOVDQU 32(R12)(CX*1), Y9
-	TESTB   $0x01, R11
+	MOVL    (R10), R12
+	MOVWQZX R12, R13
+	MOVQ    (CX)(R13*1), R13
+	VMOVDQU (R13)(R9*1), Y8
+	VMOVDQU 32(R13)(R9*1), Y9
+	TESTL   $0x00010000, R12
 	JZ      not0_2
 	VPXOR   Y8, Y0, Y0
 	VPXOR   Y9, Y1, Y1
 
 not0_2:
-	TESTB $0x02, R11
+	TESTL $0x00020000, R12
 	JZ    not1_2
 	VPXOR Y8, Y2, Y2
 	VPXOR Y9, Y3, Y3
 
 not1_2:
-	TESTB $0x04, R11
+	TESTL $0x00040000, R12
 	JZ    not2_2
 	VPXOR Y8, Y4, Y4
 	VPXOR Y9, Y5, Y5
 
 not2_2:
-	TESTB $0x08, R11
+	TESTL $0x00080000, R12
 	JZ    not3_2
 	VPXOR Y8, Y6, Y6
 	VPXOR Y9, Y7, Y7
 
 not3_2:
-	ADDQ $0x10, R9
-	DECQ R10
+	ADDQ $0x04, R10
+	DECQ R11
 	JNZ  term2
 
 store2:
-	MOVL    8(SI), R10
-	MOVL    12(SI), R11
-	ADDQ    (BX)(R10*1), R11
-	VMOVDQU Y0, (R11)(CX*1)
-	VMOVDQU Y1, 32(R11)(CX*1)
-	MOVL    16(SI), R10
-	MOVL    20(SI), R11
-	ADDQ    (BX)(R10*1), R11
-	VMOVDQU Y2, (R11)(CX*1)
-	VMOVDQU Y3, 32(R11)(CX*1)
-	MOVL    24(SI), R10
-	MOVL    28(SI), R11
-	ADDQ    (BX)(R10*1), R11
-	VMOVDQU Y4, (R11)(CX*1)
-	VMOVDQU Y5, 32(R11)(CX*1)
-	MOVL    32(SI), R10
-	MOVL    36(SI), R11
-	ADDQ    (BX)(R10*1), R11
-	VMOVDQU Y6, (R11)(CX*1)
-	VMOVDQU Y7, 32(R11)(CX*1)
-	ADDQ    $0x00000040, CX
-	SUBQ    $0x00000040, R8
+	MOVL    12(BX), R11
+	MOVL    16(BX), R12
+	ADDQ    (DX)(R11*1), R12
+	VMOVDQU Y0, (R12)(R8*1)
+	VMOVDQU Y1, 32(R12)(R8*1)
+	MOVL    20(BX), R11
+	MOVL    24(BX), R12
+	ADDQ    (DX)(R11*1), R12
+	VMOVDQU Y2, (R12)(R8*1)
+	VMOVDQU Y3, 32(R12)(R8*1)
+	MOVL    28(BX), R11
+	MOVL    32(BX), R12
+	ADDQ    (DX)(R11*1), R12
+	VMOVDQU Y4, (R12)(R8*1)
+	VMOVDQU Y5, 32(R12)(R8*1)
+	MOVL    36(BX), R11
+	MOVL    40(BX), R12
+	ADDQ    (DX)(R11*1), R12
+	VMOVDQU Y6, (R12)(R8*1)
+	VMOVDQU Y7, 32(R12)(R8*1)
+	ADDQ    $0x00000040, R9
+	ADDQ    $0x00000040, R8
+	SUBQ    $0x00000040, DI
 	JMP     wide
 
 narrow:
-	CMPQ    R8, $0x00000020
+	CMPQ    DI, $0x00000020
 	JLT     done
 	VPXOR   Y0, Y0, Y0
 	VPXOR   Y1, Y1, Y1
 	VPXOR   Y2, Y2, Y2
 	VPXOR   Y3, Y3, Y3
-	CMPL    4(SI), $0x00
+	CMPL    4(BX), $0x00
 	JEQ     zeros1
-	MOVL    8(SI), R9
-	MOVL    12(SI), R10
-	ADDQ    (BX)(R9*1), R10
-	VMOVDQU (R10)(CX*1), Y0
-	MOVL    16(SI), R9
-	MOVL    20(SI), R10
-	ADDQ    (BX)(R9*1), R10
-	VMOVDQU (R10)(CX*1), Y1
-	MOVL    24(SI), R9
-	MOVL    28(SI), R10
-	ADDQ    (BX)(R9*1), R10
-	VMOVDQU (R10)(CX*1), Y2
-	MOVL    32(SI), R9
-	MOVL    36(SI), R10
-	ADDQ    (BX)(R9*1), R10
-	VMOVDQU (R10)(CX*1), Y3
+	MOVL    12(BX), R10
+	MOVL    16(BX), R11
+	ADDQ    (DX)(R10*1), R11
+	VMOVDQU (R11)(R8*1), Y0
+	MOVL    20(BX), R10
+	MOVL    24(BX), R11
+	ADDQ    (DX)(R10*1), R11
+	VMOVDQU (R11)(R8*1), Y1
+	MOVL    28(BX), R10
+	MOVL    32(BX), R11
+	ADDQ    (DX)(R10*1), R11
+	VMOVDQU (R11)(R8*1), Y2
+	MOVL    36(BX), R10
+	MOVL    40(BX), R11
+	ADDQ    (DX)(R10*1), R11
+	VMOVDQU (R11)(R8*1), Y3
 
 zeros1:
-	MOVL  (SI), R10
-	LEAQ  40(SI), R9
-	TESTQ R10, R10
+	MOVL  (BX), R11
+	LEAQ  44(BX), R10
+	TESTQ R11, R11
 	JZ    store1
 
 term1:
-	MOVL    (R9), R11
-	MOVL    4(R9), R12
-	ADDQ    (DX)(R11*1), R12
-	MOVQ    8(R9), R11
-	VMOVDQU (R12)(CX*1), Y4
-	TESTB   $0x01, R11
+	MOVL    (R10), R12
+	MOVWQZX R12, R13
+	MOVQ    (CX)(R13*1), R13
+	VMOVDQU (R13)(R9*1), Y4
+	TESTL   $0x00010000, R12
 	JZ      not0_1
 	VPXOR   Y4, Y0, Y0
 
 not0_1:
-	TESTB $0x02, R11
+	TESTL $0x00020000, R12
 	JZ    not1_1
 	VPXOR Y4, Y1, Y1
 
 not1_1:
-	TESTB $0x04, R11
+	TESTL $0x00040000, R12
 	JZ    not2_1
 	VPXOR Y4, Y2, Y2
 
 not2_1:
-	TESTB $0x08, R11
+	TESTL $0x00080000, R12
 	JZ    not3_1
 	VPXOR Y4, Y3, Y3
 
 not3_1:
-	ADDQ $0x10, R9
-	DECQ R10
+	ADDQ $0x04, R10
+	DECQ R11
 	JNZ  term1
 
 store1:
-	MOVL    8(SI), R10
-	MOVL    12(SI), R11
-	ADDQ    (BX)(R10*1), R11
-	VMOVDQU Y0, (R11)(CX*1)
-	MOVL    16(SI), R10
-	MOVL    20(SI), R11
-	ADDQ    (BX)(R10*1), R11
-	VMOVDQU Y1, (R11)(CX*1)
-	MOVL    24(SI), R10
-	MOVL    28(SI), R11
-	ADDQ    (BX)(R10*1), R11
-	VMOVDQU Y2, (R11)(CX*1)
-	MOVL    32(SI), R10
-	MOVL    36(SI), R11
-	ADDQ    (BX)(R10*1), R11
-	VMOVDQU Y3, (R11)(CX*1)
-	ADDQ    $0x00000020, CX
-	SUBQ    $0x00000020, R8
+	MOVL    12(BX), R11
+	MOVL    16(BX), R12
+	ADDQ    (DX)(R11*1), R12
+	VMOVDQU Y0, (R12)(R8*1)
+	MOVL    20(BX), R11
+	MOVL    24(BX), R12
+	ADDQ    (DX)(R11*1), R12
+	VMOVDQU Y1, (R12)(R8*1)
+	MOVL    28(BX), R11
+	MOVL    32(BX), R12
+	ADDQ    (DX)(R11*1), R12
+	VMOVDQU Y2, (R12)(R8*1)
+	MOVL    36(BX), R11
+	MOVL    40(BX), R12
+	ADDQ    (DX)(R11*1), R12
+	VMOVDQU Y3, (R12)(R8*1)
+	ADDQ    $0x00000020, R9
+	ADDQ    $0x00000020, R8
+	SUBQ    $0x00000020, DI
 	JMP     narrow
 
 done:
-	MOVQ R9, SI
-	DECQ DI
+	MOVQ R10, BX
+	DECQ SI
 	JNZ  round
-	MOVQ row+24(FP), CX
-	ADDQ CX, AX
+	MOVQ row+24(FP), BX
+	ADDQ BX, AX
 	DECQ rows+16(FP)
 	JNZ  row
 	VZEROUPPER
 	RET
 
-// func xorx4Ssse3(n int, pos int, rows int, row int, in *[]byte, out *[]byte, rounds *uint64, count int)
+// func xorx4Ssse3(n int, pos int, rows int, row int, in *[]byte, out *[]byte, rounds *uint32, count int)
 // Requires: SSE2
 TEXT ·xorx4Ssse3(SB), NOSPLIT, $0-64
 	MOVQ pos+8(FP), AX
-	MOVQ in+32(FP), DX
-	MOVQ out+40(FP), BX
+	MOVQ in+32(FP), CX
+	MOVQ out+40(FP), DX
 
 row:
-	MOVQ rounds+48(FP), SI
-	MOVQ count+56(FP), DI
+	MOVQ rounds+48(FP), BX
+	MOVQ count+56(FP), SI
 
 round:
-	MOVQ n+0(FP), R8
-	MOVQ AX, CX
+	MOVQ n+0(FP), DI
+	MOVL 8(BX), R9
+	MOVQ AX, R8
+	ADDQ R8, R9
 
 wide:
-	CMPQ  R8, $0x00000020
+	CMPQ  DI, $0x00000020
 	JLT   narrow
 	PXOR  X0, X0
 	PXOR  X1, X1
@@ -1940,205 +1970,207 @@ wide:
 	PXOR  X5, X5
 	PXOR  X6, X6
 	PXOR  X7, X7
-	CMPL  4(SI), $0x00
+	CMPL  4(BX), $0x00
 	JEQ   zeros2
-	MOVL  8(SI), R9
-	MOVL  12(SI), R10
-	ADDQ  (BX)(R9*1), R10
-	MOVOU (R10)(CX*1), X0
-	MOVOU 16(R10)(CX*1), X1
-	MOVL  16(SI), R9
-	MOVL  20(SI), R10
-	ADDQ  (BX)(R9*1), R10
-	MOVOU (R10)(CX*1), X2
-	MOVOU 16(R10)(CX*1), X3
-	MOVL  24(SI), R9
-	MOVL  28(SI), R10
-	ADDQ  (BX)(R9*1), R10
-	MOVOU (R10)(CX*1), X4
-	MOVOU 16(R10)(CX*1), X5
-	MOVL  32(SI), R9
-	MOVL  36(SI), R10
-	ADDQ  (BX)(R9*1), R10
-	MOVOU (R10)(CX*1), X6
-	MOVOU 16(R10)(CX*1), X7
+	MOVL  12(BX), R10
+	MOVL  16(BX), R11
+	ADDQ  (DX)(R10*1), R11
+	MOVOU (R11)(R8*1), X0
+	MOVOU 16(R11)(R8*1), X1
+	MOVL  20(BX), R10
+	MOVL  24(BX), R11
+	ADDQ  (DX)(R10*1), R11
+	MOVOU (R11)(R8*1), X2
+	MOVOU 16(R11)(R8*1), X3
+	MOVL  28(BX), R10
+	MOVL  32(BX), R11
+	ADDQ  (DX)(R10*1), R11
+	MOVOU (R11)(R8*1), X4
+	MOVOU 16(R11)(R8*1), X5
+	MOVL  36(BX), R10
+	MOVL  40(BX), R11
+	ADDQ  (DX)(R10*1), R11
+	MOVOU (R11)(R8*1), X6
+	MOVOU 16(R11)(R8*1), X7
 
 zeros2:
-	MOVL  (SI), R10
-	LEAQ  40(SI), R9
-	TESTQ R10, R10
+	MOVL  (BX), R11
+	LEAQ  44(BX), R10
+	TESTQ R11, R11
 	JZ    store2
 
 term2:
-	MOVL  (R9), R11
-	MOVL  4(R9), R12
-	ADDQ  (DX)(R11*1), R12
-	MOVQ  8(R9), R11
-	MOVOU (R12)(CX*1), X8
-	MOVOU 16(R12)(CX*1), X9
-	TESTB $0x01, R11
-	JZ    not0_2
-	PXOR  X8, X0
-	PXOR  X9, X1
+	MOVL    (R10), R12
+	MOVWQZX R12, R13
+	MOVQ    (CX)(R13*1), R13
+	MOVOU   (R13)(R9*1), X8
+	MOVOU   16(R13)(R9*1), X9
+	TESTL   $0x00010000, R12
+	JZ      not0_2
+	PXOR    X8, X0
+	PXOR    X9, X1
 
 not0_2:
-	TESTB $0x02, R11
+	TESTL $0x00020000, R12
 	JZ    not1_2
 	PXOR  X8, X2
 	PXOR  X9, X3
 
 not1_2:
-	TESTB $0x04, R11
+	TESTL $0x00040000, R12
 	JZ    not2_2
 	PXOR  X8, X4
 	PXOR  X9, X5
 
 not2_2:
-	TESTB $0x08, R11
+	TESTL $0x00080000, R12
 	JZ    not3_2
 	PXOR  X8, X6
 	PXOR  X9, X7
 
 not3_2:
-	ADDQ $0x10, R9
-	DECQ R10
+	ADDQ $0x04, R10
+	DECQ R11
 	JNZ  term2
 
 store2:
-	MOVL  8(SI), R10
-	MOVL  12(SI), R11
-	ADDQ  (BX)(R10*1), R11
-	MOVOU X0, (R11)(CX*1)
-	MOVOU X1, 16(R11)(CX*1)
-	MOVL  16(SI), R10
-	MOVL  20(SI), R11
-	ADDQ  (BX)(R10*1), R11
-	MOVOU X2, (R11)(CX*1)
-	MOVOU X3, 16(R11)(CX*1)
-	MOVL  24(SI), R10
-	MOVL  28(SI), R11
-	ADDQ  (BX)(R10*1), R11
-	MOVOU X4, (R11)(CX*1)
-	MOVOU X5, 16(R11)(CX*1)
-	MOVL  32(SI), R10
-	MOVL  36(SI), R11
-	ADDQ  (BX)(R10*1), R11
-	MOVOU X6, (R11)(CX*1)
-	MOVOU X7, 16(R11)(CX*1)
-	ADDQ  $0x00000020, CX
-	SUBQ  $0x00000020, R8
+	MOVL  12(BX), R11
+	MOVL  16(BX), R12
+	ADDQ  (DX)(R11*1), R12
+	MOVOU X0, (R12)(R8*1)
+	MOVOU X1, 16(R12)(R8*1)
+	MOVL  20(BX), R11
+	MOVL  24(BX), R12
+	ADDQ  (DX)(R11*1), R12
+	MOVOU X2, (R12)(R8*1)
+	MOVOU X3, 16(R12)(R8*1)
+	MOVL  28(BX), R11
+	MOVL  32(BX), R12
+	ADDQ  (DX)(R11*1), R12
+	MOVOU X4, (R12)(R8*1)
+	MOVOU X5, 16(R12)(R8*1)
+	MOVL  36(BX), R11
+	MOVL  40(BX), R12
+	ADDQ  (DX)(R11*1), R12
+	MOVOU X6, (R12)(R8*1)
+	MOVOU X7, 16(R12)(R8*1)
+	ADDQ  $0x00000020, R9
+	ADDQ  $0x00000020, R8
+	SUBQ  $0x00000020, DI
 	JMP   wide
 
 narrow:
-	CMPQ  R8, $0x00000010
+	CMPQ  DI, $0x00000010
 	JLT   done
 	PXOR  X0, X0
 	PXOR  X1, X1
 	PXOR  X2, X2
 	PXOR  X3, X3
-	CMPL  4(SI), $0x00
+	CMPL  4(BX), $0x00
 	JEQ   zeros1
-	MOVL  8(SI), R9
-	MOVL  12(SI), R10
-	ADDQ  (BX)(R9*1), R10
-	MOVOU (R10)(CX*1), X0
-	MOVL  16(SI), R9
-	MOVL  20(SI), R10
-	ADDQ  (BX)(R9*1), R10
-	MOVOU (R10)(CX*1), X1
-	MOVL  24(SI), R9
-	MOVL  28(SI), R10
-	ADDQ  (BX)(R9*1), R10
-	MOVOU (R10)(CX*1), X2
-	MOVL  32(SI), R9
-	MOVL  36(SI), R10
-	ADDQ  (BX)(R9*1), R10
-	MOVOU (R10)(CX*1), X3
+	MOVL  12(BX), R10
+	MOVL  16(BX), R11
+	ADDQ  (DX)(R10*1), R11
+	MOVOU (R11)(R8*1), X0
+	MOVL  20(BX), R10
+	MOVL  24(BX), R11
+	ADDQ  (DX)(R10*1), R11
+	MOVOU (R11)(R8*1), X1
+	MOVL  28(BX), R10
+	MOVL  32(BX), R11
+	ADDQ  (DX)(R10*1), R11
+	MOVOU (R11)(R8*1), X2
+	MOVL  36(BX), R10
+	MOVL  40(BX), R11
+	ADDQ  (DX)(R10*1), R11
+	MOVOU (R11)(R8*1), X3
 
 zeros1:
-	MOVL  (SI), R10
-	LEAQ  40(SI), R9
-	TESTQ R10, R10
+	MOVL  (BX), R11
+	LEAQ  44(BX), R10
+	TESTQ R11, R11
 	JZ    store1
 
 term1:
-	MOVL  (R9), R11
-	MOVL  4(R9), R12
-	ADDQ  (DX)(R11*1), R12
-	MOVQ  8(R9), R11
-	MOVOU (R12)(CX*1), X4
-	TESTB $0x01, R11
-	JZ    not0_1
-	PXOR  X4, X0
+	MOVL    (R10), R12
+	MOVWQZX R12, R13
+	MOVQ    (CX)(R13*1), R13
+	MOVOU   (R13)(R9*1), X4
+	TESTL   $0x00010000, R12
+	JZ      not0_1
+	PXOR    X4, X0
 
 not0_1:
-	TESTB $0x02, R11
+	TESTL $0x00020000, R12
 	JZ    not1_1
 	PXOR  X4, X1
 
 not1_1:
-	TESTB $0x04, R11
+	TESTL $0x00040000, R12
 	JZ    not2_1
 	PXOR  X4, X2
 
 not2_1:
-	TESTB $0x08, R11
+	TESTL $0x00080000, R12
 	JZ    not3_1
 	PXOR  X4, X3
 
 not3_1:
-	ADDQ $0x10, R9
-	DECQ R10
+	ADDQ $0x04, R10
+	DECQ R11
 	JNZ  term1
 
 store1:
-	MOVL  8(SI), R10
-	MOVL  12(SI), R11
-	ADDQ  (BX)(R10*1), R11
-	MOVOU X0, (R11)(CX*1)
-	MOVL  16(SI), R10
-	MOVL  20(SI), R11
-	ADDQ  (BX)(R10*1), R11
-	MOVOU X1, (R11)(CX*1)
-	MOVL  24(SI), R10
-	MOVL  28(SI), R11
-	ADDQ  (BX)(R10*1), R11
-	MOVOU X2, (R11)(CX*1)
-	MOVL  32(SI), R10
-	MOVL  36(SI), R11
-	ADDQ  (BX)(R10*1), R11
-	MOVOU X3, (R11)(CX*1)
-	ADDQ  $0x00000010, CX
-	SUBQ  $0x00000010, R8
+	MOVL  12(BX), R11
+	MOVL  16(BX), R12
+	ADDQ  (DX)(R11*1), R12
+	MOVOU X0, (R12)(R8*1)
+	MOVL  20(BX), R11
+	MOVL  24(BX), R12
+	ADDQ  (DX)(R11*1), R12
+	MOVOU X1, (R12)(R8*1)
+	MOVL  28(BX), R11
+	MOVL  32(BX), R12
+	ADDQ  (DX)(R11*1), R12
+	MOVOU X2, (R12)(R8*1)
+	MOVL  36(BX), R11
+	MOVL  40(BX), R12
+	ADDQ  (DX)(R11*1), R12
+	MOVOU X3, (R12)(R8*1)
+	ADDQ  $0x00000010, R9
+	ADDQ  $0x00000010, R8
+	SUBQ  $0x00000010, DI
 	JMP   narrow
 
 done:
-	MOVQ R9, SI
-	DECQ DI
+	MOVQ R10, BX
+	DECQ SI
 	JNZ  round
-	MOVQ row+24(FP), CX
-	ADDQ CX, AX
+	MOVQ row+24(FP), BX
+	ADDQ BX, AX
 	DECQ rows+16(FP)
 	JNZ  row
 	RET
 
-// func xorx5Avx512(n int, pos int, rows int, row int, in *[]byte, out *[]byte, rounds *uint64, count int)
+// func xorx5Avx512(n int, pos int, rows int, row int, in *[]byte, out *[]byte, rounds *uint32, count int)
 // Requires: AVX, AVX512F
 TEXT ·xorx5Avx512(SB), NOSPLIT, $0-64
 	MOVQ pos+8(FP), AX
-	MOVQ in+32(FP), DX
-	MOVQ out+40(FP), BX
+	MOVQ in+32(FP), CX
+	MOVQ out+40(FP), DX
 
 row:
-	MOVQ rounds+48(FP), SI
-	MOVQ count+56(FP), DI
+	MOVQ rounds+48(FP), BX
+	MOVQ count+56(FP), SI
 
 round:
-	MOVQ n+0(FP), R8
-	MOVQ AX, CX
+	MOVQ n+0(FP), DI
+	MOVL 8(BX), R9
+	MOVQ AX, R8
+	ADDQ R8, R9
 
 wide:
-	CMPQ      R8, $0x00000100
+	CMPQ      DI, $0x00000100
 	JLT       narrow
 	VPXORQ    Z0, Z0, Z0
 	VPXORQ    Z1, Z1, Z1
@@ -2160,60 +2192,59 @@ wide:
 	VPXORQ    Z17, Z17, Z17
 	VPXORQ    Z18, Z18, Z18
 	VPXORQ    Z19, Z19, Z19
-	CMPL      4(SI), $0x00
+	CMPL      4(BX), $0x00
 	JEQ       zeros4
-	MOVL      8(SI), R9
-	MOVL      12(SI), R10
-	ADDQ      (BX)(R9*1), R10
-	VMOVDQU64 (R10)(CX*1), Z0
-	VMOVDQU64 64(R10)(CX*1), Z1
-	VMOVDQU64 128(R10)(CX*1), Z2
-	VMOVDQU64 192(R10)(CX*1), Z3
-	MOVL      16(SI), R9
-	MOVL      20(SI), R10
-	ADDQ      (BX)(R9*1), R10
-	VMOVDQU64 (R10)(CX*1), Z4
-	VMOVDQU64 64(R10)(CX*1), Z5
-	VMOVDQU64 128(R10)(CX*1), Z6
-	VMOVDQU64 192(R10)(CX*1), Z7
-	MOVL      24(SI), R9
-	MOVL      28(SI), R10
-	ADDQ      (BX)(R9*1), R10
-	VMOVDQU64 (R10)(CX*1), Z8
-	VMOVDQU64 64(R10)(CX*1), Z9
-	VMOVDQU64 128(R10)(CX*1), Z10
-	VMOVDQU64 192(R10)(CX*1), Z11
-	MOVL      32(SI), R9
-	MOVL      36(SI), R10
-	ADDQ      (BX)(R9*1), R10
-	VMOVDQU64 (R10)(CX*1), Z12
-	VMOVDQU64 64(R10)(CX*1), Z13
-	VMOVDQU64 128(R10)(CX*1), Z14
-	VMOVDQU64 192(R10)(CX*1), Z15
-	MOVL      40(SI), R9
-	MOVL      44(SI), R10
-	ADDQ      (BX)(R9*1), R10
-	VMOVDQU64 (R10)(CX*1), Z16
-	VMOVDQU64 64(R10)(CX*1), Z17
-	VMOVDQU64 128(R10)(CX*1), Z18
-	VMOVDQU64 192(R10)(CX*1), Z19
+	MOVL      12(BX), R10
+	MOVL      16(BX), R11
+	ADDQ      (DX)(R10*1), R11
+	VMOVDQU64 (R11)(R8*1), Z0
+	VMOVDQU64 64(R11)(R8*1), Z1
+	VMOVDQU64 128(R11)(R8*1), Z2
+	VMOVDQU64 192(R11)(R8*1), Z3
+	MOVL      20(BX), R10
+	MOVL      24(BX), R11
+	ADDQ      (DX)(R10*1), R11
+	VMOVDQU64 (R11)(R8*1), Z4
+	VMOVDQU64 64(R11)(R8*1), Z5
+	VMOVDQU64 128(R11)(R8*1), Z6
+	VMOVDQU64 192(R11)(R8*1), Z7
+	MOVL      28(BX), R10
+	MOVL      32(BX), R11
+	ADDQ      (DX)(R10*1), R11
+	VMOVDQU64 (R11)(R8*1), Z8
+	VMOVDQU64 64(R11)(R8*1), Z9
+	VMOVDQU64 128(R11)(R8*1), Z10
+	VMOVDQU64 192(R11)(R8*1), Z11
+	MOVL      36(BX), R10
+	MOVL      40(BX), R11
+	ADDQ      (DX)(R10*1), R11
+	VMOVDQU64 (R11)(R8*1), Z12
+	VMOVDQU64 64(R11)(R8*1), Z13
+	VMOVDQU64 128(R11)(R8*1), Z14
+	VMOVDQU64 192(R11)(R8*1), Z15
+	MOVL      44(BX), R10
+	MOVL      48(BX), R11
+	ADDQ      (DX)(R10*1), R11
+	VMOVDQU64 (R11)(R8*1), Z16
+	VMOVDQU64 64(R11)(R8*1), Z17
+	VMOVDQU64 128(R11)(R8*1), Z18
+	VMOVDQU64 192(R11)(R8*1), Z19
 
 zeros4:
-	MOVL  (SI), R10
-	LEAQ  48(SI), R9
-	TESTQ R10, R10
+	MOVL  (BX), R11
+	LEAQ  52(BX), R10
+	TESTQ R11, R11
 	JZ    store4
 
 term4:
-	MOVL      (R9), R11
-	MOVL      4(R9), R12
-	ADDQ      (DX)(R11*1), R12
-	MOVQ      8(R9), R11
-	VMOVDQU64 (R12)(CX*1), Z20
-	VMOVDQU64 64(R12)(CX*1), Z21
-	VMOVDQU64 128(R12)(CX*1), Z22
-	VMOVDQU64 192(R12)(CX*1), Z23
-	TESTB     $0x01, R11
+	MOVL      (R10), R12
+	MOVWQZX   R12, R13
+	MOVQ      (CX)(R13*1), R13
+	VMOVDQU64 (R13)(R9*1), Z20
+	VMOVDQU64 64(R13)(R9*1), Z21
+	VMOVDQU64 128(R13)(R9*1), Z22
+	VMOVDQU64 192(R13)(R9*1), Z23
+	TESTL     $0x00010000, R12
 	JZ        not0_4
 	VPXORQ    Z20, Z0, Z0
 	VPXORQ    Z21, Z1, Z1
@@ -2221,7 +2252,7 @@ term4:
 	VPXORQ    Z23, Z3, Z3
 
 not0_4:
-	TESTB  $0x02, R11
+	TESTL  $0x00020000, R12
 	JZ     not1_4
 	VPXORQ Z20, Z4, Z4
 	VPXORQ Z21, Z5, Z5
@@ -2229,7 +2260,7 @@ not0_4:
 	VPXORQ Z23, Z7, Z7
 
 not1_4:
-	TESTB  $0x04, R11
+	TESTL  $0x00040000, R12
 	JZ     not2_4
 	VPXORQ Z20, Z8, Z8
 	VPXORQ Z21, Z9, Z9
@@ -2237,7 +2268,7 @@ not1_4:
 	VPXORQ Z23, Z11, Z11
 
 not2_4:
-	TESTB  $0x08, R11
+	TESTL  $0x00080000, R12
 	JZ     not3_4
 	VPXORQ Z20, Z12, Z12
 	VPXORQ Z21, Z13, Z13
@@ -2245,7 +2276,7 @@ not2_4:
 	VPXORQ Z23, Z15, Z15
 
 not3_4:
-	TESTB  $0x10, R11
+	TESTL  $0x00100000, R12
 	JZ     not4_4
 	VPXORQ Z20, Z16, Z16
 	VPXORQ Z21, Z17, Z17
@@ -2253,175 +2284,178 @@ not3_4:
 	VPXORQ Z23, Z19, Z19
 
 not4_4:
-	ADDQ $0x10, R9
-	DECQ R10
+	ADDQ $0x04, R10
+	DECQ R11
 	JNZ  term4
 
 store4:
-	MOVL      8(SI), R10
-	MOVL      12(SI), R11
-	ADDQ      (BX)(R10*1), R11
-	VMOVDQU64 Z0, (R11)(CX*1)
-	VMOVDQU64 Z1, 64(R11)(CX*1)
-	VMOVDQU64 Z2, 128(R11)(CX*1)
-	VMOVDQU64 Z3, 192(R11)(CX*1)
-	MOVL      16(SI), R10
-	MOVL      20(SI), R11
-	ADDQ      (BX)(R10*1), R11
-	VMOVDQU64 Z4, (R11)(CX*1)
-	VMOVDQU64 Z5, 64(R11)(CX*1)
-	VMOVDQU64 Z6, 128(R11)(CX*1)
-	VMOVDQU64 Z7, 192(R11)(CX*1)
-	MOVL      24(SI), R10
-	MOVL      28(SI), R11
-	ADDQ      (BX)(R10*1), R11
-	VMOVDQU64 Z8, (R11)(CX*1)
-	VMOVDQU64 Z9, 64(R11)(CX*1)
-	VMOVDQU64 Z10, 128(R11)(CX*1)
-	VMOVDQU64 Z11, 192(R11)(CX*1)
-	MOVL      32(SI), R10
-	MOVL      36(SI), R11
-	ADDQ      (BX)(R10*1), R11
-	VMOVDQU64 Z12, (R11)(CX*1)
-	VMOVDQU64 Z13, 64(R11)(CX*1)
-	VMOVDQU64 Z14, 128(R11)(CX*1)
-	VMOVDQU64 Z15, 192(R11)(CX*1)
-	MOVL      40(SI), R10
-	MOVL      44(SI), R11
-	ADDQ      (BX)(R10*1), R11
-	VMOVDQU64 Z16, (R11)(CX*1)
-	VMOVDQU64 Z17, 64(R11)(CX*1)
-	VMOVDQU64 Z18, 128(R11)(CX*1)
-	VMOVDQU64 Z19, 192(R11)(CX*1)
-	ADDQ      $0x00000100, CX
-	SUBQ      $0x00000100, R8
+	MOVL      12(BX), R11
+	MOVL      16(BX), R12
+	ADDQ      (DX)(R11*1), R12
+	VMOVDQU64 Z0, (R12)(R8*1)
+	VMOVDQU64 Z1, 64(R12)(R8*1)
+	VMOVDQU64 Z2, 128(R12)(R8*1)
+	VMOVDQU64 Z3, 192(R12)(R8*1)
+	MOVL      20(BX), R11
+	MOVL      24(BX), R12
+	ADDQ      (DX)(R11*1), R12
+	VMOVDQU64 Z4, (R12)(R8*1)
+	VMOVDQU64 Z5, 64(R12)(R8*1)
+	VMOVDQU64 Z6, 128(R12)(R8*1)
+	VMOVDQU64 Z7, 192(R12)(R8*1)
+	MOVL      28(BX), R11
+	MOVL      32(BX), R12
+	ADDQ      (DX)(R11*1), R12
+	VMOVDQU64 Z8, (R12)(R8*1)
+	VMOVDQU64 Z9, 64(R12)(R8*1)
+	VMOVDQU64 Z10, 128(R12)(R8*1)
+	VMOVDQU64 Z11, 192(R12)(R8*1)
+	MOVL      36(BX), R11
+	MOVL      40(BX), R12
+	ADDQ      (DX)(R11*1), R12
+	VMOVDQU64 Z12, (R12)(R8*1)
+	VMOVDQU64 Z13, 64(R12)(R8*1)
+	VMOVDQU64 Z14, 128(R12)(R8*1)
+	VMOVDQU64 Z15, 192(R12)(R8*1)
+	MOVL      44(BX), R11
+	MOVL      48(BX), R12
+	ADDQ      (DX)(R11*1), R12
+	VMOVDQU64 Z16, (R12)(R8*1)
+	VMOVDQU64 Z17, 64(R12)(R8*1)
+	VMOVDQU64 Z18, 128(R12)(R8*1)
+	VMOVDQU64 Z19, 192(R12)(R8*1)
+	ADDQ      $0x00000100, R9
+	ADDQ      $0x00000100, R8
+	SUBQ      $0x00000100, DI
 	JMP       wide
 
 narrow:
-	CMPQ      R8, $0x00000040
+	CMPQ      DI, $0x00000040
 	JLT       done
 	VPXORQ    Z24, Z24, Z24
 	VPXORQ    Z25, Z25, Z25
 	VPXORQ    Z26, Z26, Z26
 	VPXORQ    Z27, Z27, Z27
 	VPXORQ    Z28, Z28, Z28
-	CMPL      4(SI), $0x00
+	CMPL      4(BX), $0x00
 	JEQ       zeros1
-	MOVL      8(SI), R9
-	MOVL      12(SI), R10
-	ADDQ      (BX)(R9*1), R10
-	VMOVDQU64 (R10)(CX*1), Z24
-	MOVL      16(SI), R9
-	MOVL      20(SI), R10
-	ADDQ      (BX)(R9*1), R10
-	VMOVDQU64 (R10)(CX*1), Z25
-	MOVL      24(SI), R9
-	MOVL      28(SI), R10
-	ADDQ      (BX)(R9*1), R10
-	VMOVDQU64 (R10)(CX*1), Z26
-	MOVL      32(SI), R9
-	MOVL      36(SI), R10
-	ADDQ      (BX)(R9*1), R10
-	VMOVDQU64 (R10)(CX*1), Z27
-	MOVL      40(SI), R9
-	MOVL      44(SI), R10
-	ADDQ      (BX)(R9*1), R10
-	VMOVDQU64 (R10)(CX*1), Z28
+	MOVL      12(BX), R10
+	MOVL      16(BX), R11
+	ADDQ      (DX)(R10*1), R11
+	VMOVDQU64 (R11)(R8*1), Z24
+	MOVL      20(BX), R10
+	MOVL      24(BX), R11
+	ADDQ      (DX)(R10*1), R11
+	VMOVDQU64 (R11)(R8*1), Z25
+	MOVL      28(BX), R10
+	MOVL      32(BX), R11
+	ADDQ      (DX)(R10*1), R11
+	VMOVDQU64 (R11)(R8*1), Z26
+	MOVL      36(BX), R10
+	MOVL      40(BX), R11
+	ADDQ      (DX)(R10*1), R11
+	VMOVDQU64 (R11)(R8*1), Z27
+	MOVL      44(BX), R10
+	MOVL      48(BX), R11
+	ADDQ      (DX)(R10*1), R11
+	VMOVDQU64 (R11)(R8*1), Z28
 
 zeros1:
-	MOVL  (SI), R10
-	LEAQ  48(SI), R9
-	TESTQ R10, R10
+	MOVL  (BX), R11
+	LEAQ  52(BX), R10
+	TESTQ R11, R11
 	JZ    store1
 
 term1:
-	MOVL      (R9), R11
-	MOVL      4(R9), R12
-	ADDQ      (DX)(R11*1), R12
-	MOVQ      8(R9), R11
-	VMOVDQU64 (R12)(CX*1), Z20
-	TESTB     $0x01, R11
+	MOVL      (R10), R12
+	MOVWQZX   R12, R13
+	MOVQ      (CX)(R13*1), R13
+	VMOVDQU64 (R13)(R9*1), Z20
+	TESTL     $0x00010000, R12
 	JZ        not0_1
 	VPXORQ    Z20, Z24, Z24
 
 not0_1:
-	TESTB  $0x02, R11
+	TESTL  $0x00020000, R12
 	JZ     not1_1
 	VPXORQ Z20, Z25, Z25
 
 not1_1:
-	TESTB  $0x04, R11
+	TESTL  $0x00040000, R12
 	JZ     not2_1
 	VPXORQ Z20, Z26, Z26
 
 not2_1:
-	TESTB  $0x08, R11
+	TESTL  $0x00080000, R12
 	JZ     not3_1
 	VPXORQ Z20, Z27, Z27
 
 not3_1:
-	TESTB  $0x10, R11
+	TESTL  $0x00100000, R12
 	JZ     not4_1
 	VPXORQ Z20, Z28, Z28
 
 not4_1:
-	ADDQ $0x10, R9
-	DECQ R10
+	ADDQ $0x04, R10
+	DECQ R11
 	JNZ  term1
 
 store1:
-	MOVL      8(SI), R10
-	MOVL      12(SI), R11
-	ADDQ      (BX)(R10*1), R11
-	VMOVDQU64 Z24, (R11)(CX*1)
-	MOVL      16(SI), R10
-	MOVL      20(SI), R11
-	ADDQ      (BX)(R10*1), R11
-	VMOVDQU64 Z25, (R11)(CX*1)
-	MOVL      24(SI), R10
-	MOVL      28(SI), R11
-	ADDQ      (BX)(R10*1), R11
-	VMOVDQU64 Z26, (R11)(CX*1)
-	MOVL      32(SI), R10
-	MOVL      36(SI), R11
-	ADDQ      (BX)(R10*1), R11
-	VMOVDQU64 Z27, (R11)(CX*1)
-	MOVL      40(SI), R10
-	MOVL      44(SI), R11
-	ADDQ      (BX)(R10*1), R11
-	VMOVDQU64 Z28, (R11)(CX*1)
-	ADDQ      $0x00000040, CX
-	SUBQ      $0x00000040, R8
+	MOVL      12(BX), R11
+	MOVL      16(BX), R12
+	ADDQ      (DX)(R11*1), R12
+	VMOVDQU64 Z24, (R12)(R8*1)
+	MOVL      20(BX), R11
+	MOVL      24(BX), R12
+	ADDQ      (DX)(R11*1), R12
+	VMOVDQU64 Z25, (R12)(R8*1)
+	MOVL      28(BX), R11
+	MOVL      32(BX), R12
+	ADDQ      (DX)(R11*1), R12
+	VMOVDQU64 Z26, (R12)(R8*1)
+	MOVL      36(BX), R11
+	MOVL      40(BX), R12
+	ADDQ      (DX)(R11*1), R12
+	VMOVDQU64 Z27, (R12)(R8*1)
+	MOVL      44(BX), R11
+	MOVL      48(BX), R12
+	ADDQ      (DX)(R11*1), R12
+	VMOVDQU64 Z28, (R12)(R8*1)
+	ADDQ      $0x00000040, R9
+	ADDQ      $0x00000040, R8
+	SUBQ      $0x00000040, DI
 	JMP       narrow
 
 done:
-	MOVQ R9, SI
-	DECQ DI
+	MOVQ R10, BX
+	DECQ SI
 	JNZ  round
-	MOVQ row+24(FP), CX
-	ADDQ CX, AX
+	MOVQ row+24(FP), BX
+	ADDQ BX, AX
 	DECQ rows+16(FP)
 	JNZ  row
 	VZEROUPPER
 	RET
 
-// func xorx5Avx2(n int, pos int, rows int, row int, in *[]byte, out *[]byte, rounds *uint64, count int)
+// func xorx5Avx2(n int, pos int, rows int, row int, in *[]byte, out *[]byte, rounds *uint32, count int)
 // Requires: AVX, AVX2
 TEXT ·xorx5Avx2(SB), NOSPLIT, $0-64
 	MOVQ pos+8(FP), AX
-	MOVQ in+32(FP), DX
-	MOVQ out+40(FP), BX
+	MOVQ in+32(FP), CX
+	MOVQ out+40(FP), DX
 
 row:
-	MOVQ rounds+48(FP), SI
-	MOVQ count+56(FP), DI
+	MOVQ rounds+48(FP), BX
+	MOVQ count+56(FP), SI
 
 round:
-	MOVQ n+0(FP), R8
-	MOVQ AX, CX
+	MOVQ n+0(FP), DI
+	MOVL 8(BX), R9
+	MOVQ AX, R8
+	ADDQ R8, R9
 
 wide:
-	CMPQ    R8, $0x00000040
+	CMPQ    DI, $0x00000040
 	JLT     narrow
 	VPXOR   Y0, Y0, Y0
 	VPXOR   Y1, Y1, Y1
@@ -2433,236 +2467,238 @@ wide:
 	VPXOR   Y7, Y7, Y7
 	VPXOR   Y8, Y8, Y8
 	VPXOR   Y9, Y9, Y9
-	CMPL    4(SI), $0x00
+	CMPL    4(BX), $0x00
 	JEQ     zeros2
-	MOVL    8(SI), R9
-	MOVL    12(SI), R10
-	ADDQ    (BX)(R9*1), R10
-	VMOVDQU (R10)(CX*1), Y0
-	VMOVDQU 32(R10)(CX*1), Y1
-	MOVL    16(SI), R9
-	MOVL    20(SI), R10
-	ADDQ    (BX)(R9*1), R10
-	VMOVDQU (R10)(CX*1), Y2
-	VMOVDQU 32(R10)(CX*1), Y3
-	MOVL    24(SI), R9
-	MOVL    28(SI), R10
-	ADDQ    (BX)(R9*1), R10
-	VMOVDQU (R10)(CX*1), Y4
-	VMOVDQU 32(R10)(CX*1), Y5
-	MOVL    32(SI), R9
-	MOVL    36(SI), R10
-	ADDQ    (BX)(R9*1), R10
-	VMOVDQU (R10)(CX*1), Y6
-	VMOVDQU 32(R10)(CX*1), Y7
-	MOVL    40(SI), R9
-	MOVL    44(SI), R10
-	ADDQ    (BX)(R9*1), R10
-	VMOVDQU (R10)(CX*1), Y8
-	VMOVDQU 32(R10)(CX*1), Y9
+	MOVL    12(BX), R10
+	MOVL    16(BX), R11
+	ADDQ    (DX)(R10*1), R11
+	VMOVDQU (R11)(R8*1), Y0
+	VMOVDQU 32(R11)(R8*1), Y1
+	MOVL    20(BX), R10
+	MOVL    24(BX), R11
+	ADDQ    (DX)(R10*1), R11
+	VMOVDQU (R11)(R8*1), Y2
+	VMOVDQU 32(R11)(R8*1), Y3
+	MOVL    28(BX), R10
+	MOVL    32(BX), R11
+	ADDQ    (DX)(R10*1), R11
+	VMOVDQU (R11)(R8*1), Y4
+	VMOVDQU 32(R11)(R8*1), Y5
+	MOVL    36(BX), R10
+	MOVL    40(BX), R11
+	ADDQ    (DX)(R10*1), R11
+	VMOVDQU (R11)(R8*1), Y6
+	VMOVDQU 32(R11)(R8*1), Y7
+	MOVL    44(BX), R10
+	MOVL    48(BX), R11
+	ADDQ    (DX)(R10*1), R11
+	VMOVDQU (R11)(R8*1), Y8
+	VMOVDQU 32(R11)(R8*1), Y9
 
 zeros2:
-	MOVL  (SI), R10
-	LEAQ  48(SI), R9
-	TESTQ R10, R10
+	MOVL  (BX), R11
+	LEAQ  52(BX), R10
+	TESTQ R11, R11
 	JZ    store2
 
 term2:
-	MOVL    (R9), R11
-	MOVL    4(R9), R12
-	ADDQ    (DX)(R11*1), R12
-	MOVQ    8(R9), R11
-	VMOVDQU (R12)(CX*1), Y10
-	VMOVDQU 32(R12)(CX*1), Y11
-	TESTB   $0x01, R11
+	MOVL    (R10), R12
+	MOVWQZX R12, R13
+	MOVQ    (CX)(R13*1), R13
+	VMOVDQU (R13)(R9*1), Y10
+	VMOVDQU 32(R13)(R9*1), Y11
+	TESTL   $0x00010000, R12
 	JZ      not0_2
 	VPXOR   Y10, Y0, Y0
 	VPXOR   Y11, Y1, Y1
 
 not0_2:
-	TESTB $0x02, R11
+	TESTL $0x00020000, R12
 	JZ    not1_2
 	VPXOR Y10, Y2, Y2
 	VPXOR Y11, Y3, Y3
 
 not1_2:
-	TESTB $0x04, R11
+	TESTL $0x00040000, R12
 	JZ    not2_2
 	VPXOR Y10, Y4, Y4
 	VPXOR Y11, Y5, Y5
 
 not2_2:
-	TESTB $0x08, R11
+	TESTL $0x00080000, R12
 	JZ    not3_2
 	VPXOR Y10, Y6, Y6
 	VPXOR Y11, Y7, Y7
 
 not3_2:
-	TESTB $0x10, R11
+	TESTL $0x00100000, R12
 	JZ    not4_2
 	VPXOR Y10, Y8, Y8
 	VPXOR Y11, Y9, Y9
 
 not4_2:
-	ADDQ $0x10, R9
-	DECQ R10
+	ADDQ $0x04, R10
+	DECQ R11
 	JNZ  term2
 
 store2:
-	MOVL    8(SI), R10
-	MOVL    12(SI), R11
-	ADDQ    (BX)(R10*1), R11
-	VMOVDQU Y0, (R11)(CX*1)
-	VMOVDQU Y1, 32(R11)(CX*1)
-	MOVL    16(SI), R10
-	MOVL    20(SI), R11
-	ADDQ    (BX)(R10*1), R11
-	VMOVDQU Y2, (R11)(CX*1)
-	VMOVDQU Y3, 32(R11)(CX*1)
-	MOVL    24(SI), R10
-	MOVL    28(SI), R11
-	ADDQ    (BX)(R10*1), R11
-	VMOVDQU Y4, (R11)(CX*1)
-	VMOVDQU Y5, 32(R11)(CX*1)
-	MOVL    32(SI), R10
-	MOVL    36(SI), R11
-	ADDQ    (BX)(R10*1), R11
-	VMOVDQU Y6, (R11)(CX*1)
-	VMOVDQU Y7, 32(R11)(CX*1)
-	MOVL    40(SI), R10
-	MOVL    44(SI), R11
-	ADDQ    (BX)(R10*1), R11
-	VMOVDQU Y8, (R11)(CX*1)
-	VMOVDQU Y9, 32(R11)(CX*1)
-	ADDQ    $0x00000040, CX
-	SUBQ    $0x00000040, R8
+	MOVL    12(BX), R11
+	MOVL    16(BX), R12
+	ADDQ    (DX)(R11*1), R12
+	VMOVDQU Y0, (R12)(R8*1)
+	VMOVDQU Y1, 32(R12)(R8*1)
+	MOVL    20(BX), R11
+	MOVL    24(BX), R12
+	ADDQ    (DX)(R11*1), R12
+	VMOVDQU Y2, (R12)(R8*1)
+	VMOVDQU Y3, 32(R12)(R8*1)
+	MOVL    28(BX), R11
+	MOVL    32(BX), R12
+	ADDQ    (DX)(R11*1), R12
+	VMOVDQU Y4, (R12)(R8*1)
+	VMOVDQU Y5, 32(R12)(R8*1)
+	MOVL    36(BX), R11
+	MOVL    40(BX), R12
+	ADDQ    (DX)(R11*1), R12
+	VMOVDQU Y6, (R12)(R8*1)
+	VMOVDQU Y7, 32(R12)(R8*1)
+	MOVL    44(BX), R11
+	MOVL    48(BX), R12
+	ADDQ    (DX)(R11*1), R12
+	VMOVDQU Y8, (R12)(R8*1)
+	VMOVDQU Y9, 32(R12)(R8*1)
+	ADDQ    $0x00000040, R9
+	ADDQ    $0x00000040, R8
+	SUBQ    $0x00000040, DI
 	JMP     wide
 
 narrow:
-	CMPQ    R8, $0x00000020
+	CMPQ    DI, $0x00000020
 	JLT     done
 	VPXOR   Y0, Y0, Y0
 	VPXOR   Y1, Y1, Y1
 	VPXOR   Y2, Y2, Y2
 	VPXOR   Y3, Y3, Y3
 	VPXOR   Y4, Y4, Y4
-	CMPL    4(SI), $0x00
+	CMPL    4(BX), $0x00
 	JEQ     zeros1
-	MOVL    8(SI), R9
-	MOVL    12(SI), R10
-	ADDQ    (BX)(R9*1), R10
-	VMOVDQU (R10)(CX*1), Y0
-	MOVL    16(SI), R9
-	MOVL    20(SI), R10
-	ADDQ    (BX)(R9*1), R10
-	VMOVDQU (R10)(CX*1), Y1
-	MOVL    24(SI), R9
-	MOVL    28(SI), R10
-	ADDQ    (BX)(R9*1), R10
-	VMOVDQU (R10)(CX*1), Y2
-	MOVL    32(SI), R9
-	MOVL    36(SI), R10
-	ADDQ    (BX)(R9*1), R10
-	VMOVDQU (R10)(CX*1), Y3
-	MOVL    40(SI), R9
-	MOVL    44(SI), R10
-	ADDQ    (BX)(R9*1), R10
-	VMOVDQU (R10)(CX*1), Y4
+	MOVL    12(BX), R10
+	MOVL    16(BX), R11
+	ADDQ    (DX)(R10*1), R11
+	VMOVDQU (R11)(R8*1), Y0
+	MOVL    20(BX), R10
+	MOVL    24(BX), R11
+	ADDQ    (DX)(R10*1), R11
+	VMOVDQU (R11)(R8*1), Y1
+	MOVL    28(BX), R10
+	MOVL    32(BX), R11
+	ADDQ    (DX)(R10*1), R11
+	VMOVDQU (R11)(R8*1), Y2
+	MOVL    36(BX), R10
+	MOVL    40(BX), R11
+	ADDQ    (DX)(R10*1), R11
+	VMOVDQU (R11)(R8*1), Y3
+	MOVL    44(BX), R10
+	MOVL    48(BX), R11
+	ADDQ    (DX)(R10*1), R11
+	VMOVDQU (R11)(R8*1), Y4
 
 zeros1:
-	MOVL  (SI), R10
-	LEAQ  48(SI), R9
-	TESTQ R10, R10
+	MOVL  (BX), R11
+	LEAQ  52(BX), R10
+	TESTQ R11, R11
 	JZ    store1
 
 term1:
-	MOVL    (R9), R11
-	MOVL    4(R9), R12
-	ADDQ    (DX)(R11*1), R12
-	MOVQ    8(R9), R11
-	VMOVDQU (R12)(CX*1), Y5
-	TESTB   $0x01, R11
+	MOVL    (R10), R12
+	MOVWQZX R12, R13
+	MOVQ    (CX)(R13*1), R13
+	VMOVDQU (R13)(R9*1), Y5
+	TESTL   $0x00010000, R12
 	JZ      not0_1
 	VPXOR   Y5, Y0, Y0
 
 not0_1:
-	TESTB $0x02, R11
+	TESTL $0x00020000, R12
 	JZ    not1_1
 	VPXOR Y5, Y1, Y1
 
 not1_1:
-	TESTB $0x04, R11
+	TESTL $0x00040000, R12
 	JZ    not2_1
 	VPXOR Y5, Y2, Y2
 
 not2_1:
-	TESTB $0x08, R11
+	TESTL $0x00080000, R12
 	JZ    not3_1
 	VPXOR Y5, Y3, Y3
 
 not3_1:
-	TESTB $0x10, R11
+	TESTL $0x00100000, R12
 	JZ    not4_1
 	VPXOR Y5, Y4, Y4
 
 not4_1:
-	ADDQ $0x10, R9
-	DECQ R10
+	ADDQ $0x04, R10
+	DECQ R11
 	JNZ  term1
 
 store1:
-	MOVL    8(SI), R10
-	MOVL    12(SI), R11
-	ADDQ    (BX)(R10*1), R11
-	VMOVDQU Y0, (R11)(CX*1)
-	MOVL    16(SI), R10
-	MOVL    20(SI), R11
-	ADDQ    (BX)(R10*1), R11
-	VMOVDQU Y1, (R11)(CX*1)
-	MOVL    24(SI), R10
-	MOVL    28(SI), R11
-	ADDQ    (BX)(R10*1), R11
-	VMOVDQU Y2, (R11)(CX*1)
-	MOVL    32(SI), R10
-	MOVL    36(SI), R11
-	ADDQ    (BX)(R10*1), R11
-	VMOVDQU Y3, (R11)(CX*1)
-	MOVL    40(SI), R10
-	MOVL    44(SI), R11
-	ADDQ    (BX)(R10*1), R11
-	VMOVDQU Y4, (R11)(CX*1)
-	ADDQ    $0x00000020, CX
-	SUBQ    $0x00000020, R8
+	MOVL    12(BX), R11
+	MOVL    16(BX), R12
+	ADDQ    (DX)(R11*1), R12
+	VMOVDQU Y0, (R12)(R8*1)
+	MOVL    20(BX), R11
+	MOVL    24(BX), R12
+	ADDQ    (DX)(R11*1), R12
+	VMOVDQU Y1, (R12)(R8*1)
+	MOVL    28(BX), R11
+	MOVL    32(BX), R12
+	ADDQ    (DX)(R11*1), R12
+	VMOVDQU Y2, (R12)(R8*1)
+	MOVL    36(BX), R11
+	MOVL    40(BX), R12
+	ADDQ    (DX)(R11*1), R12
+	VMOVDQU Y3, (R12)(R8*1)
+	MOVL    44(BX), R11
+	MOVL    48(BX), R12
+	ADDQ    (DX)(R11*1), R12
+	VMOVDQU Y4, (R12)(R8*1)
+	ADDQ    $0x00000020, R9
+	ADDQ    $0x00000020, R8
+	SUBQ    $0x00000020, DI
 	JMP     narrow
 
 done:
-	MOVQ R9, SI
-	DECQ DI
+	MOVQ R10, BX
+	DECQ SI
 	JNZ  round
-	MOVQ row+24(FP), CX
-	ADDQ CX, AX
+	MOVQ row+24(FP), BX
+	ADDQ BX, AX
 	DECQ rows+16(FP)
 	JNZ  row
 	VZEROUPPER
 	RET
 
-// func xorx5Ssse3(n int, pos int, rows int, row int, in *[]byte, out *[]byte, rounds *uint64, count int)
+// func xorx5Ssse3(n int, pos int, rows int, row int, in *[]byte, out *[]byte, rounds *uint32, count int)
 // Requires: SSE2
 TEXT ·xorx5Ssse3(SB), NOSPLIT, $0-64
 	MOVQ pos+8(FP), AX
-	MOVQ in+32(FP), DX
-	MOVQ out+40(FP), BX
+	MOVQ in+32(FP), CX
+	MOVQ out+40(FP), DX
 
 row:
-	MOVQ rounds+48(FP), SI
-	MOVQ count+56(FP), DI
+	MOVQ rounds+48(FP), BX
+	MOVQ count+56(FP), SI
 
 round:
-	MOVQ n+0(FP), R8
-	MOVQ AX, CX
+	MOVQ n+0(FP), DI
+	MOVL 8(BX), R9
+	MOVQ AX, R8
+	ADDQ R8, R9
 
 wide:
-	CMPQ  R8, $0x00000020
+	CMPQ  DI, $0x00000020
 	JLT   narrow
 	PXOR  X0, X0
 	PXOR  X1, X1
@@ -2674,235 +2710,237 @@ wide:
 	PXOR  X7, X7
 	PXOR  X8, X8
 	PXOR  X9, X9
-	CMPL  4(SI), $0x00
+	CMPL  4(BX), $0x00
 	JEQ   zeros2
-	MOVL  8(SI), R9
-	MOVL  12(SI), R10
-	ADDQ  (BX)(R9*1), R10
-	MOVOU (R10)(CX*1), X0
-	MOVOU 16(R10)(CX*1), X1
-	MOVL  16(SI), R9
-	MOVL  20(SI), R10
-	ADDQ  (BX)(R9*1), R10
-	MOVOU (R10)(CX*1), X2
-	MOVOU 16(R10)(CX*1), X3
-	MOVL  24(SI), R9
-	MOVL  28(SI), R10
-	ADDQ  (BX)(R9*1), R10
-	MOVOU (R10)(CX*1), X4
-	MOVOU 16(R10)(CX*1), X5
-	MOVL  32(SI), R9
-	MOVL  36(SI), R10
-	ADDQ  (BX)(R9*1), R10
-	MOVOU (R10)(CX*1), X6
-	MOVOU 16(R10)(CX*1), X7
-	MOVL  40(SI), R9
-	MOVL  44(SI), R10
-	ADDQ  (BX)(R9*1), R10
-	MOVOU (R10)(CX*1), X8
-	MOVOU 16(R10)(CX*1), X9
+	MOVL  12(BX), R10
+	MOVL  16(BX), R11
+	ADDQ  (DX)(R10*1), R11
+	MOVOU (R11)(R8*1), X0
+	MOVOU 16(R11)(R8*1), X1
+	MOVL  20(BX), R10
+	MOVL  24(BX), R11
+	ADDQ  (DX)(R10*1), R11
+	MOVOU (R11)(R8*1), X2
+	MOVOU 16(R11)(R8*1), X3
+	MOVL  28(BX), R10
+	MOVL  32(BX), R11
+	ADDQ  (DX)(R10*1), R11
+	MOVOU (R11)(R8*1), X4
+	MOVOU 16(R11)(R8*1), X5
+	MOVL  36(BX), R10
+	MOVL  40(BX), R11
+	ADDQ  (DX)(R10*1), R11
+	MOVOU (R11)(R8*1), X6
+	MOVOU 16(R11)(R8*1), X7
+	MOVL  44(BX), R10
+	MOVL  48(BX), R11
+	ADDQ  (DX)(R10*1), R11
+	MOVOU (R11)(R8*1), X8
+	MOVOU 16(R11)(R8*1), X9
 
 zeros2:
-	MOVL  (SI), R10
-	LEAQ  48(SI), R9
-	TESTQ R10, R10
+	MOVL  (BX), R11
+	LEAQ  52(BX), R10
+	TESTQ R11, R11
 	JZ    store2
 
 term2:
-	MOVL  (R9), R11
-	MOVL  4(R9), R12
-	ADDQ  (DX)(R11*1), R12
-	MOVQ  8(R9), R11
-	MOVOU (R12)(CX*1), X10
-	MOVOU 16(R12)(CX*1), X11
-	TESTB $0x01, R11
-	JZ    not0_2
-	PXOR  X10, X0
-	PXOR  X11, X1
+	MOVL    (R10), R12
+	MOVWQZX R12, R13
+	MOVQ    (CX)(R13*1), R13
+	MOVOU   (R13)(R9*1), X10
+	MOVOU   16(R13)(R9*1), X11
+	TESTL   $0x00010000, R12
+	JZ      not0_2
+	PXOR    X10, X0
+	PXOR    X11, X1
 
 not0_2:
-	TESTB $0x02, R11
+	TESTL $0x00020000, R12
 	JZ    not1_2
 	PXOR  X10, X2
 	PXOR  X11, X3
 
 not1_2:
-	TESTB $0x04, R11
+	TESTL $0x00040000, R12
 	JZ    not2_2
 	PXOR  X10, X4
 	PXOR  X11, X5
 
 not2_2:
-	TESTB $0x08, R11
+	TESTL $0x00080000, R12
 	JZ    not3_2
 	PXOR  X10, X6
 	PXOR  X11, X7
 
 not3_2:
-	TESTB $0x10, R11
+	TESTL $0x00100000, R12
 	JZ    not4_2
 	PXOR  X10, X8
 	PXOR  X11, X9
 
 not4_2:
-	ADDQ $0x10, R9
-	DECQ R10
+	ADDQ $0x04, R10
+	DECQ R11
 	JNZ  term2
 
 store2:
-	MOVL  8(SI), R10
-	MOVL  12(SI), R11
-	ADDQ  (BX)(R10*1), R11
-	MOVOU X0, (R11)(CX*1)
-	MOVOU X1, 16(R11)(CX*1)
-	MOVL  16(SI), R10
-	MOVL  20(SI), R11
-	ADDQ  (BX)(R10*1), R11
-	MOVOU X2, (R11)(CX*1)
-	MOVOU X3, 16(R11)(CX*1)
-	MOVL  24(SI), R10
-	MOVL  28(SI), R11
-	ADDQ  (BX)(R10*1), R11
-	MOVOU X4, (R11)(CX*1)
-	MOVOU X5, 16(R11)(CX*1)
-	MOVL  32(SI), R10
-	MOVL  36(SI), R11
-	ADDQ  (BX)(R10*1), R11
-	MOVOU X6, (R11)(CX*1)
-	MOVOU X7, 16(R11)(CX*1)
-	MOVL  40(SI), R10
-	MOVL  44(SI), R11
-	ADDQ  (BX)(R10*1), R11
-	MOVOU X8, (R11)(CX*1)
-	MOVOU X9, 16(R11)(CX*1)
-	ADDQ  $0x00000020, CX
-	SUBQ  $0x00000020, R8
+	MOVL  12(BX), R11
+	MOVL  16(BX), R12
+	ADDQ  (DX)(R11*1), R12
+	MOVOU X0, (R12)(R8*1)
+	MOVOU X1, 16(R12)(R8*1)
+	MOVL  20(BX), R11
+	MOVL  24(BX), R12
+	ADDQ  (DX)(R11*1), R12
+	MOVOU X2, (R12)(R8*1)
+	MOVOU X3, 16(R12)(R8*1)
+	MOVL  28(BX), R11
+	MOVL  32(BX), R12
+	ADDQ  (DX)(R11*1), R12
+	MOVOU X4, (R12)(R8*1)
+	MOVOU X5, 16(R12)(R8*1)
+	MOVL  36(BX), R11
+	MOVL  40(BX), R12
+	ADDQ  (DX)(R11*1), R12
+	MOVOU X6, (R12)(R8*1)
+	MOVOU X7, 16(R12)(R8*1)
+	MOVL  44(BX), R11
+	MOVL  48(BX), R12
+	ADDQ  (DX)(R11*1), R12
+	MOVOU X8, (R12)(R8*1)
+	MOVOU X9, 16(R12)(R8*1)
+	ADDQ  $0x00000020, R9
+	ADDQ  $0x00000020, R8
+	SUBQ  $0x00000020, DI
 	JMP   wide
 
 narrow:
-	CMPQ  R8, $0x00000010
+	CMPQ  DI, $0x00000010
 	JLT   done
 	PXOR  X0, X0
 	PXOR  X1, X1
 	PXOR  X2, X2
 	PXOR  X3, X3
 	PXOR  X4, X4
-	CMPL  4(SI), $0x00
+	CMPL  4(BX), $0x00
 	JEQ   zeros1
-	MOVL  8(SI), R9
-	MOVL  12(SI), R10
-	ADDQ  (BX)(R9*1), R10
-	MOVOU (R10)(CX*1), X0
-	MOVL  16(SI), R9
-	MOVL  20(SI), R10
-	ADDQ  (BX)(R9*1), R10
-	MOVOU (R10)(CX*1), X1
-	MOVL  24(SI), R9
-	MOVL  28(SI), R10
-	ADDQ  (BX)(R9*1), R10
-	MOVOU (R10)(CX*1), X2
-	MOVL  32(SI), R9
-	MOVL  36(SI), R10
-	ADDQ  (BX)(R9*1), R10
-	MOVOU (R10)(CX*1), X3
-	MOVL  40(SI), R9
-	MOVL  44(SI), R10
-	ADDQ  (BX)(R9*1), R10
-	MOVOU (R10)(CX*1), X4
+	MOVL  12(BX), R10
+	MOVL  16(BX), R11
+	ADDQ  (DX)(R10*1), R11
+	MOVOU (R11)(R8*1), X0
+	MOVL  20(BX), R10
+	MOVL  24(BX), R11
+	ADDQ  (DX)(R10*1), R11
+	MOVOU (R11)(R8*1), X1
+	MOVL  28(BX), R10
+	MOVL  32(BX), R11
+	ADDQ  (DX)(R10*1), R11
+	MOVOU (R11)(R8*1), X2
+	MOVL  36(BX), R10
+	MOVL  40(BX), R11
+	ADDQ  (DX)(R10*1), R11
+	MOVOU (R11)(R8*1), X3
+	MOVL  44(BX), R10
+	MOVL  48(BX), R11
+	ADDQ  (DX)(R10*1), R11
+	MOVOU (R11)(R8*1), X4
 
 zeros1:
-	MOVL  (SI), R10
-	LEAQ  48(SI), R9
-	TESTQ R10, R10
+	MOVL  (BX), R11
+	LEAQ  52(BX), R10
+	TESTQ R11, R11
 	JZ    store1
 
 term1:
-	MOVL  (R9), R11
-	MOVL  4(R9), R12
-	ADDQ  (DX)(R11*1), R12
-	MOVQ  8(R9), R11
-	MOVOU (R12)(CX*1), X5
-	TESTB $0x01, R11
-	JZ    not0_1
-	PXOR  X5, X0
+	MOVL    (R10), R12
+	MOVWQZX R12, R13
+	MOVQ    (CX)(R13*1), R13
+	MOVOU   (R13)(R9*1), X5
+	TESTL   $0x00010000, R12
+	JZ      not0_1
+	PXOR    X5, X0
 
 not0_1:
-	TESTB $0x02, R11
+	TESTL $0x00020000, R12
 	JZ    not1_1
 	PXOR  X5, X1
 
 not1_1:
-	TESTB $0x04, R11
+	TESTL $0x00040000, R12
 	JZ    not2_1
 	PXOR  X5, X2
 
 not2_1:
-	TESTB $0x08, R11
+	TESTL $0x00080000, R12
 	JZ    not3_1
 	PXOR  X5, X3
 
 not3_1:
-	TESTB $0x10, R11
+	TESTL $0x00100000, R12
 	JZ    not4_1
 	PXOR  X5, X4
 
 not4_1:
-	ADDQ $0x10, R9
-	DECQ R10
+	ADDQ $0x04, R10
+	DECQ R11
 	JNZ  term1
 
 store1:
-	MOVL  8(SI), R10
-	MOVL  12(SI), R11
-	ADDQ  (BX)(R10*1), R11
-	MOVOU X0, (R11)(CX*1)
-	MOVL  16(SI), R10
-	MOVL  20(SI), R11
-	ADDQ  (BX)(R10*1), R11
-	MOVOU X1, (R11)(CX*1)
-	MOVL  24(SI), R10
-	MOVL  28(SI), R11
-	ADDQ  (BX)(R10*1), R11
-	MOVOU X2, (R11)(CX*1)
-	MOVL  32(SI), R10
-	MOVL  36(SI), R11
-	ADDQ  (BX)(R10*1), R11
-	MOVOU X3, (R11)(CX*1)
-	MOVL  40(SI), R10
-	MOVL  44(SI), R11
-	ADDQ  (BX)(R10*1), R11
-	MOVOU X4, (R11)(CX*1)
-	ADDQ  $0x00000010, CX
-	SUBQ  $0x00000010, R8
+	MOVL  12(BX), R11
+	MOVL  16(BX), R12
+	ADDQ  (DX)(R11*1), R12
+	MOVOU X0, (R12)(R8*1)
+	MOVL  20(BX), R11
+	MOVL  24(BX), R12
+	ADDQ  (DX)(R11*1), R12
+	MOVOU X1, (R12)(R8*1)
+	MOVL  28(BX), R11
+	MOVL  32(BX), R12
+	ADDQ  (DX)(R11*1), R12
+	MOVOU X2, (R12)(R8*1)
+	MOVL  36(BX), R11
+	MOVL  40(BX), R12
+	ADDQ  (DX)(R11*1), R12
+	MOVOU X3, (R12)(R8*1)
+	MOVL  44(BX), R11
+	MOVL  48(BX), R12
+	ADDQ  (DX)(R11*1), R12
+	MOVOU X4, (R12)(R8*1)
+	ADDQ  $0x00000010, R9
+	ADDQ  $0x00000010, R8
+	SUBQ  $0x00000010, DI
 	JMP   narrow
 
 done:
-	MOVQ R9, SI
-	DECQ DI
+	MOVQ R10, BX
+	DECQ SI
 	JNZ  round
-	MOVQ row+24(FP), CX
-	ADDQ CX, AX
+	MOVQ row+24(FP), BX
+	ADDQ BX, AX
 	DECQ rows+16(FP)
 	JNZ  row
 	RET
 
-// func xorx6Avx512(n int, pos int, rows int, row int, in *[]byte, out *[]byte, rounds *uint64, count int)
+// func xorx6Avx512(n int, pos int, rows int, row int, in *[]byte, out *[]byte, rounds *uint32, count int)
 // Requires: AVX, AVX512F
 TEXT ·xorx6Avx512(SB), NOSPLIT, $0-64
 	MOVQ pos+8(FP), AX
-	MOVQ in+32(FP), DX
-	MOVQ out+40(FP), BX
+	MOVQ in+32(FP), CX
+	MOVQ out+40(FP), DX
 
 row:
-	MOVQ rounds+48(FP), SI
-	MOVQ count+56(FP), DI
+	MOVQ rounds+48(FP), BX
+	MOVQ count+56(FP), SI
 
 round:
-	MOVQ n+0(FP), R8
-	MOVQ AX, CX
+	MOVQ n+0(FP), DI
+	MOVL 8(BX), R9
+	MOVQ AX, R8
+	ADDQ R8, R9
 
 wide:
-	CMPQ      R8, $0x00000080
+	CMPQ      DI, $0x00000080
 	JLT       narrow
 	VPXORQ    Z0, Z0, Z0
 	VPXORQ    Z1, Z1, Z1
@@ -2916,129 +2954,129 @@ wide:
 	VPXORQ    Z9, Z9, Z9
 	VPXORQ    Z10, Z10, Z10
 	VPXORQ    Z11, Z11, Z11
-	CMPL      4(SI), $0x00
+	CMPL      4(BX), $0x00
 	JEQ       zeros2
-	MOVL      8(SI), R9
-	MOVL      12(SI), R10
-	ADDQ      (BX)(R9*1), R10
-	VMOVDQU64 (R10)(CX*1), Z0
-	VMOVDQU64 64(R10)(CX*1), Z1
-	MOVL      16(SI), R9
-	MOVL      20(SI), R10
-	ADDQ      (BX)(R9*1), R10
-	VMOVDQU64 (R10)(CX*1), Z2
-	VMOVDQU64 64(R10)(CX*1), Z3
-	MOVL      24(SI), R9
-	MOVL      28(SI), R10
-	ADDQ      (BX)(R9*1), R10
-	VMOVDQU64 (R10)(CX*1), Z4
-	VMOVDQU64 64(R10)(CX*1), Z5
-	MOVL      32(SI), R9
-	MOVL      36(SI), R10
-	ADDQ      (BX)(R9*1), R10
-	VMOVDQU64 (R10)(CX*1), Z6
-	VMOVDQU64 64(R10)(CX*1), Z7
-	MOVL      40(SI), R9
-	MOVL      44(SI), R10
-	ADDQ      (BX)(R9*1), R10
-	VMOVDQU64 (R10)(CX*1), Z8
-	VMOVDQU64 64(R10)(CX*1), Z9
-	MOVL      48(SI), R9
-	MOVL      52(SI), R10
-	ADDQ      (BX)(R9*1), R10
-	VMOVDQU64 (R10)(CX*1), Z10
-	VMOVDQU64 64(R10)(CX*1), Z11
+	MOVL      12(BX), R10
+	MOVL      16(BX), R11
+	ADDQ      (DX)(R10*1), R11
+	VMOVDQU64 (R11)(R8*1), Z0
+	VMOVDQU64 64(R11)(R8*1), Z1
+	MOVL      20(BX), R10
+	MOVL      24(BX), R11
+	ADDQ      (DX)(R10*1), R11
+	VMOVDQU64 (R11)(R8*1), Z2
+	VMOVDQU64 64(R11)(R8*1), Z3
+	MOVL      28(BX), R10
+	MOVL      32(BX), R11
+	ADDQ      (DX)(R10*1), R11
+	VMOVDQU64 (R11)(R8*1), Z4
+	VMOVDQU64 64(R11)(R8*1), Z5
+	MOVL      36(BX), R10
+	MOVL      40(BX), R11
+	ADDQ      (DX)(R10*1), R11
+	VMOVDQU64 (R11)(R8*1), Z6
+	VMOVDQU64 64(R11)(R8*1), Z7
+	MOVL      44(BX), R10
+	MOVL      48(BX), R11
+	ADDQ      (DX)(R10*1), R11
+	VMOVDQU64 (R11)(R8*1), Z8
+	VMOVDQU64 64(R11)(R8*1), Z9
+	MOVL      52(BX), R10
+	MOVL      56(BX), R11
+	ADDQ      (DX)(R10*1), R11
+	VMOVDQU64 (R11)(R8*1), Z10
+	VMOVDQU64 64(R11)(R8*1), Z11
 
 zeros2:
-	MOVL  (SI), R10
-	LEAQ  56(SI), R9
-	TESTQ R10, R10
+	MOVL  (BX), R11
+	LEAQ  60(BX), R10
+	TESTQ R11, R11
 	JZ    store2
 
 term2:
-	MOVL      (R9), R11
-	MOVL      4(R9), R12
-	ADDQ      (DX)(R11*1), R12
-	MOVQ      8(R9), R11
-	VMOVDQU64 (R12)(CX*1), Z12
-	VMOVDQU64 64(R12)(CX*1), Z13
-	TESTB     $0x01, R11
+	MOVL      (R10), R12
+	MOVWQZX   R12, R13
+	MOVQ      (CX)(R13*1), R13
+	VMOVDQU64 (R13)(R9*1), Z12
+	VMOVDQU64 64(R13)(R9*1), Z13
+	TESTL     $0x00010000, R12
 	JZ        not0_2
 	VPXORQ    Z12, Z0, Z0
 	VPXORQ    Z13, Z1, Z1
 
 not0_2:
-	TESTB  $0x02, R11
+	TESTL  $0x00020000, R12
 	JZ     not1_2
 	VPXORQ Z12, Z2, Z2
 	VPXORQ Z13, Z3, Z3
 
 not1_2:
-	TESTB  $0x04, R11
+	TESTL  $0x00040000, R12
 	JZ     not2_2
 	VPXORQ Z12, Z4, Z4
 	VPXORQ Z13, Z5, Z5
 
 not2_2:
-	TESTB  $0x08, R11
+	TESTL  $0x00080000, R12
 	JZ     not3_2
 	VPXORQ Z12, Z6, Z6
 	VPXORQ Z13, Z7, Z7
 
 not3_2:
-	TESTB  $0x10, R11
+	TESTL  $0x00100000, R12
 	JZ     not4_2
 	VPXORQ Z12, Z8, Z8
 	VPXORQ Z13, Z9, Z9
 
 not4_2:
-	TESTB  $0x20, R11
+	TESTL  $0x00200000, R12
 	JZ     not5_2
 	VPXORQ Z12, Z10, Z10
 	VPXORQ Z13, Z11, Z11
 
 not5_2:
-	ADDQ $0x10, R9
-	DECQ R10
+	ADDQ $0x04, R10
+	DECQ R11
 	JNZ  term2
 
 store2:
-	MOVL      8(SI), R10
-	MOVL      12(SI), R11
-	ADDQ      (BX)(R10*1), R11
-	VMOVDQU64 Z0, (R11)(CX*1)
-	VMOVDQU64 Z1, 64(R11)(CX*1)
-	MOVL      16(SI), R10
-	MOVL      20(SI), R11
-	ADDQ      (BX)(R10*1), R11
-	VMOVDQU64 Z2, (R11)(CX*1)
-	VMOVDQU64 Z3, 64(R11)(CX*1)
-	MOVL      24(SI), R10
-	MOVL      28(SI), R11
-	ADDQ      (BX)(R10*1), R11
-	VMOVDQU64 Z4, (R11)(CX*1)
-	VMOVDQU64 Z5, 64(R11)(CX*1)
-	MOVL      32(SI), R10
-	MOVL      36(SI), R11
-	ADDQ      (BX)(R10*1), R11
-	VMOVDQU64 Z6, (R11)(CX*1)
-	VMOVDQU64 Z7, 64(R11)(CX*1)
-	MOVL      40(SI), R10
-	MOVL      44(SI), R11
-	ADDQ      (BX)(R10*1), R11
-	VMOVDQU64 Z8, (R11)(CX*1)
-	VMOVDQU64 Z9, 64(R11)(CX*1)
-	MOVL      48(SI), R10
-	MOVL      52(SI), R11
-	ADDQ      (BX)(R10*1), R11
-	VMOVDQU64 Z10, (R11)(CX*1)
-	VMOVDQU64 Z11, 64(R11)(CX*1)
-	ADDQ      $0x00000080, CX
-	SUBQ      $0x00000080, R8
+	MOVL      12(BX), R11
+	MOVL      16(BX), R12
+	ADDQ      (DX)(R11*1), R12
+	VMOVDQU64 Z0, (R12)(R8*1)
+	VMOVDQU64 Z1, 64(R12)(R8*1)
+	MOVL      20(BX), R11
+	MOVL      24(BX), R12
+	ADDQ      (DX)(R11*1), R12
+	VMOVDQU64 Z2, (R12)(R8*1)
+	VMOVDQU64 Z3, 64(R12)(R8*1)
+	MOVL      28(BX), R11
+	MOVL      32(BX), R12
+	ADDQ      (DX)(R11*1), R12
+	VMOVDQU64 Z4, (R12)(R8*1)
+	VMOVDQU64 Z5, 64(R12)(R8*1)
+	MOVL      36(BX), R11
+	MOVL      40(BX), R12
+	ADDQ      (DX)(R11*1), R12
+	VMOVDQU64 Z6, (R12)(R8*1)
+	VMOVDQU64 Z7, 64(R12)(R8*1)
+	MOVL      44(BX), R11
+	MOVL      48(BX), R12
+	ADDQ      (DX)(R11*1), R12
+	VMOVDQU64 Z8, (R12)(R8*1)
+	VMOVDQU64 Z9, 64(R12)(R8*1)
+	MOVL      52(BX), R11
+	MOVL      56(BX), R12
+	ADDQ      (DX)(R11*1), R12
+	VMOVDQU64 Z10, (R12)(R8*1)
+	VMOVDQU64 Z11, 64(R12)(R8*1)
+	ADDQ      $0x00000080, R9
+	ADDQ      $0x00000080, R8
+	SUBQ      $0x00000080, DI
 	JMP       wide
 
 narrow:
-	CMPQ      R8, $0x00000040
+	CMPQ      DI, $0x00000040
 	JLT       done
 	VPXORQ    Z14, Z14, Z14
 	VPXORQ    Z15, Z15, Z15
@@ -3046,136 +3084,138 @@ narrow:
 	VPXORQ    Z17, Z17, Z17
 	VPXORQ    Z18, Z18, Z18
 	VPXORQ    Z19, Z19, Z19
-	CMPL      4(SI), $0x00
+	CMPL      4(BX), $0x00
 	JEQ       zeros1
-	MOVL      8(SI), R9
-	MOVL      12(SI), R10
-	ADDQ      (BX)(R9*1), R10
-	VMOVDQU64 (R10)(CX*1), Z14
-	MOVL      16(SI), R9
-	MOVL      20(SI), R10
-	ADDQ      (BX)(R9*1), R10
-	VMOVDQU64 (R10)(CX*1), Z15
-	MOVL      24(SI), R9
-	MOVL      28(SI), R10
-	ADDQ      (BX)(R9*1), R10
-	VMOVDQU64 (R10)(CX*1), Z16
-	MOVL      32(SI), R9
-	MOVL      36(SI), R10
-	ADDQ      (BX)(R9*1), R10
-	VMOVDQU64 (R10)(CX*1), Z17
-	MOVL      40(SI), R9
-	MOVL      44(SI), R10
-	ADDQ      (BX)(R9*1), R10
-	VMOVDQU64 (R10)(CX*1), Z18
-	MOVL      48(SI), R9
-	MOVL      52(SI), R10
-	ADDQ      (BX)(R9*1), R10
-	VMOVDQU64 (R10)(CX*1), Z19
+	MOVL      12(BX), R10
+	MOVL      16(BX), R11
+	ADDQ      (DX)(R10*1), R11
+	VMOVDQU64 (R11)(R8*1), Z14
+	MOVL      20(BX), R10
+	MOVL      24(BX), R11
+	ADDQ      (DX)(R10*1), R11
+	VMOVDQU64 (R11)(R8*1), Z15
+	MOVL      28(BX), R10
+	MOVL      32(BX), R11
+	ADDQ      (DX)(R10*1), R11
+	VMOVDQU64 (R11)(R8*1), Z16
+	MOVL      36(BX), R10
+	MOVL      40(BX), R11
+	ADDQ      (DX)(R10*1), R11
+	VMOVDQU64 (R11)(R8*1), Z17
+	MOVL      44(BX), R10
+	MOVL      48(BX), R11
+	ADDQ      (DX)(R10*1), R11
+	VMOVDQU64 (R11)(R8*1), Z18
+	MOVL      52(BX), R10
+	MOVL      56(BX), R11
+	ADDQ      (DX)(R10*1), R11
+	VMOVDQU64 (R11)(R8*1), Z19
 
 zeros1:
-	MOVL  (SI), R10
-	LEAQ  56(SI), R9
-	TESTQ R10, R10
+	MOVL  (BX), R11
+	LEAQ  60(BX), R10
+	TESTQ R11, R11
 	JZ    store1
 
 term1:
-	MOVL      (R9), R11
-	MOVL      4(R9), R12
-	ADDQ      (DX)(R11*1), R12
-	MOVQ      8(R9), R11
-	VMOVDQU64 (R12)(CX*1), Z12
-	TESTB     $0x01, R11
+	MOVL      (R10), R12
+	MOVWQZX   R12, R13
+	MOVQ      (CX)(R13*1), R13
+	VMOVDQU64 (R13)(R9*1), Z12
+	TESTL     $0x00010000, R12
 	JZ        not0_1
 	VPXORQ    Z12, Z14, Z14
 
 not0_1:
-	TESTB  $0x02, R11
+	TESTL  $0x00020000, R12
 	JZ     not1_1
 	VPXORQ Z12, Z15, Z15
 
 not1_1:
-	TESTB  $0x04, R11
+	TESTL  $0x00040000, R12
 	JZ     not2_1
 	VPXORQ Z12, Z16, Z16
 
 not2_1:
-	TESTB  $0x08, R11
+	TESTL  $0x00080000, R12
 	JZ     not3_1
 	VPXORQ Z12, Z17, Z17
 
 not3_1:
-	TESTB  $0x10, R11
+	TESTL  $0x00100000, R12
 	JZ     not4_1
 	VPXORQ Z12, Z18, Z18
 
 not4_1:
-	TESTB  $0x20, R11
+	TESTL  $0x00200000, R12
 	JZ     not5_1
 	VPXORQ Z12, Z19, Z19
 
 not5_1:
-	ADDQ $0x10, R9
-	DECQ R10
+	ADDQ $0x04, R10
+	DECQ R11
 	JNZ  term1
 
 store1:
-	MOVL      8(SI), R10
-	MOVL      12(SI), R11
-	ADDQ      (BX)(R10*1), R11
-	VMOVDQU64 Z14, (R11)(CX*1)
-	MOVL      16(SI), R10
-	MOVL      20(SI), R11
-	ADDQ      (BX)(R10*1), R11
-	VMOVDQU64 Z15, (R11)(CX*1)
-	MOVL      24(SI), R10
-	MOVL      28(SI), R11
-	ADDQ      (BX)(R10*1), R11
-	VMOVDQU64 Z16, (R11)(CX*1)
-	MOVL      32(SI), R10
-	MOVL      36(SI), R11
-	ADDQ      (BX)(R10*1), R11
-	VMOVDQU64 Z17, (R11)(CX*1)
-	MOVL      40(SI), R10
-	MOVL      44(SI), R11
-	ADDQ      (BX)(R10*1), R11
-	VMOVDQU64 Z18, (R11)(CX*1)
-	MOVL      48(SI), R10
-	MOVL      52(SI), R11
-	ADDQ      (BX)(R10*1), R11
-	VMOVDQU64 Z19, (R11)(CX*1)
-	ADDQ      $0x00000040, CX
-	SUBQ      $0x00000040, R8
+	MOVL      12(BX), R11
+	MOVL      16(BX), R12
+	ADDQ      (DX)(R11*1), R12
+	VMOVDQU64 Z14, (R12)(R8*1)
+	MOVL      20(BX), R11
+	MOVL      24(BX), R12
+	ADDQ      (DX)(R11*1), R12
+	VMOVDQU64 Z15, (R12)(R8*1)
+	MOVL      28(BX), R11
+	MOVL      32(BX), R12
+	ADDQ      (DX)(R11*1), R12
+	VMOVDQU64 Z16, (R12)(R8*1)
+	MOVL      36(BX), R11
+	MOVL      40(BX), R12
+	ADDQ      (DX)(R11*1), R12
+	VMOVDQU64 Z17, (R12)(R8*1)
+	MOVL      44(BX), R11
+	MOVL      48(BX), R12
+	ADDQ      (DX)(R11*1), R12
+	VMOVDQU64 Z18, (R12)(R8*1)
+	MOVL      52(BX), R11
+	MOVL      56(BX), R12
+	ADDQ      (DX)(R11*1), R12
+	VMOVDQU64 Z19, (R12)(R8*1)
+	ADDQ      $0x00000040, R9
+	ADDQ      $0x00000040, R8
+	SUBQ      $0x00000040, DI
 	JMP       narrow
 
 done:
-	MOVQ R9, SI
-	DECQ DI
+	MOVQ R10, BX
+	DECQ SI
 	JNZ  round
-	MOVQ row+24(FP), CX
-	ADDQ CX, AX
+	MOVQ row+24(FP), BX
+	ADDQ BX, AX
 	DECQ rows+16(FP)
 	JNZ  row
 	VZEROUPPER
 	RET
 
-// func xorx6Avx2(n int, pos int, rows int, row int, in *[]byte, out *[]byte, rounds *uint64, count int)
+// func xorx6Avx2(n int, pos int, rows int, row int, in *[]byte, out *[]byte, rounds *uint32, count int)
 // Requires: AVX, AVX2
 TEXT ·xorx6Avx2(SB), NOSPLIT, $0-64
 	MOVQ pos+8(FP), AX
-	MOVQ in+32(FP), DX
-	MOVQ out+40(FP), BX
+	MOVQ in+32(FP), CX
+	MOVQ out+40(FP), DX
 
 row:
-	MOVQ rounds+48(FP), SI
-	MOVQ count+56(FP), DI
+	MOVQ rounds+48(FP), BX
+	MOVQ count+56(FP), SI
 
 round:
-	MOVQ n+0(FP), R8
-	MOVQ AX, CX
+	MOVQ n+0(FP), DI
+	MOVL 8(BX), R9
+	MOVQ AX, R8
+	ADDQ R8, R9
 
 narrow:
-	CMPQ    R8, $0x00000020
+	CMPQ    DI, $0x00000020
 	JLT     done
 	VPXOR   Y0, Y0, Y0
 	VPXOR   Y1, Y1, Y1
@@ -3183,136 +3223,138 @@ narrow:
 	VPXOR   Y3, Y3, Y3
 	VPXOR   Y4, Y4, Y4
 	VPXOR   Y5, Y5, Y5
-	CMPL    4(SI), $0x00
+	CMPL    4(BX), $0x00
 	JEQ     zeros1
-	MOVL    8(SI), R9
-	MOVL    12(SI), R10
-	ADDQ    (BX)(R9*1), R10
-	VMOVDQU (R10)(CX*1), Y0
-	MOVL    16(SI), R9
-	MOVL    20(SI), R10
-	ADDQ    (BX)(R9*1), R10
-	VMOVDQU (R10)(CX*1), Y1
-	MOVL    24(SI), R9
-	MOVL    28(SI), R10
-	ADDQ    (BX)(R9*1), R10
-	VMOVDQU (R10)(CX*1), Y2
-	MOVL    32(SI), R9
-	MOVL    36(SI), R10
-	ADDQ    (BX)(R9*1), R10
-	VMOVDQU (R10)(CX*1), Y3
-	MOVL    40(SI), R9
-	MOVL    44(SI), R10
-	ADDQ    (BX)(R9*1), R10
-	VMOVDQU (R10)(CX*1), Y4
-	MOVL    48(SI), R9
-	MOVL    52(SI), R10
-	ADDQ    (BX)(R9*1), R10
-	VMOVDQU (R10)(CX*1), Y5
+	MOVL    12(BX), R10
+	MOVL    16(BX), R11
+	ADDQ    (DX)(R10*1), R11
+	VMOVDQU (R11)(R8*1), Y0
+	MOVL    20(BX), R10
+	MOVL    24(BX), R11
+	ADDQ    (DX)(R10*1), R11
+	VMOVDQU (R11)(R8*1), Y1
+	MOVL    28(BX), R10
+	MOVL    32(BX), R11
+	ADDQ    (DX)(R10*1), R11
+	VMOVDQU (R11)(R8*1), Y2
+	MOVL    36(BX), R10
+	MOVL    40(BX), R11
+	ADDQ    (DX)(R10*1), R11
+	VMOVDQU (R11)(R8*1), Y3
+	MOVL    44(BX), R10
+	MOVL    48(BX), R11
+	ADDQ    (DX)(R10*1), R11
+	VMOVDQU (R11)(R8*1), Y4
+	MOVL    52(BX), R10
+	MOVL    56(BX), R11
+	ADDQ    (DX)(R10*1), R11
+	VMOVDQU (R11)(R8*1), Y5
 
 zeros1:
-	MOVL  (SI), R10
-	LEAQ  56(SI), R9
-	TESTQ R10, R10
+	MOVL  (BX), R11
+	LEAQ  60(BX), R10
+	TESTQ R11, R11
 	JZ    store1
 
 term1:
-	MOVL    (R9), R11
-	MOVL    4(R9), R12
-	ADDQ    (DX)(R11*1), R12
-	MOVQ    8(R9), R11
-	VMOVDQU (R12)(CX*1), Y6
-	TESTB   $0x01, R11
+	MOVL    (R10), R12
+	MOVWQZX R12, R13
+	MOVQ    (CX)(R13*1), R13
+	VMOVDQU (R13)(R9*1), Y6
+	TESTL   $0x00010000, R12
 	JZ      not0_1
 	VPXOR   Y6, Y0, Y0
 
 not0_1:
-	TESTB $0x02, R11
+	TESTL $0x00020000, R12
 	JZ    not1_1
 	VPXOR Y6, Y1, Y1
 
 not1_1:
-	TESTB $0x04, R11
+	TESTL $0x00040000, R12
 	JZ    not2_1
 	VPXOR Y6, Y2, Y2
 
 not2_1:
-	TESTB $0x08, R11
+	TESTL $0x00080000, R12
 	JZ    not3_1
 	VPXOR Y6, Y3, Y3
 
 not3_1:
-	TESTB $0x10, R11
+	TESTL $0x00100000, R12
 	JZ    not4_1
 	VPXOR Y6, Y4, Y4
 
 not4_1:
-	TESTB $0x20, R11
+	TESTL $0x00200000, R12
 	JZ    not5_1
 	VPXOR Y6, Y5, Y5
 
 not5_1:
-	ADDQ $0x10, R9
-	DECQ R10
+	ADDQ $0x04, R10
+	DECQ R11
 	JNZ  term1
 
 store1:
-	MOVL    8(SI), R10
-	MOVL    12(SI), R11
-	ADDQ    (BX)(R10*1), R11
-	VMOVDQU Y0, (R11)(CX*1)
-	MOVL    16(SI), R10
-	MOVL    20(SI), R11
-	ADDQ    (BX)(R10*1), R11
-	VMOVDQU Y1, (R11)(CX*1)
-	MOVL    24(SI), R10
-	MOVL    28(SI), R11
-	ADDQ    (BX)(R10*1), R11
-	VMOVDQU Y2, (R11)(CX*1)
-	MOVL    32(SI), R10
-	MOVL    36(SI), R11
-	ADDQ    (BX)(R10*1), R11
-	VMOVDQU Y3, (R11)(CX*1)
-	MOVL    40(SI), R10
-	MOVL    44(SI), R11
-	ADDQ    (BX)(R10*1), R11
-	VMOVDQU Y4, (R11)(CX*1)
-	MOVL    48(SI), R10
-	MOVL    52(SI), R11
-	ADDQ    (BX)(R10*1), R11
-	VMOVDQU Y5, (R11)(CX*1)
-	ADDQ    $0x00000020, CX
-	SUBQ    $0x00000020, R8
+	MOVL    12(BX), R11
+	MOVL    16(BX), R12
+	ADDQ    (DX)(R11*1), R12
+	VMOVDQU Y0, (R12)(R8*1)
+	MOVL    20(BX), R11
+	MOVL    24(BX), R12
+	ADDQ    (DX)(R11*1), R12
+	VMOVDQU Y1, (R12)(R8*1)
+	MOVL    28(BX), R11
+	MOVL    32(BX), R12
+	ADDQ    (DX)(R11*1), R12
+	VMOVDQU Y2, (R12)(R8*1)
+	MOVL    36(BX), R11
+	MOVL    40(BX), R12
+	ADDQ    (DX)(R11*1), R12
+	VMOVDQU Y3, (R12)(R8*1)
+	MOVL    44(BX), R11
+	MOVL    48(BX), R12
+	ADDQ    (DX)(R11*1), R12
+	VMOVDQU Y4, (R12)(R8*1)
+	MOVL    52(BX), R11
+	MOVL    56(BX), R12
+	ADDQ    (DX)(R11*1), R12
+	VMOVDQU Y5, (R12)(R8*1)
+	ADDQ    $0x00000020, R9
+	ADDQ    $0x00000020, R8
+	SUBQ    $0x00000020, DI
 	JMP     narrow
 
 done:
-	MOVQ R9, SI
-	DECQ DI
+	MOVQ R10, BX
+	DECQ SI
 	JNZ  round
-	MOVQ row+24(FP), CX
-	ADDQ CX, AX
+	MOVQ row+24(FP), BX
+	ADDQ BX, AX
 	DECQ rows+16(FP)
 	JNZ  row
 	VZEROUPPER
 	RET
 
-// func xorx6Ssse3(n int, pos int, rows int, row int, in *[]byte, out *[]byte, rounds *uint64, count int)
+// func xorx6Ssse3(n int, pos int, rows int, row int, in *[]byte, out *[]byte, rounds *uint32, count int)
 // Requires: SSE2
 TEXT ·xorx6Ssse3(SB), NOSPLIT, $0-64
 	MOVQ pos+8(FP), AX
-	MOVQ in+32(FP), DX
-	MOVQ out+40(FP), BX
+	MOVQ in+32(FP), CX
+	MOVQ out+40(FP), DX
 
 row:
-	MOVQ rounds+48(FP), SI
-	MOVQ count+56(FP), DI
+	MOVQ rounds+48(FP), BX
+	MOVQ count+56(FP), SI
 
 round:
-	MOVQ n+0(FP), R8
-	MOVQ AX, CX
+	MOVQ n+0(FP), DI
+	MOVL 8(BX), R9
+	MOVQ AX, R8
+	ADDQ R8, R9
 
 narrow:
-	CMPQ  R8, $0x00000010
+	CMPQ  DI, $0x00000010
 	JLT   done
 	PXOR  X0, X0
 	PXOR  X1, X1
@@ -3320,135 +3362,137 @@ narrow:
 	PXOR  X3, X3
 	PXOR  X4, X4
 	PXOR  X5, X5
-	CMPL  4(SI), $0x00
+	CMPL  4(BX), $0x00
 	JEQ   zeros1
-	MOVL  8(SI), R9
-	MOVL  12(SI), R10
-	ADDQ  (BX)(R9*1), R10
-	MOVOU (R10)(CX*1), X0
-	MOVL  16(SI), R9
-	MOVL  20(SI), R10
-	ADDQ  (BX)(R9*1), R10
-	MOVOU (R10)(CX*1), X1
-	MOVL  24(SI), R9
-	MOVL  28(SI), R10
-	ADDQ  (BX)(R9*1), R10
-	MOVOU (R10)(CX*1), X2
-	MOVL  32(SI), R9
-	MOVL  36(SI), R10
-	ADDQ  (BX)(R9*1), R10
-	MOVOU (R10)(CX*1), X3
-	MOVL  40(SI), R9
-	MOVL  44(SI), R10
-	ADDQ  (BX)(R9*1), R10
-	MOVOU (R10)(CX*1), X4
-	MOVL  48(SI), R9
-	MOVL  52(SI), R10
-	ADDQ  (BX)(R9*1), R10
-	MOVOU (R10)(CX*1), X5
+	MOVL  12(BX), R10
+	MOVL  16(BX), R11
+	ADDQ  (DX)(R10*1), R11
+	MOVOU (R11)(R8*1), X0
+	MOVL  20(BX), R10
+	MOVL  24(BX), R11
+	ADDQ  (DX)(R10*1), R11
+	MOVOU (R11)(R8*1), X1
+	MOVL  28(BX), R10
+	MOVL  32(BX), R11
+	ADDQ  (DX)(R10*1), R11
+	MOVOU (R11)(R8*1), X2
+	MOVL  36(BX), R10
+	MOVL  40(BX), R11
+	ADDQ  (DX)(R10*1), R11
+	MOVOU (R11)(R8*1), X3
+	MOVL  44(BX), R10
+	MOVL  48(BX), R11
+	ADDQ  (DX)(R10*1), R11
+	MOVOU (R11)(R8*1), X4
+	MOVL  52(BX), R10
+	MOVL  56(BX), R11
+	ADDQ  (DX)(R10*1), R11
+	MOVOU (R11)(R8*1), X5
 
 zeros1:
-	MOVL  (SI), R10
-	LEAQ  56(SI), R9
-	TESTQ R10, R10
+	MOVL  (BX), R11
+	LEAQ  60(BX), R10
+	TESTQ R11, R11
 	JZ    store1
 
 term1:
-	MOVL  (R9), R11
-	MOVL  4(R9), R12
-	ADDQ  (DX)(R11*1), R12
-	MOVQ  8(R9), R11
-	MOVOU (R12)(CX*1), X6
-	TESTB $0x01, R11
-	JZ    not0_1
-	PXOR  X6, X0
+	MOVL    (R10), R12
+	MOVWQZX R12, R13
+	MOVQ    (CX)(R13*1), R13
+	MOVOU   (R13)(R9*1), X6
+	TESTL   $0x00010000, R12
+	JZ      not0_1
+	PXOR    X6, X0
 
 not0_1:
-	TESTB $0x02, R11
+	TESTL $0x00020000, R12
 	JZ    not1_1
 	PXOR  X6, X1
 
 not1_1:
-	TESTB $0x04, R11
+	TESTL $0x00040000, R12
 	JZ    not2_1
 	PXOR  X6, X2
 
 not2_1:
-	TESTB $0x08, R11
+	TESTL $0x00080000, R12
 	JZ    not3_1
 	PXOR  X6, X3
 
 not3_1:
-	TESTB $0x10, R11
+	TESTL $0x00100000, R12
 	JZ    not4_1
 	PXOR  X6, X4
 
 not4_1:
-	TESTB $0x20, R11
+	TESTL $0x00200000, R12
 	JZ    not5_1
 	PXOR  X6, X5
 
 not5_1:
-	ADDQ $0x10, R9
-	DECQ R10
+	ADDQ $0x04, R10
+	DECQ R11
 	JNZ  term1
 
 store1:
-	MOVL  8(SI), R10
-	MOVL  12(SI), R11
-	ADDQ  (BX)(R10*1), R11
-	MOVOU X0, (R11)(CX*1)
-	MOVL  16(SI), R10
-	MOVL  20(SI), R11
-	ADDQ  (BX)(R10*1), R11
-	MOVOU X1, (R11)(CX*1)
-	MOVL  24(SI), R10
-	MOVL  28(SI), R11
-	ADDQ  (BX)(R10*1), R11
-	MOVOU X2, (R11)(CX*1)
-	MOVL  32(SI), R10
-	MOVL  36(SI), R11
-	ADDQ  (BX)(R10*1), R11
-	MOVOU X3, (R11)(CX*1)
-	MOVL  40(SI), R10
-	MOVL  44(SI), R11
-	ADDQ  (BX)(R10*1), R11
-	MOVOU X4, (R11)(CX*1)
-	MOVL  48(SI), R10
-	MOVL  52(SI), R11
-	ADDQ  (BX)(R10*1), R11
-	MOVOU X5, (R11)(CX*1)
-	ADDQ  $0x00000010, CX
-	SUBQ  $0x00000010, R8
+	MOVL  12(BX), R11
+	MOVL  16(BX), R12
+	ADDQ  (DX)(R11*1), R12
+	MOVOU X0, (R12)(R8*1)
+	MOVL  20(BX), R11
+	MOVL  24(BX), R12
+	ADDQ  (DX)(R11*1), R12
+	MOVOU X1, (R12)(R8*1)
+	MOVL  28(BX), R11
+	MOVL  32(BX), R12
+	ADDQ  (DX)(R11*1), R12
+	MOVOU X2, (R12)(R8*1)
+	MOVL  36(BX), R11
+	MOVL  40(BX), R12
+	ADDQ  (DX)(R11*1), R12
+	MOVOU X3, (R12)(R8*1)
+	MOVL  44(BX), R11
+	MOVL  48(BX), R12
+	ADDQ  (DX)(R11*1), R12
+	MOVOU X4, (R12)(R8*1)
+	MOVL  52(BX), R11
+	MOVL  56(BX), R12
+	ADDQ  (DX)(R11*1), R12
+	MOVOU X5, (R12)(R8*1)
+	ADDQ  $0x00000010, R9
+	ADDQ  $0x00000010, R8
+	SUBQ  $0x00000010, DI
 	JMP   narrow
 
 done:
-	MOVQ R9, SI
-	DECQ DI
+	MOVQ R10, BX
+	DECQ SI
 	JNZ  round
-	MOVQ row+24(FP), CX
-	ADDQ CX, AX
+	MOVQ row+24(FP), BX
+	ADDQ BX, AX
 	DECQ rows+16(FP)
 	JNZ  row
 	RET
 
-// func xorx7Avx512(n int, pos int, rows int, row int, in *[]byte, out *[]byte, rounds *uint64, count int)
+// func xorx7Avx512(n int, pos int, rows int, row int, in *[]byte, out *[]byte, rounds *uint32, count int)
 // Requires: AVX, AVX512F
 TEXT ·xorx7Avx512(SB), NOSPLIT, $0-64
 	MOVQ pos+8(FP), AX
-	MOVQ in+32(FP), DX
-	MOVQ out+40(FP), BX
+	MOVQ in+32(FP), CX
+	MOVQ out+40(FP), DX
 
 row:
-	MOVQ rounds+48(FP), SI
-	MOVQ count+56(FP), DI
+	MOVQ rounds+48(FP), BX
+	MOVQ count+56(FP), SI
 
 round:
-	MOVQ n+0(FP), R8
-	MOVQ AX, CX
+	MOVQ n+0(FP), DI
+	MOVL 8(BX), R9
+	MOVQ AX, R8
+	ADDQ R8, R9
 
 wide:
-	CMPQ      R8, $0x00000080
+	CMPQ      DI, $0x00000080
 	JLT       narrow
 	VPXORQ    Z0, Z0, Z0
 	VPXORQ    Z1, Z1, Z1
@@ -3464,145 +3508,145 @@ wide:
 	VPXORQ    Z11, Z11, Z11
 	VPXORQ    Z12, Z12, Z12
 	VPXORQ    Z13, Z13, Z13
-	CMPL      4(SI), $0x00
+	CMPL      4(BX), $0x00
 	JEQ       zeros2
-	MOVL      8(SI), R9
-	MOVL      12(SI), R10
-	ADDQ      (BX)(R9*1), R10
-	VMOVDQU64 (R10)(CX*1), Z0
-	VMOVDQU64 64(R10)(CX*1), Z1
-	MOVL      16(SI), R9
-	MOVL      20(SI), R10
-	ADDQ      (BX)(R9*1), R10
-	VMOVDQU64 (R10)(CX*1), Z2
-	VMOVDQU64 64(R10)(CX*1), Z3
-	MOVL      24(SI), R9
-	MOVL      28(SI), R10
-	ADDQ      (BX)(R9*1), R10
-	VMOVDQU64 (R10)(CX*1), Z4
-	VMOVDQU64 64(R10)(CX*1), Z5
-	MOVL      32(SI), R9
-	MOVL      36(SI), R10
-	ADDQ      (BX)(R9*1), R10
-	VMOVDQU64 (R10)(CX*1), Z6
-	VMOVDQU64 64(R10)(CX*1), Z7
-	MOVL      40(SI), R9
-	MOVL      44(SI), R10
-	ADDQ      (BX)(R9*1), R10
-	VMOVDQU64 (R10)(CX*1), Z8
-	VMOVDQU64 64(R10)(CX*1), Z9
-	MOVL      48(SI), R9
-	MOVL      52(SI), R10
-	ADDQ      (BX)(R9*1), R10
-	VMOVDQU64 (R10)(CX*1), Z10
-	VMOVDQU64 64(R10)(CX*1), Z11
-	MOVL      56(SI), R9
-	MOVL      60(SI), R10
-	ADDQ      (BX)(R9*1), R10
-	VMOVDQU64 (R10)(CX*1), Z12
-	VMOVDQU64 64(R10)(CX*1), Z13
+	MOVL      12(BX), R10
+	MOVL      16(BX), R11
+	ADDQ      (DX)(R10*1), R11
+	VMOVDQU64 (R11)(R8*1), Z0
+	VMOVDQU64 64(R11)(R8*1), Z1
+	MOVL      20(BX), R10
+	MOVL      24(BX), R11
+	ADDQ      (DX)(R10*1), R11
+	VMOVDQU64 (R11)(R8*1), Z2
+	VMOVDQU64 64(R11)(R8*1), Z3
+	MOVL      28(BX), R10
+	MOVL      32(BX), R11
+	ADDQ      (DX)(R10*1), R11
+	VMOVDQU64 (R11)(R8*1), Z4
+	VMOVDQU64 64(R11)(R8*1), Z5
+	MOVL      36(BX), R10
+	MOVL      40(BX), R11
+	ADDQ      (DX)(R10*1), R11
+	VMOVDQU64 (R11)(R8*1), Z6
+	VMOVDQU64 64(R11)(R8*1), Z7
+	MOVL      44(BX), R10
+	MOVL      48(BX), R11
+	ADDQ      (DX)(R10*1), R11
+	VMOVDQU64 (R11)(R8*1), Z8
+	VMOVDQU64 64(R11)(R8*1), Z9
+	MOVL      52(BX), R10
+	MOVL      56(BX), R11
+	ADDQ      (DX)(R10*1), R11
+	VMOVDQU64 (R11)(R8*1), Z10
+	VMOVDQU64 64(R11)(R8*1), Z11
+	MOVL      60(BX), R10
+	MOVL      64(BX), R11
+	ADDQ      (DX)(R10*1), R11
+	VMOVDQU64 (R11)(R8*1), Z12
+	VMOVDQU64 64(R11)(R8*1), Z13
 
 zeros2:
-	MOVL  (SI), R10
-	LEAQ  64(SI), R9
-	TESTQ R10, R10
+	MOVL  (BX), R11
+	LEAQ  68(BX), R10
+	TESTQ R11, R11
 	JZ    store2
 
 term2:
-	MOVL      (R9), R11
-	MOVL      4(R9), R12
-	ADDQ      (DX)(R11*1), R12
-	MOVQ      8(R9), R11
-	VMOVDQU64 (R12)(CX*1), Z14
-	VMOVDQU64 64(R12)(CX*1), Z15
-	TESTB     $0x01, R11
+	MOVL      (R10), R12
+	MOVWQZX   R12, R13
+	MOVQ      (CX)(R13*1), R13
+	VMOVDQU64 (R13)(R9*1), Z14
+	VMOVDQU64 64(R13)(R9*1), Z15
+	TESTL     $0x00010000, R12
 	JZ        not0_2
 	VPXORQ    Z14, Z0, Z0
 	VPXORQ    Z15, Z1, Z1
 
 not0_2:
-	TESTB  $0x02, R11
+	TESTL  $0x00020000, R12
 	JZ     not1_2
 	VPXORQ Z14, Z2, Z2
 	VPXORQ Z15, Z3, Z3
 
 not1_2:
-	TESTB  $0x04, R11
+	TESTL  $0x00040000, R12
 	JZ     not2_2
 	VPXORQ Z14, Z4, Z4
 	VPXORQ Z15, Z5, Z5
 
 not2_2:
-	TESTB  $0x08, R11
+	TESTL  $0x00080000, R12
 	JZ     not3_2
 	VPXORQ Z14, Z6, Z6
 	VPXORQ Z15, Z7, Z7
 
 not3_2:
-	TESTB  $0x10, R11
+	TESTL  $0x00100000, R12
 	JZ     not4_2
 	VPXORQ Z14, Z8, Z8
 	VPXORQ Z15, Z9, Z9
 
 not4_2:
-	TESTB  $0x20, R11
+	TESTL  $0x00200000, R12
 	JZ     not5_2
 	VPXORQ Z14, Z10, Z10
 	VPXORQ Z15, Z11, Z11
 
 not5_2:
-	TESTB  $0x40, R11
+	TESTL  $0x00400000, R12
 	JZ     not6_2
 	VPXORQ Z14, Z12, Z12
 	VPXORQ Z15, Z13, Z13
 
 not6_2:
-	ADDQ $0x10, R9
-	DECQ R10
+	ADDQ $0x04, R10
+	DECQ R11
 	JNZ  term2
 
 store2:
-	MOVL      8(SI), R10
-	MOVL      12(SI), R11
-	ADDQ      (BX)(R10*1), R11
-	VMOVDQU64 Z0, (R11)(CX*1)
-	VMOVDQU64 Z1, 64(R11)(CX*1)
-	MOVL      16(SI), R10
-	MOVL      20(SI), R11
-	ADDQ      (BX)(R10*1), R11
-	VMOVDQU64 Z2, (R11)(CX*1)
-	VMOVDQU64 Z3, 64(R11)(CX*1)
-	MOVL      24(SI), R10
-	MOVL      28(SI), R11
-	ADDQ      (BX)(R10*1), R11
-	VMOVDQU64 Z4, (R11)(CX*1)
-	VMOVDQU64 Z5, 64(R11)(CX*1)
-	MOVL      32(SI), R10
-	MOVL      36(SI), R11
-	ADDQ      (BX)(R10*1), R11
-	VMOVDQU64 Z6, (R11)(CX*1)
-	VMOVDQU64 Z7, 64(R11)(CX*1)
-	MOVL      40(SI), R10
-	MOVL      44(SI), R11
-	ADDQ      (BX)(R10*1), R11
-	VMOVDQU64 Z8, (R11)(CX*1)
-	VMOVDQU64 Z9, 64(R11)(CX*1)
-	MOVL      48(SI), R10
-	MOVL      52(SI), R11
-	ADDQ      (BX)(R10*1), R11
-	VMOVDQU64 Z10, (R11)(CX*1)
-	VMOVDQU64 Z11, 64(R11)(CX*1)
-	MOVL      56(SI), R10
-	MOVL      60(SI), R11
-	ADDQ      (BX)(R10*1), R11
-	VMOVDQU64 Z12, (R11)(CX*1)
-	VMOVDQU64 Z13, 64(R11)(CX*1)
-	ADDQ      $0x00000080, CX
-	SUBQ      $0x00000080, R8
+	MOVL      12(BX), R11
+	MOVL      16(BX), R12
+	ADDQ      (DX)(R11*1), R12
+	VMOVDQU64 Z0, (R12)(R8*1)
+	VMOVDQU64 Z1, 64(R12)(R8*1)
+	MOVL      20(BX), R11
+	MOVL      24(BX), R12
+	ADDQ      (DX)(R11*1), R12
+	VMOVDQU64 Z2, (R12)(R8*1)
+	VMOVDQU64 Z3, 64(R12)(R8*1)
+	MOVL      28(BX), R11
+	MOVL      32(BX), R12
+	ADDQ      (DX)(R11*1), R12
+	VMOVDQU64 Z4, (R12)(R8*1)
+	VMOVDQU64 Z5, 64(R12)(R8*1)
+	MOVL      36(BX), R11
+	MOVL      40(BX), R12
+	ADDQ      (DX)(R11*1), R12
+	VMOVDQU64 Z6, (R12)(R8*1)
+	VMOVDQU64 Z7, 64(R12)(R8*1)
+	MOVL      44(BX), R11
+	MOVL      48(BX), R12
+	ADDQ      (DX)(R11*1), R12
+	VMOVDQU64 Z8, (R12)(R8*1)
+	VMOVDQU64 Z9, 64(R12)(R8*1)
+	MOVL      52(BX), R11
+	MOVL      56(BX), R12
+	ADDQ      (DX)(R11*1), R12
+	VMOVDQU64 Z10, (R12)(R8*1)
+	VMOVDQU64 Z11, 64(R12)(R8*1)
+	MOVL      60(BX), R11
+	MOVL      64(BX), R12
+	ADDQ      (DX)(R11*1), R12
+	VMOVDQU64 Z12, (R12)(R8*1)
+	VMOVDQU64 Z13, 64(R12)(R8*1)
+	ADDQ      $0x00000080, R9
+	ADDQ      $0x00000080, R8
+	SUBQ      $0x00000080, DI
 	JMP       wide
 
 narrow:
-	CMPQ      R8, $0x00000040
+	CMPQ      DI, $0x00000040
 	JLT       done
 	VPXORQ    Z16, Z16, Z16
 	VPXORQ    Z17, Z17, Z17
@@ -3611,149 +3655,151 @@ narrow:
 	VPXORQ    Z20, Z20, Z20
 	VPXORQ    Z21, Z21, Z21
 	VPXORQ    Z22, Z22, Z22
-	CMPL      4(SI), $0x00
+	CMPL      4(BX), $0x00
 	JEQ       zeros1
-	MOVL      8(SI), R9
-	MOVL      12(SI), R10
-	ADDQ      (BX)(R9*1), R10
-	VMOVDQU64 (R10)(CX*1), Z16
-	MOVL      16(SI), R9
-	MOVL      20(SI), R10
-	ADDQ      (BX)(R9*1), R10
-	VMOVDQU64 (R10)(CX*1), Z17
-	MOVL      24(SI), R9
-	MOVL      28(SI), R10
-	ADDQ      (BX)(R9*1), R10
-	VMOVDQU64 (R10)(CX*1), Z18
-	MOVL      32(SI), R9
-	MOVL      36(SI), R10
-	ADDQ      (BX)(R9*1), R10
-	VMOVDQU64 (R10)(CX*1), Z19
-	MOVL      40(SI), R9
-	MOVL      44(SI), R10
-	ADDQ      (BX)(R9*1), R10
-	VMOVDQU64 (R10)(CX*1), Z20
-	MOVL      48(SI), R9
-	MOVL      52(SI), R10
-	ADDQ      (BX)(R9*1), R10
-	VMOVDQU64 (R10)(CX*1), Z21
-	MOVL      56(SI), R9
-	MOVL      60(SI), R10
-	ADDQ      (BX)(R9*1), R10
-	VMOVDQU64 (R10)(CX*1), Z22
+	MOVL      12(BX), R10
+	MOVL      16(BX), R11
+	ADDQ      (DX)(R10*1), R11
+	VMOVDQU64 (R11)(R8*1), Z16
+	MOVL      20(BX), R10
+	MOVL      24(BX), R11
+	ADDQ      (DX)(R10*1), R11
+	VMOVDQU64 (R11)(R8*1), Z17
+	MOVL      28(BX), R10
+	MOVL      32(BX), R11
+	ADDQ      (DX)(R10*1), R11
+	VMOVDQU64 (R11)(R8*1), Z18
+	MOVL      36(BX), R10
+	MOVL      40(BX), R11
+	ADDQ      (DX)(R10*1), R11
+	VMOVDQU64 (R11)(R8*1), Z19
+	MOVL      44(BX), R10
+	MOVL      48(BX), R11
+	ADDQ      (DX)(R10*1), R11
+	VMOVDQU64 (R11)(R8*1), Z20
+	MOVL      52(BX), R10
+	MOVL      56(BX), R11
+	ADDQ      (DX)(R10*1), R11
+	VMOVDQU64 (R11)(R8*1), Z21
+	MOVL      60(BX), R10
+	MOVL      64(BX), R11
+	ADDQ      (DX)(R10*1), R11
+	VMOVDQU64 (R11)(R8*1), Z22
 
 zeros1:
-	MOVL  (SI), R10
-	LEAQ  64(SI), R9
-	TESTQ R10, R10
+	MOVL  (BX), R11
+	LEAQ  68(BX), R10
+	TESTQ R11, R11
 	JZ    store1
 
 term1:
-	MOVL      (R9), R11
-	MOVL      4(R9), R12
-	ADDQ      (DX)(R11*1), R12
-	MOVQ      8(R9), R11
-	VMOVDQU64 (R12)(CX*1), Z14
-	TESTB     $0x01, R11
+	MOVL      (R10), R12
+	MOVWQZX   R12, R13
+	MOVQ      (CX)(R13*1), R13
+	VMOVDQU64 (R13)(R9*1), Z14
+	TESTL     $0x00010000, R12
 	JZ        not0_1
 	VPXORQ    Z14, Z16, Z16
 
 not0_1:
-	TESTB  $0x02, R11
+	TESTL  $0x00020000, R12
 	JZ     not1_1
 	VPXORQ Z14, Z17, Z17
 
 not1_1:
-	TESTB  $0x04, R11
+	TESTL  $0x00040000, R12
 	JZ     not2_1
 	VPXORQ Z14, Z18, Z18
 
 not2_1:
-	TESTB  $0x08, R11
+	TESTL  $0x00080000, R12
 	JZ     not3_1
 	VPXORQ Z14, Z19, Z19
 
 not3_1:
-	TESTB  $0x10, R11
+	TESTL  $0x00100000, R12
 	JZ     not4_1
 	VPXORQ Z14, Z20, Z20
 
 not4_1:
-	TESTB  $0x20, R11
+	TESTL  $0x00200000, R12
 	JZ     not5_1
 	VPXORQ Z14, Z21, Z21
 
 not5_1:
-	TESTB  $0x40, R11
+	TESTL  $0x00400000, R12
 	JZ     not6_1
 	VPXORQ Z14, Z22, Z22
 
 not6_1:
-	ADDQ $0x10, R9
-	DECQ R10
+	ADDQ $0x04, R10
+	DECQ R11
 	JNZ  term1
 
 store1:
-	MOVL      8(SI), R10
-	MOVL      12(SI), R11
-	ADDQ      (BX)(R10*1), R11
-	VMOVDQU64 Z16, (R11)(CX*1)
-	MOVL      16(SI), R10
-	MOVL      20(SI), R11
-	ADDQ      (BX)(R10*1), R11
-	VMOVDQU64 Z17, (R11)(CX*1)
-	MOVL      24(SI), R10
-	MOVL      28(SI), R11
-	ADDQ      (BX)(R10*1), R11
-	VMOVDQU64 Z18, (R11)(CX*1)
-	MOVL      32(SI), R10
-	MOVL      36(SI), R11
-	ADDQ      (BX)(R10*1), R11
-	VMOVDQU64 Z19, (R11)(CX*1)
-	MOVL      40(SI), R10
-	MOVL      44(SI), R11
-	ADDQ      (BX)(R10*1), R11
-	VMOVDQU64 Z20, (R11)(CX*1)
-	MOVL      48(SI), R10
-	MOVL      52(SI), R11
-	ADDQ      (BX)(R10*1), R11
-	VMOVDQU64 Z21, (R11)(CX*1)
-	MOVL      56(SI), R10
-	MOVL      60(SI), R11
-	ADDQ      (BX)(R10*1), R11
-	VMOVDQU64 Z22, (R11)(CX*1)
-	ADDQ      $0x00000040, CX
-	SUBQ      $0x00000040, R8
+	MOVL      12(BX), R11
+	MOVL      16(BX), R12
+	ADDQ      (DX)(R11*1), R12
+	VMOVDQU64 Z16, (R12)(R8*1)
+	MOVL      20(BX), R11
+	MOVL      24(BX), R12
+	ADDQ      (DX)(R11*1), R12
+	VMOVDQU64 Z17, (R12)(R8*1)
+	MOVL      28(BX), R11
+	MOVL      32(BX), R12
+	ADDQ      (DX)(R11*1), R12
+	VMOVDQU64 Z18, (R12)(R8*1)
+	MOVL      36(BX), R11
+	MOVL      40(BX), R12
+	ADDQ      (DX)(R11*1), R12
+	VMOVDQU64 Z19, (R12)(R8*1)
+	MOVL      44(BX), R11
+	MOVL      48(BX), R12
+	ADDQ      (DX)(R11*1), R12
+	VMOVDQU64 Z20, (R12)(R8*1)
+	MOVL      52(BX), R11
+	MOVL      56(BX), R12
+	ADDQ      (DX)(R11*1), R12
+	VMOVDQU64 Z21, (R12)(R8*1)
+	MOVL      60(BX), R11
+	MOVL      64(BX), R12
+	ADDQ      (DX)(R11*1), R12
+	VMOVDQU64 Z22, (R12)(R8*1)
+	ADDQ      $0x00000040, R9
+	ADDQ      $0x00000040, R8
+	SUBQ      $0x00000040, DI
 	JMP       narrow
 
 done:
-	MOVQ R9, SI
-	DECQ DI
+	MOVQ R10, BX
+	DECQ SI
 	JNZ  round
-	MOVQ row+24(FP), CX
-	ADDQ CX, AX
+	MOVQ row+24(FP), BX
+	ADDQ BX, AX
 	DECQ rows+16(FP)
 	JNZ  row
 	VZEROUPPER
 	RET
 
-// func xorx7Avx2(n int, pos int, rows int, row int, in *[]byte, out *[]byte, rounds *uint64, count int)
+// func xorx7Avx2(n int, pos int, rows int, row int, in *[]byte, out *[]byte, rounds *uint32, count int)
 // Requires: AVX, AVX2
 TEXT ·xorx7Avx2(SB), NOSPLIT, $0-64
 	MOVQ pos+8(FP), AX
-	MOVQ in+32(FP), DX
-	MOVQ out+40(FP), BX
+	MOVQ in+32(FP), CX
+	MOVQ out+40(FP), DX
 
 row:
-	MOVQ rounds+48(FP), SI
-	MOVQ count+56(FP), DI
+	MOVQ rounds+48(FP), BX
+	MOVQ count+56(FP), SI
 
 round:
-	MOVQ n+0(FP), R8
-	MOVQ AX, CX
+	MOVQ n+0(FP), DI
+	MOVL 8(BX), R9
+	MOVQ AX, R8
+	ADDQ R8, R9
 
 narrow:
-	CMPQ    R8, $0x00000020
+	CMPQ    DI, $0x00000020
 	JLT     done
 	VPXOR   Y0, Y0, Y0
 	VPXOR   Y1, Y1, Y1
@@ -3762,149 +3808,151 @@ narrow:
 	VPXOR   Y4, Y4, Y4
 	VPXOR   Y5, Y5, Y5
 	VPXOR   Y6, Y6, Y6
-	CMPL    4(SI), $0x00
+	CMPL    4(BX), $0x00
 	JEQ     zeros1
-	MOVL    8(SI), R9
-	MOVL    12(SI), R10
-	ADDQ    (BX)(R9*1), R10
-	VMOVDQU (R10)(CX*1), Y0
-	MOVL    16(SI), R9
-	MOVL    20(SI), R10
-	ADDQ    (BX)(R9*1), R10
-	VMOVDQU (R10)(CX*1), Y1
-	MOVL    24(SI), R9
-	MOVL    28(SI), R10
-	ADDQ    (BX)(R9*1), R10
-	VMOVDQU (R10)(CX*1), Y2
-	MOVL    32(SI), R9
-	MOVL    36(SI), R10
-	ADDQ    (BX)(R9*1), R10
-	VMOVDQU (R10)(CX*1), Y3
-	MOVL    40(SI), R9
-	MOVL    44(SI), R10
-	ADDQ    (BX)(R9*1), R10
-	VMOVDQU (R10)(CX*1), Y4
-	MOVL    48(SI), R9
-	MOVL    52(SI), R10
-	ADDQ    (BX)(R9*1), R10
-	VMOVDQU (R10)(CX*1), Y5
-	MOVL    56(SI), R9
-	MOVL    60(SI), R10
-	ADDQ    (BX)(R9*1), R10
-	VMOVDQU (R10)(CX*1), Y6
+	MOVL    12(BX), R10
+	MOVL    16(BX), R11
+	ADDQ    (DX)(R10*1), R11
+	VMOVDQU (R11)(R8*1), Y0
+	MOVL    20(BX), R10
+	MOVL    24(BX), R11
+	ADDQ    (DX)(R10*1), R11
+	VMOVDQU (R11)(R8*1), Y1
+	MOVL    28(BX), R10
+	MOVL    32(BX), R11
+	ADDQ    (DX)(R10*1), R11
+	VMOVDQU (R11)(R8*1), Y2
+	MOVL    36(BX), R10
+	MOVL    40(BX), R11
+	ADDQ    (DX)(R10*1), R11
+	VMOVDQU (R11)(R8*1), Y3
+	MOVL    44(BX), R10
+	MOVL    48(BX), R11
+	ADDQ    (DX)(R10*1), R11
+	VMOVDQU (R11)(R8*1), Y4
+	MOVL    52(BX), R10
+	MOVL    56(BX), R11
+	ADDQ    (DX)(R10*1), R11
+	VMOVDQU (R11)(R8*1), Y5
+	MOVL    60(BX), R10
+	MOVL    64(BX), R11
+	ADDQ    (DX)(R10*1), R11
+	VMOVDQU (R11)(R8*1), Y6
 
 zeros1:
-	MOVL  (SI), R10
-	LEAQ  64(SI), R9
-	TESTQ R10, R10
+	MOVL  (BX), R11
+	LEAQ  68(BX), R10
+	TESTQ R11, R11
 	JZ    store1
 
 term1:
-	MOVL    (R9), R11
-	MOVL    4(R9), R12
-	ADDQ    (DX)(R11*1), R12
-	MOVQ    8(R9), R11
-	VMOVDQU (R12)(CX*1), Y7
-	TESTB   $0x01, R11
+	MOVL    (R10), R12
+	MOVWQZX R12, R13
+	MOVQ    (CX)(R13*1), R13
+	VMOVDQU (R13)(R9*1), Y7
+	TESTL   $0x00010000, R12
 	JZ      not0_1
 	VPXOR   Y7, Y0, Y0
 
 not0_1:
-	TESTB $0x02, R11
+	TESTL $0x00020000, R12
 	JZ    not1_1
 	VPXOR Y7, Y1, Y1
 
 not1_1:
-	TESTB $0x04, R11
+	TESTL $0x00040000, R12
 	JZ    not2_1
 	VPXOR Y7, Y2, Y2
 
 not2_1:
-	TESTB $0x08, R11
+	TESTL $0x00080000, R12
 	JZ    not3_1
 	VPXOR Y7, Y3, Y3
 
 not3_1:
-	TESTB $0x10, R11
+	TESTL $0x00100000, R12
 	JZ    not4_1
 	VPXOR Y7, Y4, Y4
 
 not4_1:
-	TESTB $0x20, R11
+	TESTL $0x00200000, R12
 	JZ    not5_1
 	VPXOR Y7, Y5, Y5
 
 not5_1:
-	TESTB $0x40, R11
+	TESTL $0x00400000, R12
 	JZ    not6_1
 	VPXOR Y7, Y6, Y6
 
 not6_1:
-	ADDQ $0x10, R9
-	DECQ R10
+	ADDQ $0x04, R10
+	DECQ R11
 	JNZ  term1
 
 store1:
-	MOVL    8(SI), R10
-	MOVL    12(SI), R11
-	ADDQ    (BX)(R10*1), R11
-	VMOVDQU Y0, (R11)(CX*1)
-	MOVL    16(SI), R10
-	MOVL    20(SI), R11
-	ADDQ    (BX)(R10*1), R11
-	VMOVDQU Y1, (R11)(CX*1)
-	MOVL    24(SI), R10
-	MOVL    28(SI), R11
-	ADDQ    (BX)(R10*1), R11
-	VMOVDQU Y2, (R11)(CX*1)
-	MOVL    32(SI), R10
-	MOVL    36(SI), R11
-	ADDQ    (BX)(R10*1), R11
-	VMOVDQU Y3, (R11)(CX*1)
-	MOVL    40(SI), R10
-	MOVL    44(SI), R11
-	ADDQ    (BX)(R10*1), R11
-	VMOVDQU Y4, (R11)(CX*1)
-	MOVL    48(SI), R10
-	MOVL    52(SI), R11
-	ADDQ    (BX)(R10*1), R11
-	VMOVDQU Y5, (R11)(CX*1)
-	MOVL    56(SI), R10
-	MOVL    60(SI), R11
-	ADDQ    (BX)(R10*1), R11
-	VMOVDQU Y6, (R11)(CX*1)
-	ADDQ    $0x00000020, CX
-	SUBQ    $0x00000020, R8
+	MOVL    12(BX), R11
+	MOVL    16(BX), R12
+	ADDQ    (DX)(R11*1), R12
+	VMOVDQU Y0, (R12)(R8*1)
+	MOVL    20(BX), R11
+	MOVL    24(BX), R12
+	ADDQ    (DX)(R11*1), R12
+	VMOVDQU Y1, (R12)(R8*1)
+	MOVL    28(BX), R11
+	MOVL    32(BX), R12
+	ADDQ    (DX)(R11*1), R12
+	VMOVDQU Y2, (R12)(R8*1)
+	MOVL    36(BX), R11
+	MOVL    40(BX), R12
+	ADDQ    (DX)(R11*1), R12
+	VMOVDQU Y3, (R12)(R8*1)
+	MOVL    44(BX), R11
+	MOVL    48(BX), R12
+	ADDQ    (DX)(R11*1), R12
+	VMOVDQU Y4, (R12)(R8*1)
+	MOVL    52(BX), R11
+	MOVL    56(BX), R12
+	ADDQ    (DX)(R11*1), R12
+	VMOVDQU Y5, (R12)(R8*1)
+	MOVL    60(BX), R11
+	MOVL    64(BX), R12
+	ADDQ    (DX)(R11*1), R12
+	VMOVDQU Y6, (R12)(R8*1)
+	ADDQ    $0x00000020, R9
+	ADDQ    $0x00000020, R8
+	SUBQ    $0x00000020, DI
 	JMP     narrow
 
 done:
-	MOVQ R9, SI
-	DECQ DI
+	MOVQ R10, BX
+	DECQ SI
 	JNZ  round
-	MOVQ row+24(FP), CX
-	ADDQ CX, AX
+	MOVQ row+24(FP), BX
+	ADDQ BX, AX
 	DECQ rows+16(FP)
 	JNZ  row
 	VZEROUPPER
 	RET
 
-// func xorx7Ssse3(n int, pos int, rows int, row int, in *[]byte, out *[]byte, rounds *uint64, count int)
+// func xorx7Ssse3(n int, pos int, rows int, row int, in *[]byte, out *[]byte, rounds *uint32, count int)
 // Requires: SSE2
 TEXT ·xorx7Ssse3(SB), NOSPLIT, $0-64
 	MOVQ pos+8(FP), AX
-	MOVQ in+32(FP), DX
-	MOVQ out+40(FP), BX
+	MOVQ in+32(FP), CX
+	MOVQ out+40(FP), DX
 
 row:
-	MOVQ rounds+48(FP), SI
-	MOVQ count+56(FP), DI
+	MOVQ rounds+48(FP), BX
+	MOVQ count+56(FP), SI
 
 round:
-	MOVQ n+0(FP), R8
-	MOVQ AX, CX
+	MOVQ n+0(FP), DI
+	MOVL 8(BX), R9
+	MOVQ AX, R8
+	ADDQ R8, R9
 
 narrow:
-	CMPQ  R8, $0x00000010
+	CMPQ  DI, $0x00000010
 	JLT   done
 	PXOR  X0, X0
 	PXOR  X1, X1
@@ -3913,148 +3961,150 @@ narrow:
 	PXOR  X4, X4
 	PXOR  X5, X5
 	PXOR  X6, X6
-	CMPL  4(SI), $0x00
+	CMPL  4(BX), $0x00
 	JEQ   zeros1
-	MOVL  8(SI), R9
-	MOVL  12(SI), R10
-	ADDQ  (BX)(R9*1), R10
-	MOVOU (R10)(CX*1), X0
-	MOVL  16(SI), R9
-	MOVL  20(SI), R10
-	ADDQ  (BX)(R9*1), R10
-	MOVOU (R10)(CX*1), X1
-	MOVL  24(SI), R9
-	MOVL  28(SI), R10
-	ADDQ  (BX)(R9*1), R10
-	MOVOU (R10)(CX*1), X2
-	MOVL  32(SI), R9
-	MOVL  36(SI), R10
-	ADDQ  (BX)(R9*1), R10
-	MOVOU (R10)(CX*1), X3
-	MOVL  40(SI), R9
-	MOVL  44(SI), R10
-	ADDQ  (BX)(R9*1), R10
-	MOVOU (R10)(CX*1), X4
-	MOVL  48(SI), R9
-	MOVL  52(SI), R10
-	ADDQ  (BX)(R9*1), R10
-	MOVOU (R10)(CX*1), X5
-	MOVL  56(SI), R9
-	MOVL  60(SI), R10
-	ADDQ  (BX)(R9*1), R10
-	MOVOU (R10)(CX*1), X6
+	MOVL  12(BX), R10
+	MOVL  16(BX), R11
+	ADDQ  (DX)(R10*1), R11
+	MOVOU (R11)(R8*1), X0
+	MOVL  20(BX), R10
+	MOVL  24(BX), R11
+	ADDQ  (DX)(R10*1), R11
+	MOVOU (R11)(R8*1), X1
+	MOVL  28(BX), R10
+	MOVL  32(BX), R11
+	ADDQ  (DX)(R10*1), R11
+	MOVOU (R11)(R8*1), X2
+	MOVL  36(BX), R10
+	MOVL  40(BX), R11
+	ADDQ  (DX)(R10*1), R11
+	MOVOU (R11)(R8*1), X3
+	MOVL  44(BX), R10
+	MOVL  48(BX), R11
+	ADDQ  (DX)(R10*1), R11
+	MOVOU (R11)(R8*1), X4
+	MOVL  52(BX), R10
+	MOVL  56(BX), R11
+	ADDQ  (DX)(R10*1), R11
+	MOVOU (R11)(R8*1), X5
+	MOVL  60(BX), R10
+	MOVL  64(BX), R11
+	ADDQ  (DX)(R10*1), R11
+	MOVOU (R11)(R8*1), X6
 
 zeros1:
-	MOVL  (SI), R10
-	LEAQ  64(SI), R9
-	TESTQ R10, R10
+	MOVL  (BX), R11
+	LEAQ  68(BX), R10
+	TESTQ R11, R11
 	JZ    store1
 
 term1:
-	MOVL  (R9), R11
-	MOVL  4(R9), R12
-	ADDQ  (DX)(R11*1), R12
-	MOVQ  8(R9), R11
-	MOVOU (R12)(CX*1), X7
-	TESTB $0x01, R11
-	JZ    not0_1
-	PXOR  X7, X0
+	MOVL    (R10), R12
+	MOVWQZX R12, R13
+	MOVQ    (CX)(R13*1), R13
+	MOVOU   (R13)(R9*1), X7
+	TESTL   $0x00010000, R12
+	JZ      not0_1
+	PXOR    X7, X0
 
 not0_1:
-	TESTB $0x02, R11
+	TESTL $0x00020000, R12
 	JZ    not1_1
 	PXOR  X7, X1
 
 not1_1:
-	TESTB $0x04, R11
+	TESTL $0x00040000, R12
 	JZ    not2_1
 	PXOR  X7, X2
 
 not2_1:
-	TESTB $0x08, R11
+	TESTL $0x00080000, R12
 	JZ    not3_1
 	PXOR  X7, X3
 
 not3_1:
-	TESTB $0x10, R11
+	TESTL $0x00100000, R12
 	JZ    not4_1
 	PXOR  X7, X4
 
 not4_1:
-	TESTB $0x20, R11
+	TESTL $0x00200000, R12
 	JZ    not5_1
 	PXOR  X7, X5
 
 not5_1:
-	TESTB $0x40, R11
+	TESTL $0x00400000, R12
 	JZ    not6_1
 	PXOR  X7, X6
 
 not6_1:
-	ADDQ $0x10, R9
-	DECQ R10
+	ADDQ $0x04, R10
+	DECQ R11
 	JNZ  term1
 
 store1:
-	MOVL  8(SI), R10
-	MOVL  12(SI), R11
-	ADDQ  (BX)(R10*1), R11
-	MOVOU X0, (R11)(CX*1)
-	MOVL  16(SI), R10
-	MOVL  20(SI), R11
-	ADDQ  (BX)(R10*1), R11
-	MOVOU X1, (R11)(CX*1)
-	MOVL  24(SI), R10
-	MOVL  28(SI), R11
-	ADDQ  (BX)(R10*1), R11
-	MOVOU X2, (R11)(CX*1)
-	MOVL  32(SI), R10
-	MOVL  36(SI), R11
-	ADDQ  (BX)(R10*1), R11
-	MOVOU X3, (R11)(CX*1)
-	MOVL  40(SI), R10
-	MOVL  44(SI), R11
-	ADDQ  (BX)(R10*1), R11
-	MOVOU X4, (R11)(CX*1)
-	MOVL  48(SI), R10
-	MOVL  52(SI), R11
-	ADDQ  (BX)(R10*1), R11
-	MOVOU X5, (R11)(CX*1)
-	MOVL  56(SI), R10
-	MOVL  60(SI), R11
-	ADDQ  (BX)(R10*1), R11
-	MOVOU X6, (R11)(CX*1)
-	ADDQ  $0x00000010, CX
-	SUBQ  $0x00000010, R8
+	MOVL  12(BX), R11
+	MOVL  16(BX), R12
+	ADDQ  (DX)(R11*1), R12
+	MOVOU X0, (R12)(R8*1)
+	MOVL  20(BX), R11
+	MOVL  24(BX), R12
+	ADDQ  (DX)(R11*1), R12
+	MOVOU X1, (R12)(R8*1)
+	MOVL  28(BX), R11
+	MOVL  32(BX), R12
+	ADDQ  (DX)(R11*1), R12
+	MOVOU X2, (R12)(R8*1)
+	MOVL  36(BX), R11
+	MOVL  40(BX), R12
+	ADDQ  (DX)(R11*1), R12
+	MOVOU X3, (R12)(R8*1)
+	MOVL  44(BX), R11
+	MOVL  48(BX), R12
+	ADDQ  (DX)(R11*1), R12
+	MOVOU X4, (R12)(R8*1)
+	MOVL  52(BX), R11
+	MOVL  56(BX), R12
+	ADDQ  (DX)(R11*1), R12
+	MOVOU X5, (R12)(R8*1)
+	MOVL  60(BX), R11
+	MOVL  64(BX), R12
+	ADDQ  (DX)(R11*1), R12
+	MOVOU X6, (R12)(R8*1)
+	ADDQ  $0x00000010, R9
+	ADDQ  $0x00000010, R8
+	SUBQ  $0x00000010, DI
 	JMP   narrow
 
 done:
-	MOVQ R9, SI
-	DECQ DI
+	MOVQ R10, BX
+	DECQ SI
 	JNZ  round
-	MOVQ row+24(FP), CX
-	ADDQ CX, AX
+	MOVQ row+24(FP), BX
+	ADDQ BX, AX
 	DECQ rows+16(FP)
 	JNZ  row
 	RET
 
-// func xorx8Avx512(n int, pos int, rows int, row int, in *[]byte, out *[]byte, rounds *uint64, count int)
+// func xorx8Avx512(n int, pos int, rows int, row int, in *[]byte, out *[]byte, rounds *uint32, count int)
 // Requires: AVX, AVX512F
 TEXT ·xorx8Avx512(SB), NOSPLIT, $0-64
 	MOVQ pos+8(FP), AX
-	MOVQ in+32(FP), DX
-	MOVQ out+40(FP), BX
+	MOVQ in+32(FP), CX
+	MOVQ out+40(FP), DX
 
 row:
-	MOVQ rounds+48(FP), SI
-	MOVQ count+56(FP), DI
+	MOVQ rounds+48(FP), BX
+	MOVQ count+56(FP), SI
 
 round:
-	MOVQ n+0(FP), R8
-	MOVQ AX, CX
+	MOVQ n+0(FP), DI
+	MOVL 8(BX), R9
+	MOVQ AX, R8
+	ADDQ R8, R9
 
 wide:
-	CMPQ      R8, $0x00000080
+	CMPQ      DI, $0x00000080
 	JLT       narrow
 	VPXORQ    Z0, Z0, Z0
 	VPXORQ    Z1, Z1, Z1
@@ -4072,161 +4122,161 @@ wide:
 	VPXORQ    Z13, Z13, Z13
 	VPXORQ    Z14, Z14, Z14
 	VPXORQ    Z15, Z15, Z15
-	CMPL      4(SI), $0x00
+	CMPL      4(BX), $0x00
 	JEQ       zeros2
-	MOVL      8(SI), R9
-	MOVL      12(SI), R10
-	ADDQ      (BX)(R9*1), R10
-	VMOVDQU64 (R10)(CX*1), Z0
-	VMOVDQU64 64(R10)(CX*1), Z1
-	MOVL      16(SI), R9
-	MOVL      20(SI), R10
-	ADDQ      (BX)(R9*1), R10
-	VMOVDQU64 (R10)(CX*1), Z2
-	VMOVDQU64 64(R10)(CX*1), Z3
-	MOVL      24(SI), R9
-	MOVL      28(SI), R10
-	ADDQ      (BX)(R9*1), R10
-	VMOVDQU64 (R10)(CX*1), Z4
-	VMOVDQU64 64(R10)(CX*1), Z5
-	MOVL      32(SI), R9
-	MOVL      36(SI), R10
-	ADDQ      (BX)(R9*1), R10
-	VMOVDQU64 (R10)(CX*1), Z6
-	VMOVDQU64 64(R10)(CX*1), Z7
-	MOVL      40(SI), R9
-	MOVL      44(SI), R10
-	ADDQ      (BX)(R9*1), R10
-	VMOVDQU64 (R10)(CX*1), Z8
-	VMOVDQU64 64(R10)(CX*1), Z9
-	MOVL      48(SI), R9
-	MOVL      52(SI), R10
-	ADDQ      (BX)(R9*1), R10
-	VMOVDQU64 (R10)(CX*1), Z10
-	VMOVDQU64 64(R10)(CX*1), Z11
-	MOVL      56(SI), R9
-	MOVL      60(SI), R10
-	ADDQ      (BX)(R9*1), R10
-	VMOVDQU64 (R10)(CX*1), Z12
-	VMOVDQU64 64(R10)(CX*1), Z13
-	MOVL      64(SI), R9
-	MOVL      68(SI), R10
-	ADDQ      (BX)(R9*1), R10
-	VMOVDQU64 (R10)(CX*1), Z14
-	VMOVDQU64 64(R10)(CX*1), Z15
+	MOVL      12(BX), R10
+	MOVL      16(BX), R11
+	ADDQ      (DX)(R10*1), R11
+	VMOVDQU64 (R11)(R8*1), Z0
+	VMOVDQU64 64(R11)(R8*1), Z1
+	MOVL      20(BX), R10
+	MOVL      24(BX), R11
+	ADDQ      (DX)(R10*1), R11
+	VMOVDQU64 (R11)(R8*1), Z2
+	VMOVDQU64 64(R11)(R8*1), Z3
+	MOVL      28(BX), R10
+	MOVL      32(BX), R11
+	ADDQ      (DX)(R10*1), R11
+	VMOVDQU64 (R11)(R8*1), Z4
+	VMOVDQU64 64(R11)(R8*1), Z5
+	MOVL      36(BX), R10
+	MOVL      40(BX), R11
+	ADDQ      (DX)(R10*1), R11
+	VMOVDQU64 (R11)(R8*1), Z6
+	VMOVDQU64 64(R11)(R8*1), Z7
+	MOVL      44(BX), R10
+	MOVL      48(BX), R11
+	ADDQ      (DX)(R10*1), R11
+	VMOVDQU64 (R11)(R8*1), Z8
+	VMOVDQU64 64(R11)(R8*1), Z9
+	MOVL      52(BX), R10
+	MOVL      56(BX), R11
+	ADDQ      (DX)(R10*1), R11
+	VMOVDQU64 (R11)(R8*1), Z10
+	VMOVDQU64 64(R11)(R8*1), Z11
+	MOVL      60(BX), R10
+	MOVL      64(BX), R11
+	ADDQ      (DX)(R10*1), R11
+	VMOVDQU64 (R11)(R8*1), Z12
+	VMOVDQU64 64(R11)(R8*1), Z13
+	MOVL      68(BX), R10
+	MOVL      72(BX), R11
+	ADDQ      (DX)(R10*1), R11
+	VMOVDQU64 (R11)(R8*1), Z14
+	VMOVDQU64 64(R11)(R8*1), Z15
 
 zeros2:
-	MOVL  (SI), R10
-	LEAQ  72(SI), R9
-	TESTQ R10, R10
+	MOVL  (BX), R11
+	LEAQ  76(BX), R10
+	TESTQ R11, R11
 	JZ    store2
 
 term2:
-	MOVL      (R9), R11
-	MOVL      4(R9), R12
-	ADDQ      (DX)(R11*1), R12
-	MOVQ      8(R9), R11
-	VMOVDQU64 (R12)(CX*1), Z16
-	VMOVDQU64 64(R12)(CX*1), Z17
-	TESTB     $0x01, R11
+	MOVL      (R10), R12
+	MOVWQZX   R12, R13
+	MOVQ      (CX)(R13*1), R13
+	VMOVDQU64 (R13)(R9*1), Z16
+	VMOVDQU64 64(R13)(R9*1), Z17
+	TESTL     $0x00010000, R12
 	JZ        not0_2
 	VPXORQ    Z16, Z0, Z0
 	VPXORQ    Z17, Z1, Z1
 
 not0_2:
-	TESTB  $0x02, R11
+	TESTL  $0x00020000, R12
 	JZ     not1_2
 	VPXORQ Z16, Z2, Z2
 	VPXORQ Z17, Z3, Z3
 
 not1_2:
-	TESTB  $0x04, R11
+	TESTL  $0x00040000, R12
 	JZ     not2_2
 	VPXORQ Z16, Z4, Z4
 	VPXORQ Z17, Z5, Z5
 
 not2_2:
-	TESTB  $0x08, R11
+	TESTL  $0x00080000, R12
 	JZ     not3_2
 	VPXORQ Z16, Z6, Z6
 	VPXORQ Z17, Z7, Z7
 
 not3_2:
-	TESTB  $0x10, R11
+	TESTL  $0x00100000, R12
 	JZ     not4_2
 	VPXORQ Z16, Z8, Z8
 	VPXORQ Z17, Z9, Z9
 
 not4_2:
-	TESTB  $0x20, R11
+	TESTL  $0x00200000, R12
 	JZ     not5_2
 	VPXORQ Z16, Z10, Z10
 	VPXORQ Z17, Z11, Z11
 
 not5_2:
-	TESTB  $0x40, R11
+	TESTL  $0x00400000, R12
 	JZ     not6_2
 	VPXORQ Z16, Z12, Z12
 	VPXORQ Z17, Z13, Z13
 
 not6_2:
-	TESTB  $0x80, R11
+	TESTL  $0x00800000, R12
 	JZ     not7_2
 	VPXORQ Z16, Z14, Z14
 	VPXORQ Z17, Z15, Z15
 
 not7_2:
-	ADDQ $0x10, R9
-	DECQ R10
+	ADDQ $0x04, R10
+	DECQ R11
 	JNZ  term2
 
 store2:
-	MOVL      8(SI), R10
-	MOVL      12(SI), R11
-	ADDQ      (BX)(R10*1), R11
-	VMOVDQU64 Z0, (R11)(CX*1)
-	VMOVDQU64 Z1, 64(R11)(CX*1)
-	MOVL      16(SI), R10
-	MOVL      20(SI), R11
-	ADDQ      (BX)(R10*1), R11
-	VMOVDQU64 Z2, (R11)(CX*1)
-	VMOVDQU64 Z3, 64(R11)(CX*1)
-	MOVL      24(SI), R10
-	MOVL      28(SI), R11
-	ADDQ      (BX)(R10*1), R11
-	VMOVDQU64 Z4, (R11)(CX*1)
-	VMOVDQU64 Z5, 64(R11)(CX*1)
-	MOVL      32(SI), R10
-	MOVL      36(SI), R11
-	ADDQ      (BX)(R10*1), R11
-	VMOVDQU64 Z6, (R11)(CX*1)
-	VMOVDQU64 Z7, 64(R11)(CX*1)
-	MOVL      40(SI), R10
-	MOVL      44(SI), R11
-	ADDQ      (BX)(R10*1), R11
-	VMOVDQU64 Z8, (R11)(CX*1)
-	VMOVDQU64 Z9, 64(R11)(CX*1)
-	MOVL      48(SI), R10
-	MOVL      52(SI), R11
-	ADDQ      (BX)(R10*1), R11
-	VMOVDQU64 Z10, (R11)(CX*1)
-	VMOVDQU64 Z11, 64(R11)(CX*1)
-	MOVL      56(SI), R10
-	MOVL      60(SI), R11
-	ADDQ      (BX)(R10*1), R11
-	VMOVDQU64 Z12, (R11)(CX*1)
-	VMOVDQU64 Z13, 64(R11)(CX*1)
-	MOVL      64(SI), R10
-	MOVL      68(SI), R11
-	ADDQ      (BX)(R10*1), R11
-	VMOVDQU64 Z14, (R11)(CX*1)
-	VMOVDQU64 Z15, 64(R11)(CX*1)
-	ADDQ      $0x00000080, CX
-	SUBQ      $0x00000080, R8
+	MOVL      12(BX), R11
+	MOVL      16(BX), R12
+	ADDQ      (DX)(R11*1), R12
+	VMOVDQU64 Z0, (R12)(R8*1)
+	VMOVDQU64 Z1, 64(R12)(R8*1)
+	MOVL      20(BX), R11
+	MOVL      24(BX), R12
+	ADDQ      (DX)(R11*1), R12
+	VMOVDQU64 Z2, (R12)(R8*1)
+	VMOVDQU64 Z3, 64(R12)(R8*1)
+	MOVL      28(BX), R11
+	MOVL      32(BX), R12
+	ADDQ      (DX)(R11*1), R12
+	VMOVDQU64 Z4, (R12)(R8*1)
+	VMOVDQU64 Z5, 64(R12)(R8*1)
+	MOVL      36(BX), R11
+	MOVL      40(BX), R12
+	ADDQ      (DX)(R11*1), R12
+	VMOVDQU64 Z6, (R12)(R8*1)
+	VMOVDQU64 Z7, 64(R12)(R8*1)
+	MOVL      44(BX), R11
+	MOVL      48(BX), R12
+	ADDQ      (DX)(R11*1), R12
+	VMOVDQU64 Z8, (R12)(R8*1)
+	VMOVDQU64 Z9, 64(R12)(R8*1)
+	MOVL      52(BX), R11
+	MOVL      56(BX), R12
+	ADDQ      (DX)(R11*1), R12
+	VMOVDQU64 Z10, (R12)(R8*1)
+	VMOVDQU64 Z11, 64(R12)(R8*1)
+	MOVL      60(BX), R11
+	MOVL      64(BX), R12
+	ADDQ      (DX)(R11*1), R12
+	VMOVDQU64 Z12, (R12)(R8*1)
+	VMOVDQU64 Z13, 64(R12)(R8*1)
+	MOVL      68(BX), R11
+	MOVL      72(BX), R12
+	ADDQ      (DX)(R11*1), R12
+	VMOVDQU64 Z14, (R12)(R8*1)
+	VMOVDQU64 Z15, 64(R12)(R8*1)
+	ADDQ      $0x00000080, R9
+	ADDQ      $0x00000080, R8
+	SUBQ      $0x00000080, DI
 	JMP       wide
 
 narrow:
-	CMPQ      R8, $0x00000040
+	CMPQ      DI, $0x00000040
 	JLT       done
 	VPXORQ    Z18, Z18, Z18
 	VPXORQ    Z19, Z19, Z19
@@ -4236,162 +4286,164 @@ narrow:
 	VPXORQ    Z23, Z23, Z23
 	VPXORQ    Z24, Z24, Z24
 	VPXORQ    Z25, Z25, Z25
-	CMPL      4(SI), $0x00
+	CMPL      4(BX), $0x00
 	JEQ       zeros1
-	MOVL      8(SI), R9
-	MOVL      12(SI), R10
-	ADDQ      (BX)(R9*1), R10
-	VMOVDQU64 (R10)(CX*1), Z18
-	MOVL      16(SI), R9
-	MOVL      20(SI), R10
-	ADDQ      (BX)(R9*1), R10
-	VMOVDQU64 (R10)(CX*1), Z19
-	MOVL      24(SI), R9
-	MOVL      28(SI), R10
-	ADDQ      (BX)(R9*1), R10
-	VMOVDQU64 (R10)(CX*1), Z20
-	MOVL      32(SI), R9
-	MOVL      36(SI), R10
-	ADDQ      (BX)(R9*1), R10
-	VMOVDQU64 (R10)(CX*1), Z21
-	MOVL      40(SI), R9
-	MOVL      44(SI), R10
-	ADDQ      (BX)(R9*1), R10
-	VMOVDQU64 (R10)(CX*1), Z22
-	MOVL      48(SI), R9
-	MOVL      52(SI), R10
-	ADDQ      (BX)(R9*1), R10
-	VMOVDQU64 (R10)(CX*1), Z23
-	MOVL      56(SI), R9
-	MOVL      60(SI), R10
-	ADDQ      (BX)(R9*1), R10
-	VMOVDQU64 (R10)(CX*1), Z24
-	MOVL      64(SI), R9
-	MOVL      68(SI), R10
-	ADDQ      (BX)(R9*1), R10
-	VMOVDQU64 (R10)(CX*1), Z25
+	MOVL      12(BX), R10
+	MOVL      16(BX), R11
+	ADDQ      (DX)(R10*1), R11
+	VMOVDQU64 (R11)(R8*1), Z18
+	MOVL      20(BX), R10
+	MOVL      24(BX), R11
+	ADDQ      (DX)(R10*1), R11
+	VMOVDQU64 (R11)(R8*1), Z19
+	MOVL      28(BX), R10
+	MOVL      32(BX), R11
+	ADDQ      (DX)(R10*1), R11
+	VMOVDQU64 (R11)(R8*1), Z20
+	MOVL      36(BX), R10
+	MOVL      40(BX), R11
+	ADDQ      (DX)(R10*1), R11
+	VMOVDQU64 (R11)(R8*1), Z21
+	MOVL      44(BX), R10
+	MOVL      48(BX), R11
+	ADDQ      (DX)(R10*1), R11
+	VMOVDQU64 (R11)(R8*1), Z22
+	MOVL      52(BX), R10
+	MOVL      56(BX), R11
+	ADDQ      (DX)(R10*1), R11
+	VMOVDQU64 (R11)(R8*1), Z23
+	MOVL      60(BX), R10
+	MOVL      64(BX), R11
+	ADDQ      (DX)(R10*1), R11
+	VMOVDQU64 (R11)(R8*1), Z24
+	MOVL      68(BX), R10
+	MOVL      72(BX), R11
+	ADDQ      (DX)(R10*1), R11
+	VMOVDQU64 (R11)(R8*1), Z25
 
 zeros1:
-	MOVL  (SI), R10
-	LEAQ  72(SI), R9
-	TESTQ R10, R10
+	MOVL  (BX), R11
+	LEAQ  76(BX), R10
+	TESTQ R11, R11
 	JZ    store1
 
 term1:
-	MOVL      (R9), R11
-	MOVL      4(R9), R12
-	ADDQ      (DX)(R11*1), R12
-	MOVQ      8(R9), R11
-	VMOVDQU64 (R12)(CX*1), Z16
-	TESTB     $0x01, R11
+	MOVL      (R10), R12
+	MOVWQZX   R12, R13
+	MOVQ      (CX)(R13*1), R13
+	VMOVDQU64 (R13)(R9*1), Z16
+	TESTL     $0x00010000, R12
 	JZ        not0_1
 	VPXORQ    Z16, Z18, Z18
 
 not0_1:
-	TESTB  $0x02, R11
+	TESTL  $0x00020000, R12
 	JZ     not1_1
 	VPXORQ Z16, Z19, Z19
 
 not1_1:
-	TESTB  $0x04, R11
+	TESTL  $0x00040000, R12
 	JZ     not2_1
 	VPXORQ Z16, Z20, Z20
 
 not2_1:
-	TESTB  $0x08, R11
+	TESTL  $0x00080000, R12
 	JZ     not3_1
 	VPXORQ Z16, Z21, Z21
 
 not3_1:
-	TESTB  $0x10, R11
+	TESTL  $0x00100000, R12
 	JZ     not4_1
 	VPXORQ Z16, Z22, Z22
 
 not4_1:
-	TESTB  $0x20, R11
+	TESTL  $0x00200000, R12
 	JZ     not5_1
 	VPXORQ Z16, Z23, Z23
 
 not5_1:
-	TESTB  $0x40, R11
+	TESTL  $0x00400000, R12
 	JZ     not6_1
 	VPXORQ Z16, Z24, Z24
 
 not6_1:
-	TESTB  $0x80, R11
+	TESTL  $0x00800000, R12
 	JZ     not7_1
 	VPXORQ Z16, Z25, Z25
 
 not7_1:
-	ADDQ $0x10, R9
-	DECQ R10
+	ADDQ $0x04, R10
+	DECQ R11
 	JNZ  term1
 
 store1:
-	MOVL      8(SI), R10
-	MOVL      12(SI), R11
-	ADDQ      (BX)(R10*1), R11
-	VMOVDQU64 Z18, (R11)(CX*1)
-	MOVL      16(SI), R10
-	MOVL      20(SI), R11
-	ADDQ      (BX)(R10*1), R11
-	VMOVDQU64 Z19, (R11)(CX*1)
-	MOVL      24(SI), R10
-	MOVL      28(SI), R11
-	ADDQ      (BX)(R10*1), R11
-	VMOVDQU64 Z20, (R11)(CX*1)
-	MOVL      32(SI), R10
-	MOVL      36(SI), R11
-	ADDQ      (BX)(R10*1), R11
-	VMOVDQU64 Z21, (R11)(CX*1)
-	MOVL      40(SI), R10
-	MOVL      44(SI), R11
-	ADDQ      (BX)(R10*1), R11
-	VMOVDQU64 Z22, (R11)(CX*1)
-	MOVL      48(SI), R10
-	MOVL      52(SI), R11
-	ADDQ      (BX)(R10*1), R11
-	VMOVDQU64 Z23, (R11)(CX*1)
-	MOVL      56(SI), R10
-	MOVL      60(SI), R11
-	ADDQ      (BX)(R10*1), R11
-	VMOVDQU64 Z24, (R11)(CX*1)
-	MOVL      64(SI), R10
-	MOVL      68(SI), R11
-	ADDQ      (BX)(R10*1), R11
-	VMOVDQU64 Z25, (R11)(CX*1)
-	ADDQ      $0x00000040, CX
-	SUBQ      $0x00000040, R8
+	MOVL      12(BX), R11
+	MOVL      16(BX), R12
+	ADDQ      (DX)(R11*1), R12
+	VMOVDQU64 Z18, (R12)(R8*1)
+	MOVL      20(BX), R11
+	MOVL      24(BX), R12
+	ADDQ      (DX)(R11*1), R12
+	VMOVDQU64 Z19, (R12)(R8*1)
+	MOVL      28(BX), R11
+	MOVL      32(BX), R12
+	ADDQ      (DX)(R11*1), R12
+	VMOVDQU64 Z20, (R12)(R8*1)
+	MOVL      36(BX), R11
+	MOVL      40(BX), R12
+	ADDQ      (DX)(R11*1), R12
+	VMOVDQU64 Z21, (R12)(R8*1)
+	MOVL      44(BX), R11
+	MOVL      48(BX), R12
+	ADDQ      (DX)(R11*1), R12
+	VMOVDQU64 Z22, (R12)(R8*1)
+	MOVL      52(BX), R11
+	MOVL      56(BX), R12
+	ADDQ      (DX)(R11*1), R12
+	VMOVDQU64 Z23, (R12)(R8*1)
+	MOVL      60(BX), R11
+	MOVL      64(BX), R12
+	ADDQ      (DX)(R11*1), R12
+	VMOVDQU64 Z24, (R12)(R8*1)
+	MOVL      68(BX), R11
+	MOVL      72(BX), R12
+	ADDQ      (DX)(R11*1), R12
+	VMOVDQU64 Z25, (R12)(R8*1)
+	ADDQ      $0x00000040, R9
+	ADDQ      $0x00000040, R8
+	SUBQ      $0x00000040, DI
 	JMP       narrow
 
 done:
-	MOVQ R9, SI
-	DECQ DI
+	MOVQ R10, BX
+	DECQ SI
 	JNZ  round
-	MOVQ row+24(FP), CX
-	ADDQ CX, AX
+	MOVQ row+24(FP), BX
+	ADDQ BX, AX
 	DECQ rows+16(FP)
 	JNZ  row
 	VZEROUPPER
 	RET
 
-// func xorx8Avx2(n int, pos int, rows int, row int, in *[]byte, out *[]byte, rounds *uint64, count int)
+// func xorx8Avx2(n int, pos int, rows int, row int, in *[]byte, out *[]byte, rounds *uint32, count int)
 // Requires: AVX, AVX2
 TEXT ·xorx8Avx2(SB), NOSPLIT, $0-64
 	MOVQ pos+8(FP), AX
-	MOVQ in+32(FP), DX
-	MOVQ out+40(FP), BX
+	MOVQ in+32(FP), CX
+	MOVQ out+40(FP), DX
 
 row:
-	MOVQ rounds+48(FP), SI
-	MOVQ count+56(FP), DI
+	MOVQ rounds+48(FP), BX
+	MOVQ count+56(FP), SI
 
 round:
-	MOVQ n+0(FP), R8
-	MOVQ AX, CX
+	MOVQ n+0(FP), DI
+	MOVL 8(BX), R9
+	MOVQ AX, R8
+	ADDQ R8, R9
 
 narrow:
-	CMPQ    R8, $0x00000020
+	CMPQ    DI, $0x00000020
 	JLT     done
 	VPXOR   Y0, Y0, Y0
 	VPXOR   Y1, Y1, Y1
@@ -4401,162 +4453,164 @@ narrow:
 	VPXOR   Y5, Y5, Y5
 	VPXOR   Y6, Y6, Y6
 	VPXOR   Y7, Y7, Y7
-	CMPL    4(SI), $0x00
+	CMPL    4(BX), $0x00
 	JEQ     zeros1
-	MOVL    8(SI), R9
-	MOVL    12(SI), R10
-	ADDQ    (BX)(R9*1), R10
-	VMOVDQU (R10)(CX*1), Y0
-	MOVL    16(SI), R9
-	MOVL    20(SI), R10
-	ADDQ    (BX)(R9*1), R10
-	VMOVDQU (R10)(CX*1), Y1
-	MOVL    24(SI), R9
-	MOVL    28(SI), R10
-	ADDQ    (BX)(R9*1), R10
-	VMOVDQU (R10)(CX*1), Y2
-	MOVL    32(SI), R9
-	MOVL    36(SI), R10
-	ADDQ    (BX)(R9*1), R10
-	VMOVDQU (R10)(CX*1), Y3
-	MOVL    40(SI), R9
-	MOVL    44(SI), R10
-	ADDQ    (BX)(R9*1), R10
-	VMOVDQU (R10)(CX*1), Y4
-	MOVL    48(SI), R9
-	MOVL    52(SI), R10
-	ADDQ    (BX)(R9*1), R10
-	VMOVDQU (R10)(CX*1), Y5
-	MOVL    56(SI), R9
-	MOVL    60(SI), R10
-	ADDQ    (BX)(R9*1), R10
-	VMOVDQU (R10)(CX*1), Y6
-	MOVL    64(SI), R9
-	MOVL    68(SI), R10
-	ADDQ    (BX)(R9*1), R10
-	VMOVDQU (R10)(CX*1), Y7
+	MOVL    12(BX), R10
+	MOVL    16(BX), R11
+	ADDQ    (DX)(R10*1), R11
+	VMOVDQU (R11)(R8*1), Y0
+	MOVL    20(BX), R10
+	MOVL    24(BX), R11
+	ADDQ    (DX)(R10*1), R11
+	VMOVDQU (R11)(R8*1), Y1
+	MOVL    28(BX), R10
+	MOVL    32(BX), R11
+	ADDQ    (DX)(R10*1), R11
+	VMOVDQU (R11)(R8*1), Y2
+	MOVL    36(BX), R10
+	MOVL    40(BX), R11
+	ADDQ    (DX)(R10*1), R11
+	VMOVDQU (R11)(R8*1), Y3
+	MOVL    44(BX), R10
+	MOVL    48(BX), R11
+	ADDQ    (DX)(R10*1), R11
+	VMOVDQU (R11)(R8*1), Y4
+	MOVL    52(BX), R10
+	MOVL    56(BX), R11
+	ADDQ    (DX)(R10*1), R11
+	VMOVDQU (R11)(R8*1), Y5
+	MOVL    60(BX), R10
+	MOVL    64(BX), R11
+	ADDQ    (DX)(R10*1), R11
+	VMOVDQU (R11)(R8*1), Y6
+	MOVL    68(BX), R10
+	MOVL    72(BX), R11
+	ADDQ    (DX)(R10*1), R11
+	VMOVDQU (R11)(R8*1), Y7
 
 zeros1:
-	MOVL  (SI), R10
-	LEAQ  72(SI), R9
-	TESTQ R10, R10
+	MOVL  (BX), R11
+	LEAQ  76(BX), R10
+	TESTQ R11, R11
 	JZ    store1
 
 term1:
-	MOVL    (R9), R11
-	MOVL    4(R9), R12
-	ADDQ    (DX)(R11*1), R12
-	MOVQ    8(R9), R11
-	VMOVDQU (R12)(CX*1), Y8
-	TESTB   $0x01, R11
+	MOVL    (R10), R12
+	MOVWQZX R12, R13
+	MOVQ    (CX)(R13*1), R13
+	VMOVDQU (R13)(R9*1), Y8
+	TESTL   $0x00010000, R12
 	JZ      not0_1
 	VPXOR   Y8, Y0, Y0
 
 not0_1:
-	TESTB $0x02, R11
+	TESTL $0x00020000, R12
 	JZ    not1_1
 	VPXOR Y8, Y1, Y1
 
 not1_1:
-	TESTB $0x04, R11
+	TESTL $0x00040000, R12
 	JZ    not2_1
 	VPXOR Y8, Y2, Y2
 
 not2_1:
-	TESTB $0x08, R11
+	TESTL $0x00080000, R12
 	JZ    not3_1
 	VPXOR Y8, Y3, Y3
 
 not3_1:
-	TESTB $0x10, R11
+	TESTL $0x00100000, R12
 	JZ    not4_1
 	VPXOR Y8, Y4, Y4
 
 not4_1:
-	TESTB $0x20, R11
+	TESTL $0x00200000, R12
 	JZ    not5_1
 	VPXOR Y8, Y5, Y5
 
 not5_1:
-	TESTB $0x40, R11
+	TESTL $0x00400000, R12
 	JZ    not6_1
 	VPXOR Y8, Y6, Y6
 
 not6_1:
-	TESTB $0x80, R11
+	TESTL $0x00800000, R12
 	JZ    not7_1
 	VPXOR Y8, Y7, Y7
 
 not7_1:
-	ADDQ $0x10, R9
-	DECQ R10
+	ADDQ $0x04, R10
+	DECQ R11
 	JNZ  term1
 
 store1:
-	MOVL    8(SI), R10
-	MOVL    12(SI), R11
-	ADDQ    (BX)(R10*1), R11
-	VMOVDQU Y0, (R11)(CX*1)
-	MOVL    16(SI), R10
-	MOVL    20(SI), R11
-	ADDQ    (BX)(R10*1), R11
-	VMOVDQU Y1, (R11)(CX*1)
-	MOVL    24(SI), R10
-	MOVL    28(SI), R11
-	ADDQ    (BX)(R10*1), R11
-	VMOVDQU Y2, (R11)(CX*1)
-	MOVL    32(SI), R10
-	MOVL    36(SI), R11
-	ADDQ    (BX)(R10*1), R11
-	VMOVDQU Y3, (R11)(CX*1)
-	MOVL    40(SI), R10
-	MOVL    44(SI), R11
-	ADDQ    (BX)(R10*1), R11
-	VMOVDQU Y4, (R11)(CX*1)
-	MOVL    48(SI), R10
-	MOVL    52(SI), R11
-	ADDQ    (BX)(R10*1), R11
-	VMOVDQU Y5, (R11)(CX*1)
-	MOVL    56(SI), R10
-	MOVL    60(SI), R11
-	ADDQ    (BX)(R10*1), R11
-	VMOVDQU Y6, (R11)(CX*1)
-	MOVL    64(SI), R10
-	MOVL    68(SI), R11
-	ADDQ    (BX)(R10*1), R11
-	VMOVDQU Y7, (R11)(CX*1)
-	ADDQ    $0x00000020, CX
-	SUBQ    $0x00000020, R8
+	MOVL    12(BX), R11
+	MOVL    16(BX), R12
+	ADDQ    (DX)(R11*1), R12
+	VMOVDQU Y0, (R12)(R8*1)
+	MOVL    20(BX), R11
+	MOVL    24(BX), R12
+	ADDQ    (DX)(R11*1), R12
+	VMOVDQU Y1, (R12)(R8*1)
+	MOVL    28(BX), R11
+	MOVL    32(BX), R12
+	ADDQ    (DX)(R11*1), R12
+	VMOVDQU Y2, (R12)(R8*1)
+	MOVL    36(BX), R11
+	MOVL    40(BX), R12
+	ADDQ    (DX)(R11*1), R12
+	VMOVDQU Y3, (R12)(R8*1)
+	MOVL    44(BX), R11
+	MOVL    48(BX), R12
+	ADDQ    (DX)(R11*1), R12
+	VMOVDQU Y4, (R12)(R8*1)
+	MOVL    52(BX), R11
+	MOVL    56(BX), R12
+	ADDQ    (DX)(R11*1), R12
+	VMOVDQU Y5, (R12)(R8*1)
+	MOVL    60(BX), R11
+	MOVL    64(BX), R12
+	ADDQ    (DX)(R11*1), R12
+	VMOVDQU Y6, (R12)(R8*1)
+	MOVL    68(BX), R11
+	MOVL    72(BX), R12
+	ADDQ    (DX)(R11*1), R12
+	VMOVDQU Y7, (R12)(R8*1)
+	ADDQ    $0x00000020, R9
+	ADDQ    $0x00000020, R8
+	SUBQ    $0x00000020, DI
 	JMP     narrow
 
 done:
-	MOVQ R9, SI
-	DECQ DI
+	MOVQ R10, BX
+	DECQ SI
 	JNZ  round
-	MOVQ row+24(FP), CX
-	ADDQ CX, AX
+	MOVQ row+24(FP), BX
+	ADDQ BX, AX
 	DECQ rows+16(FP)
 	JNZ  row
 	VZEROUPPER
 	RET
 
-// func xorx8Ssse3(n int, pos int, rows int, row int, in *[]byte, out *[]byte, rounds *uint64, count int)
+// func xorx8Ssse3(n int, pos int, rows int, row int, in *[]byte, out *[]byte, rounds *uint32, count int)
 // Requires: SSE2
 TEXT ·xorx8Ssse3(SB), NOSPLIT, $0-64
 	MOVQ pos+8(FP), AX
-	MOVQ in+32(FP), DX
-	MOVQ out+40(FP), BX
+	MOVQ in+32(FP), CX
+	MOVQ out+40(FP), DX
 
 row:
-	MOVQ rounds+48(FP), SI
-	MOVQ count+56(FP), DI
+	MOVQ rounds+48(FP), BX
+	MOVQ count+56(FP), SI
 
 round:
-	MOVQ n+0(FP), R8
-	MOVQ AX, CX
+	MOVQ n+0(FP), DI
+	MOVL 8(BX), R9
+	MOVQ AX, R8
+	ADDQ R8, R9
 
 narrow:
-	CMPQ  R8, $0x00000010
+	CMPQ  DI, $0x00000010
 	JLT   done
 	PXOR  X0, X0
 	PXOR  X1, X1
@@ -4566,140 +4620,140 @@ narrow:
 	PXOR  X5, X5
 	PXOR  X6, X6
 	PXOR  X7, X7
-	CMPL  4(SI), $0x00
+	CMPL  4(BX), $0x00
 	JEQ   zeros1
-	MOVL  8(SI), R9
-	MOVL  12(SI), R10
-	ADDQ  (BX)(R9*1), R10
-	MOVOU (R10)(CX*1), X0
-	MOVL  16(SI), R9
-	MOVL  20(SI), R10
-	ADDQ  (BX)(R9*1), R10
-	MOVOU (R10)(CX*1), X1
-	MOVL  24(SI), R9
-	MOVL  28(SI), R10
-	ADDQ  (BX)(R9*1), R10
-	MOVOU (R10)(CX*1), X2
-	MOVL  32(SI), R9
-	MOVL  36(SI), R10
-	ADDQ  (BX)(R9*1), R10
-	MOVOU (R10)(CX*1), X3
-	MOVL  40(SI), R9
-	MOVL  44(SI), R10
-	ADDQ  (BX)(R9*1), R10
-	MOVOU (R10)(CX*1), X4
-	MOVL  48(SI), R9
-	MOVL  52(SI), R10
-	ADDQ  (BX)(R9*1), R10
-	MOVOU (R10)(CX*1), X5
-	MOVL  56(SI), R9
-	MOVL  60(SI), R10
-	ADDQ  (BX)(R9*1), R10
-	MOVOU (R10)(CX*1), X6
-	MOVL  64(SI), R9
-	MOVL  68(SI), R10
-	ADDQ  (BX)(R9*1), R10
-	MOVOU (R10)(CX*1), X7
+	MOVL  12(BX), R10
+	MOVL  16(BX), R11
+	ADDQ  (DX)(R10*1), R11
+	MOVOU (R11)(R8*1), X0
+	MOVL  20(BX), R10
+	MOVL  24(BX), R11
+	ADDQ  (DX)(R10*1), R11
+	MOVOU (R11)(R8*1), X1
+	MOVL  28(BX), R10
+	MOVL  32(BX), R11
+	ADDQ  (DX)(R10*1), R11
+	MOVOU (R11)(R8*1), X2
+	MOVL  36(BX), R10
+	MOVL  40(BX), R11
+	ADDQ  (DX)(R10*1), R11
+	MOVOU (R11)(R8*1), X3
+	MOVL  44(BX), R10
+	MOVL  48(BX), R11
+	ADDQ  (DX)(R10*1), R11
+	MOVOU (R11)(R8*1), X4
+	MOVL  52(BX), R10
+	MOVL  56(BX), R11
+	ADDQ  (DX)(R10*1), R11
+	MOVOU (R11)(R8*1), X5
+	MOVL  60(BX), R10
+	MOVL  64(BX), R11
+	ADDQ  (DX)(R10*1), R11
+	MOVOU (R11)(R8*1), X6
+	MOVL  68(BX), R10
+	MOVL  72(BX), R11
+	ADDQ  (DX)(R10*1), R11
+	MOVOU (R11)(R8*1), X7
 
 zeros1:
-	MOVL  (SI), R10
-	LEAQ  72(SI), R9
-	TESTQ R10, R10
+	MOVL  (BX), R11
+	LEAQ  76(BX), R10
+	TESTQ R11, R11
 	JZ    store1
 
 term1:
-	MOVL  (R9), R11
-	MOVL  4(R9), R12
-	ADDQ  (DX)(R11*1), R12
-	MOVQ  8(R9), R11
-	MOVOU (R12)(CX*1), X8
-	TESTB $0x01, R11
-	JZ    not0_1
-	PXOR  X8, X0
+	MOVL    (R10), R12
+	MOVWQZX R12, R13
+	MOVQ    (CX)(R13*1), R13
+	MOVOU   (R13)(R9*1), X8
+	TESTL   $0x00010000, R12
+	JZ      not0_1
+	PXOR    X8, X0
 
 not0_1:
-	TESTB $0x02, R11
+	TESTL $0x00020000, R12
 	JZ    not1_1
 	PXOR  X8, X1
 
 not1_1:
-	TESTB $0x04, R11
+	TESTL $0x00040000, R12
 	JZ    not2_1
 	PXOR  X8, X2
 
 not2_1:
-	TESTB $0x08, R11
+	TESTL $0x00080000, R12
 	JZ    not3_1
 	PXOR  X8, X3
 
 not3_1:
-	TESTB $0x10, R11
+	TESTL $0x00100000, R12
 	JZ    not4_1
 	PXOR  X8, X4
 
 not4_1:
-	TESTB $0x20, R11
+	TESTL $0x00200000, R12
 	JZ    not5_1
 	PXOR  X8, X5
 
 not5_1:
-	TESTB $0x40, R11
+	TESTL $0x00400000, R12
 	JZ    not6_1
 	PXOR  X8, X6
 
 not6_1:
-	TESTB $0x80, R11
+	TESTL $0x00800000, R12
 	JZ    not7_1
 	PXOR  X8, X7
 
 not7_1:
-	ADDQ $0x10, R9
-	DECQ R10
+	ADDQ $0x04, R10
+	DECQ R11
 	JNZ  term1
 
 store1:
-	MOVL  8(SI), R10
-	MOVL  12(SI), R11
-	ADDQ  (BX)(R10*1), R11
-	MOVOU X0, (R11)(CX*1)
-	MOVL  16(SI), R10
-	MOVL  20(SI), R11
-	ADDQ  (BX)(R10*1), R11
-	MOVOU X1, (R11)(CX*1)
-	MOVL  24(SI), R10
-	MOVL  28(SI), R11
-	ADDQ  (BX)(R10*1), R11
-	MOVOU X2, (R11)(CX*1)
-	MOVL  32(SI), R10
-	MOVL  36(SI), R11
-	ADDQ  (BX)(R10*1), R11
-	MOVOU X3, (R11)(CX*1)
-	MOVL  40(SI), R10
-	MOVL  44(SI), R11
-	ADDQ  (BX)(R10*1), R11
-	MOVOU X4, (R11)(CX*1)
-	MOVL  48(SI), R10
-	MOVL  52(SI), R11
-	ADDQ  (BX)(R10*1), R11
-	MOVOU X5, (R11)(CX*1)
-	MOVL  56(SI), R10
-	MOVL  60(SI), R11
-	ADDQ  (BX)(R10*1), R11
-	MOVOU X6, (R11)(CX*1)
-	MOVL  64(SI), R10
-	MOVL  68(SI), R11
-	ADDQ  (BX)(R10*1), R11
-	MOVOU X7, (R11)(CX*1)
-	ADDQ  $0x00000010, CX
-	SUBQ  $0x00000010, R8
+	MOVL  12(BX), R11
+	MOVL  16(BX), R12
+	ADDQ  (DX)(R11*1), R12
+	MOVOU X0, (R12)(R8*1)
+	MOVL  20(BX), R11
+	MOVL  24(BX), R12
+	ADDQ  (DX)(R11*1), R12
+	MOVOU X1, (R12)(R8*1)
+	MOVL  28(BX), R11
+	MOVL  32(BX), R12
+	ADDQ  (DX)(R11*1), R12
+	MOVOU X2, (R12)(R8*1)
+	MOVL  36(BX), R11
+	MOVL  40(BX), R12
+	ADDQ  (DX)(R11*1), R12
+	MOVOU X3, (R12)(R8*1)
+	MOVL  44(BX), R11
+	MOVL  48(BX), R12
+	ADDQ  (DX)(R11*1), R12
+	MOVOU X4, (R12)(R8*1)
+	MOVL  52(BX), R11
+	MOVL  56(BX), R12
+	ADDQ  (DX)(R11*1), R12
+	MOVOU X5, (R12)(R8*1)
+	MOVL  60(BX), R11
+	MOVL  64(BX), R12
+	ADDQ  (DX)(R11*1), R12
+	MOVOU X6, (R12)(R8*1)
+	MOVL  68(BX), R11
+	MOVL  72(BX), R12
+	ADDQ  (DX)(R11*1), R12
+	MOVOU X7, (R12)(R8*1)
+	ADDQ  $0x00000010, R9
+	ADDQ  $0x00000010, R8
+	SUBQ  $0x00000010, DI
 	JMP   narrow
 
 done:
-	MOVQ R9, SI
-	DECQ DI
+	MOVQ R10, BX
+	DECQ SI
 	JNZ  round
-	MOVQ row+24(FP), CX
-	ADDQ CX, AX
+	MOVQ row+24(FP), BX
+	ADDQ BX, AX
 	DECQ rows+16(FP)
 	JNZ  row
 	RET

@@ -25,47 +25,51 @@ func vectorKernels() []Kernel {
 	return out
 }
 
+var (
+	xorAvx512 = [...]sumRoutine{xorx1Avx512, xorx2Avx512, xorx3Avx512, xorx4Avx512,
+		xorx5Avx512, xorx6Avx512, xorx7Avx512, xorx8Avx512}
+	xorAvx2 = [...]sumRoutine{xorx1Avx2, xorx2Avx2, xorx3Avx2, xorx4Avx2,
+		xorx5Avx2, xorx6Avx2, xorx7Avx2, xorx8Avx2}
+	xorSsse3 = [...]sumRoutine{xorx1Ssse3, xorx2Ssse3, xorx3Ssse3, xorx4Ssse3,
+		xorx5Ssse3, xorx6Ssse3, xorx7Ssse3, xorx8Ssse3}
+)
+
 var gfni512 = level{
-	name:    "gfni512",
-	xor:     [...]sumRoutine{xorx1Avx512, xorx2Avx512, xorx3Avx512, xorx4Avx512, xorx5Avx512, xorx6Avx512, xorx7Avx512, xorx8Avx512},
-	xorUnit: 64,
-	gf8:     [...]routine{gf8x1Gfni512, gf8x2Gfni512, gf8x3Gfni512, gf8x4Gfni512}, gf8Unit: 64,
+	name: "gfni512",
+	xor:  xorAvx512, xorUnit: 64,
+	gf8: [...]routine{gf8x1Gfni512, gf8x2Gfni512, gf8x3Gfni512, gf8x4Gfni512}, gf8Unit: 64,
 	gf16: [...]routine{gf16x1Gfni512, gf16x2Gfni512, gf16x3Gfni512, gf16x4Gfni512}, gf16Unit: 64,
 	table8: affine8, table16: affine16,
 }
 
 var gfni256 = level{
-	name:    "gfni256",
-	xor:     [...]sumRoutine{xorx1Avx2, xorx2Avx2, xorx3Avx2, xorx4Avx2, xorx5Avx2, xorx6Avx2, xorx7Avx2, xorx8Avx2},
-	xorUnit: 32,
-	gf8:     [...]routine{gf8x1Gfni256, gf8x2Gfni256, gf8x3Gfni256, gf8x4Gfni256}, gf8Unit: 32,
+	name: "gfni256",
+	xor:  xorAvx2, xorUnit: 32,
+	gf8: [...]routine{gf8x1Gfni256, gf8x2Gfni256, gf8x3Gfni256, gf8x4Gfni256}, gf8Unit: 32,
 	gf16: [...]routine{gf16x1Gfni256, gf16x2Gfni256, gf16x3Gfni256, gf16x4Gfni256}, gf16Unit: 32,
 	table8: affine8, table16: affine16,
 }
 
 var avx512 = level{
-	name:    "avx512",
-	xor:     [...]sumRoutine{xorx1Avx512, xorx2Avx512, xorx3Avx512, xorx4Avx512, xorx5Avx512, xorx6Avx512, xorx7Avx512, xorx8Avx512},
-	xorUnit: 64,
-	gf8:     [...]routine{gf8x1Avx512, gf8x2Avx512, gf8x3Avx512, gf8x4Avx512}, gf8Unit: 64,
+	name: "avx512",
+	xor:  xorAvx512, xorUnit: 64,
+	gf8: [...]routine{gf8x1Avx512, gf8x2Avx512, gf8x3Avx512, gf8x4Avx512}, gf8Unit: 64,
 	gf16: [...]routine{gf16x1Avx512, gf16x2Avx512, gf16x3Avx512, gf16x4Avx512}, gf16Unit: 128,
 	table8: nibbles8, table16: nibbles16,
 }
 
 var avx2 = level{
-	name:    "avx2",
-	xor:     [...]sumRoutine{xorx1Avx2, xorx2Avx2, xorx3Avx2, xorx4Avx2, xorx5Avx2, xorx6Avx2, xorx7Avx2, xorx8Avx2},
-	xorUnit: 32,
-	gf8:     [...]routine{gf8x1Avx2, gf8x2Avx2, gf8x3Avx2, gf8x4Avx2}, gf8Unit: 32,
+	name: "avx2",
+	xor:  xorAvx2, xorUnit: 32,
+	gf8: [...]routine{gf8x1Avx2, gf8x2Avx2, gf8x3Avx2, gf8x4Avx2}, gf8Unit: 32,
 	gf16: [...]routine{gf16x1Avx2, gf16x2Avx2, gf16x3Avx2, gf16x4Avx2}, gf16Unit: 64,
 	table8: nibbles8, table16: nibbles16,
 }
 
 var ssse3 = level{
-	name:    "ssse3",
-	xor:     [...]sumRoutine{xorx1Ssse3, xorx2Ssse3, xorx3Ssse3, xorx4Ssse3, xorx5Ssse3, xorx6Ssse3, xorx7Ssse3, xorx8Ssse3},
-	xorUnit: 16,
-	gf8:     [...]routine{gf8x1Ssse3, gf8x2Ssse3, gf8x3Ssse3, gf8x4Ssse3}, gf8Unit: 16,
+	name: "ssse3",
+	xor:  xorSsse3, xorUnit: 16,
+	gf8: [...]routine{gf8x1Ssse3, gf8x2Ssse3, gf8x3Ssse3, gf8x4Ssse3}, gf8Unit: 16,
 	gf16: [...]routine{gf16x1Ssse3, gf16x2Ssse3, gf16x3Ssse3, gf16x4Ssse3}, gf16Unit: 32,
 	table8: nibbles8, table16: nibbles16,
 }

@@ -1,4 +1,8 @@
+//go:build amd64
+
 package native
+
+import "math"
 
 // maxOutputs is how many outputs the assembly makes in one pass over the inputs; its sums
 // stay in registers. A program of more makes as many passes, over chunks that stay in
@@ -16,7 +20,7 @@ const maxSums = 8
 
 // sumRoutine makes n bytes of each packet of some rows of row bytes, the first at pos, n
 // being a multiple of its unit (see addition).
-type sumRoutine func(n, pos, rows, row int, in, out *[]byte, rounds *uint64, count int)
+type sumRoutine func(n, pos, rows, row int, in, out *[]byte, rounds *uint32, count int)
 
 // level is a kernel of assembly for one kind of CPU. It does whole units of bytes; the
 // last bytes are covered by a unit that ends with the slices and overlaps the one before
@@ -121,40 +125,41 @@ func (l *level) XOR(inputs int) Program {
 }
 
 func (l *level) GF2(inputs, w, size int, sums [][]int) Program {
+	if inputs > maxInputs || w > 1 && w*size > math.MaxInt32 {
+		return plain{}.GF2(inputs, w, size, sums)
+	}
+	if w == 1 {
+		size = 0 // places of packets are within slices
+	}
 	p := &addition{packets: packetsOf(inputs, w, size, sums), level: l}
 	for first := 0; first < len(sums); first += maxSums {
 		group := sums[first:min(first+maxSums, len(sums))]
 		s := sumPass{run: l.xor[len(group)-1]}
 		for x := range w {
-			// Which sums of the group have packet x of each input. The same packet twice is
-			// nothing.
-			masks := make([]uint64, inputs)
-			terms := uint64(0)
-			for i := range masks {
+			var terms []uint32
+			for i := range inputs {
+				// The same packet twice is nothing.
+				var mask uint32
 				for j, sum := range group {
 					for _, packet := range sum {
 						if packet == i*w+x {
-							masks[i] ^= 1 << j
+							mask ^= 1 << j
 						}
 					}
 				}
-				if masks[i] != 0 {
-					terms++
+				if mask != 0 {
+					terms = append(terms, uint32(i*sliceHeader)|mask<<16)
 				}
 			}
-			if x > 0 && terms == 0 {
+			if x > 0 && len(terms) == 0 {
 				continue
 			}
 			s.rounds++
-			s.words = append(s.words, terms|uint64(min(x, 1))<<32)
-			for j := range group {
-				s.words = append(s.words, p.place(first+j))
+			s.words = append(s.words, uint32(len(terms)), uint32(min(x, 1)), uint32(x*size))
+			for l := first; l < first+len(group); l++ {
+				s.words = append(s.words, uint32(l/w*sliceHeader), uint32(l%w*size))
 			}
-			for i, mask := range masks {
-				if mask != 0 {
-					s.words = append(s.words, p.place(i*w+x), mask)
-				}
-			}
+			s.words = append(s.words, terms...)
 		}
 		p.passes = append(p.passes, s)
 	}
@@ -172,26 +177,21 @@ type addition struct {
 	passes []sumPass
 }
 
-// sumPass has the rounds as words for the assembly. A round is: the number of terms, and 1
-// in the upper half when they are added to what an earlier round left; the places of the
-// sums; for each term its place and, bit by bit, which sums it belongs to. A place is 24
-// times the number of the slice, which is how far its header is in a [][]byte, and in the
-// upper half how far inside the slice.
+// sumPass has the rounds as words for the assembly. A round is: the number of terms; 1 if
+// they are added to what an earlier round left; how far inside the inputs they are; for
+// each sum the slice and how far inside; for each term the slice, and in the upper half
+// which sums it belongs to, bit by bit. A slice is 24 times its number: how far its header
+// is in a [][]byte.
 type sumPass struct {
 	run    sumRoutine
-	words  []uint64
+	words  []uint32
 	rounds int
 }
 
 const sliceHeader = 24
 
-func (p *addition) place(packet int) uint64 {
-	place := uint64(packet/p.w) * sliceHeader
-	if p.w > 1 {
-		place |= uint64(packet%p.w*p.size) << 32
-	}
-	return place
-}
+// maxInputs is how many headers the lower half of a word can tell apart.
+const maxInputs = 1 << 16 / sliceHeader
 
 func (p *addition) Run(out, in [][]byte) {
 	n, size := p.check(out, in)

@@ -159,7 +159,6 @@ type bench struct {
 
 	in, out [][]byte // of the stripe at hand
 	sink    [][]byte // where memcpy copies to
-	base    int      // of the stripe in the arena
 	stride  int      // from a slot to the next
 	payload int
 }

@@ -143,40 +143,40 @@ func inner(units int) string { return fmt.Sprintf("inputs%d", units) }
 
 // xor writes the routine of m exclusive ors, driven by a list (native/vector.go). An input
 // that has been loaded is added to each sum that asks for it: the branches repeat with
-// every block, so they are foreseen.
+// every block, so they are foreseen. All loops are in here: when memory is the limit, each
+// return costs as much as 200 bytes.
 func xor(a isa, m, vectors int) {
 	name := fmt.Sprintf("xorx%d%s", m, a.name)
-	TEXT(name, attr.NOSPLIT, "func(n, pos, rows, row int, in, out *[]byte, rounds *uint64, count int)")
+	TEXT(name, attr.NOSPLIT, "func(n, pos, rows, row int, in, out *[]byte, rounds *uint32, count int)")
 	Pragma("noescape")
 	Doc(fmt.Sprintf("%s makes n bytes, a multiple of %d, of each packet of some rows.", name, a.width))
-	start, pos := Load(Param("pos"), GP64()), GP64()
+	start := Load(Param("pos"), GP64())
 	in, out := Load(Param("in"), GP64()), Load(Param("out"), GP64())
 	rowsLeft, err := Param("rows").Resolve()
 	if err != nil {
 		panic(err)
 	}
-
-	// address resolves a place: which slice, and how far inside it.
-	address := func(slices reg.Register, place Mem) Mem {
-		slice, off := GP64(), GP64()
-		MOVL(place, slice.As32())
-		MOVL(place.Offset(4), off.As32())
-		ADDQ(Mem{Base: slices, Index: slice, Scale: 1}, off)
-		return Mem{Base: off, Index: pos, Scale: 1}
-	}
-	// All loops are in here: from memory, each return costs as much as 200 bytes.
 	Label("row")
 	round, roundsLeft := Load(Param("rounds"), GP64()), Load(Param("count"), GP64())
 	Label("round")
-	n, term := Load(Param("n"), GP64()), GP64()
+	n, pos, src, term := Load(Param("n"), GP64()), GP64(), GP64(), GP64()
+	MOVL(Mem{Base: round, Disp: 8}, src.As32())
 	MOVQ(start, pos)
+	ADDQ(pos, src)
 	blocks(n, pos, vectors, a.width, func(units int) {
 		label := func(name string) string { return fmt.Sprintf("%s%d", name, units) }
+		sum := func(j int) Mem {
+			slice, p := GP64(), GP64()
+			MOVL(Mem{Base: round, Disp: 12 + 8*j}, slice.As32())
+			MOVL(Mem{Base: round, Disp: 16 + 8*j}, p.As32())
+			ADDQ(Mem{Base: out, Index: slice, Scale: 1}, p)
+			return Mem{Base: p, Index: pos, Scale: 1}
+		}
 		acc := a.zeros(m * units)
 		CMPL(Mem{Base: round, Disp: 4}, Imm(0))
 		JEQ(LabelRef(label("zeros")))
 		for j := range m {
-			from := address(out, Mem{Base: round, Disp: 8 + 8*j})
+			from := sum(j)
 			for u := range units {
 				a.load(from.Offset(u*a.width), acc[j*units+u])
 			}
@@ -184,25 +184,27 @@ func xor(a isa, m, vectors int) {
 		Label(label("zeros"))
 		left := GP64()
 		MOVL(Mem{Base: round}, left.As32())
-		LEAQ(Mem{Base: round, Disp: 8 + 8*m}, term)
+		LEAQ(Mem{Base: round, Disp: 12 + 8*m}, term)
 		TESTQ(left, left)
 		JZ(LabelRef(label("store")))
 		Label(label("term"))
-		src := address(in, Mem{Base: term})
+		what, p := GP32(), GP64()
+		MOVL(Mem{Base: term}, what)
+		MOVWQZX(what.As16(), p)
+		MOVQ(Mem{Base: in, Index: p, Scale: 1}, p)
+		from := Mem{Base: p, Index: src, Scale: 1}
 		if m == 1 {
 			for u := range units {
-				a.xorMem(src.Offset(u*a.width), acc[u])
+				a.xorMem(from.Offset(u*a.width), acc[u])
 			}
 		} else {
-			sums := GP64()
-			MOVQ(Mem{Base: term, Disp: 8}, sums)
 			v := a.vecs(units)
 			for u := range units {
-				a.load(src.Offset(u*a.width), v[u])
+				a.load(from.Offset(u*a.width), v[u])
 			}
 			for j := range m {
 				skip := label(fmt.Sprintf("not%d_", j))
-				TESTB(Imm(1<<j), sums.As8L())
+				TESTL(U32(1<<(16+j)), what)
 				JZ(LabelRef(skip))
 				for u := range units {
 					a.xor(v[u], acc[j*units+u])
@@ -210,16 +212,17 @@ func xor(a isa, m, vectors int) {
 				Label(skip)
 			}
 		}
-		ADDQ(Imm(16), term)
+		ADDQ(Imm(4), term)
 		DECQ(left)
 		JNZ(LabelRef(label("term")))
 		Label(label("store"))
 		for j := range m {
-			to := address(out, Mem{Base: round, Disp: 8 + 8*j})
+			to := sum(j)
 			for u := range units {
 				a.store(acc[j*units+u], to.Offset(u*a.width))
 			}
 		}
+		ADDQ(U32(units*a.width), src)
 	})
 	MOVQ(term, round)
 	DECQ(roundsLeft)
