@@ -170,7 +170,9 @@ func (l *level) GF2(inputs, w, size int, sums [][]int) Program {
 // goes through a block, a row, in rounds: what the first packets of all inputs give to all
 // sums, then the second ones, and so on. So each input is read from its start to its end
 // and each byte once; reading what one sum asks for and then what the next does takes
-// three times as long from memory.
+// three times as long from memory, and asking for it ahead of time (PREFETCH) mends half
+// of that. With all packets in one round, so without going back to the sums, it is a
+// quarter faster in the cache and half as fast from memory.
 type addition struct {
 	packets
 	level  *level

@@ -376,13 +376,15 @@ func threadTime() time.Duration {
 	return time.Duration(ts.Nano())
 }
 
-// next goes to the next stripe of the arena, and after the last one to the first.
+// next goes to the next stripe of the arena, and after the last one to the first. Cases
+// follow each other, so that each starts with what was not read for long.
 func (b *bench) next() {
-	b.place(b.arena.at)
-	b.arena.at += (len(b.in) + len(b.out)) * b.stride
-	if b.arena.at+(len(b.in)+len(b.out))*b.stride > len(b.arena.survivors) {
+	size := (len(b.in) + len(b.out)) * b.stride
+	if b.arena.at+size > len(b.arena.survivors) {
 		b.arena.at = 0
 	}
+	b.place(b.arena.at)
+	b.arena.at += size
 }
 
 // place makes the stripe at base the one at hand: a slot after another, payloads on 64
