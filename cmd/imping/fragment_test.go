@@ -185,3 +185,65 @@ func TestArchivesSavedFromDisksAreOfUseWithoutACluster(t *testing.T) {
 		})
 	}
 }
+
+func TestFragmentRefusesWhatItCanNotDo(t *testing.T) {
+	dir := t.TempDir()
+	object := filepath.Join(dir, "object")
+	if err := os.WriteFile(object, []byte("tail feather"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	out := filepath.Join(dir, "out")
+	isal := []string{"--ec-type", "isa_l_rs_vand", "--data", "4", "--parity", "2"}
+	for _, c := range []struct {
+		args []string
+		want string
+	}{
+		{[]string{"decode", object}, `required flag(s) "output" not set`},
+		{[]string{"rebuild", "-o", out, object}, `required flag(s) "index" not set`},
+		{[]string{"decode", "-o", out}, "requires at least 1 arg(s), only received 0"},
+		{[]string{"decode", "-o", out, "--data", "4", object}, "--ec-type, --data and --parity are given all three, or none of them"},
+		{[]string{"decode", "-o", out, "--ec-type", "shss", "--data", "4", "--parity", "2", object},
+			`ec_type "shss": not supported: a proprietary library, whose code is not public`},
+		{[]string{"decode", "-o", out, "--segment-size", "no", object}, `--segment-size "no": not a size such as 256MiB or 1GiB`},
+		{[]string{"decode", "-o", out, "--segment-size", "2GiB", object}, `--segment-size "2GiB": liberasurecode takes segments of up to 2147483647 bytes`},
+		{[]string{"decode", "-o", out, object}, "none of these files is a fragment archive that could be told from its metadata or its headers"},
+		{[]string{"encode", "-o", out, object}, "encode needs --ec-type, --data and --parity"},
+		{append([]string{"encode", "-o", out, "--libec-version", "1.6", object}, isal...), `--libec-version "1.6": not a version such as 1.6.2`},
+		{append([]string{"encode", "-o", out, "--libec-version", "1.600.2", object}, isal...), `--libec-version "1.600.2": not a version such as 1.6.2`},
+		{append([]string{"encode", "-o", out, dir}, isal...), dir + ": not a regular file"},
+		{[]string{"inspect", object}, "something is wrong with 1 of 1 files"},
+	} {
+		cmd := fragmentCommand()
+		cmd.SilenceErrors, cmd.SilenceUsage = true, true
+		cmd.SetArgs(c.args)
+		if err := cmd.ExecuteContext(t.Context()); err == nil || err.Error() != c.want {
+			t.Errorf("%q: %v, want %s", c.args, err, c.want)
+		}
+		if left, err := os.ReadDir(dir); err != nil || len(left) != 1 {
+			t.Fatalf("%q: left behind: %v (%v)", c.args, left, err)
+		}
+	}
+}
+
+func TestEncodeStampsTheVersionThatItIsTold(t *testing.T) {
+	dir := t.TempDir()
+	object := filepath.Join(dir, "object")
+	if err := os.WriteFile(object, []byte("tail feather"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	for flag, want := range map[string]string{"": "1.6.2", "--libec-version=1.5.0": "1.5.0"} {
+		args := []string{"encode", "-o", dir, "--ec-type", "isa_l_rs_vand", "--data", "4", "--parity", "2", object}
+		if flag != "" {
+			args = append(args, flag)
+		}
+		cmd := fragmentCommand()
+		cmd.SetArgs(args)
+		if err := cmd.ExecuteContext(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		r, err := rescue.Inspect(t.Context(), filepath.Join(dir, "frag-4"), rescue.Options{})
+		if err != nil || r.Fragments[0].Header.LibecVersion != want {
+			t.Errorf("%s: %v, %+v", flag, err, r)
+		}
+	}
+}

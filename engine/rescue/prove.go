@@ -150,10 +150,21 @@ func (j *job) room(ctx context.Context) error {
 
 // recipe is how a segment is made from the fragments at hand.
 type recipe struct {
-	plan  *codec.Plan // nil: nothing has to be made
+	plans []*codec.Plan // one after the other
 	reads codec.Set
 	whole bool // all data is there then, else only what is wanted
 	err   error
+}
+
+func (r *recipe) add(plan func(have, want codec.Set) (*codec.Plan, error), have, want codec.Set) {
+	if r.err != nil || want == (codec.Set{}) {
+		return
+	}
+	var p *codec.Plan
+	if p, r.err = plan(have, want); r.err == nil {
+		r.plans = append(r.plans, p)
+		r.reads = r.reads.Or(codec.SetOf(p.In()...))
+	}
 }
 
 // recipeOf is asked of the same set for segment after segment.
@@ -165,19 +176,16 @@ func (j *job) recipeOf(have codec.Set) recipe {
 	for i := range j.code.K() {
 		data = data.With(i)
 	}
-	r := recipe{whole: true}
-	missing := j.want.Or(data).Minus(have)
-	r.reads = data.Minus(missing)
-	if missing != (codec.Set{}) {
-		r.plan, r.err = j.code.Plan(have, missing)
-		if _, few := errors.AsType[*codec.Insufficient](r.err); few && j.want != (codec.Set{}) {
-			r = recipe{}
-			r.plan, r.err = j.code.Plan(have, j.want)
-		}
-		if r.err == nil {
-			r.reads = r.reads.Or(codec.SetOf(r.plan.In()...))
-		}
+	r := recipe{whole: true, reads: data.Minus(data.Minus(have))}
+	r.add(j.code.Plan, have, data.Minus(have))
+	// What is wanted is made of the data, so that it is right when the object is: from a parity fragment that the object was not made of, it
+	// might not be.
+	r.add(j.code.Plan, data, j.want.Minus(data))
+	if _, few := errors.AsType[*codec.Insufficient](r.err); few && j.want != (codec.Set{}) {
+		r = recipe{}
+		r.add(j.code.Plan, have, j.want)
 	}
+	r.reads = r.reads.Minus(r.reads.Minus(have))
 	j.have, j.recipe = have, r
 	return r
 }
@@ -291,15 +299,15 @@ func (j *job) stripe(ctx context.Context, seg int64, compare bool, without map[*
 		}
 		r = recipe
 	}
-	if r.plan != nil {
-		in, out := make([][]byte, len(r.plan.In())), make([][]byte, len(r.plan.Out()))
-		for n, i := range r.plan.In() {
+	for _, plan := range r.plans {
+		in, out := make([][]byte, len(plan.In())), make([][]byte, len(plan.Out()))
+		for n, i := range plan.In() {
 			in[n] = j.slots[i][codec.HeaderSize:][:payload]
 		}
-		for n, i := range r.plan.Out() {
+		for n, i := range plan.Out() {
 			out[n] = j.slots[i][codec.HeaderSize:][:payload]
 		}
-		r.plan.Run(out, in)
+		plan.Run(out, in)
 	}
 	if !r.whole {
 		j.last.hashed = false

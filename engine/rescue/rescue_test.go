@@ -34,15 +34,28 @@ type set struct {
 	o      Options
 }
 
+// made are the archives of each object that was encoded: Encode syncs each to the disk, and the tests want the same ones often.
+var made = map[string][][]byte{}
+
 // encode makes the archives of an object of that many bytes.
 func encode(t *testing.T, scheme codec.Scheme, size, segment int) *set {
 	t.Helper()
 	s := &set{T: t, dir: t.TempDir(), scheme: scheme, object: make([]byte, size), o: Options{Scheme: scheme}}
 	rand.NewChaCha8([32]byte{byte(size), byte(segment)}).Read(s.object)
-	in := filepath.Join(t.TempDir(), "object")
-	s.write(in, s.object)
-	if _, err := Encode(t.Context(), in, s.dir, EncodeOptions{Scheme: scheme, Segment: segment}); err != nil {
-		t.Fatal(err)
+	key := fmt.Sprint(scheme, size, segment)
+	if made[key] == nil {
+		in, dir := filepath.Join(t.TempDir(), "object"), t.TempDir()
+		s.write(in, s.object)
+		files, err := Encode(t.Context(), in, dir, EncodeOptions{Scheme: scheme, Segment: segment})
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, path := range files {
+			made[key] = append(made[key], s.read(path))
+		}
+	}
+	for i, b := range made[key] {
+		s.write(s.path(i), b)
 	}
 	return s
 }
@@ -256,6 +269,33 @@ func TestAnArchiveIsRebuiltWhereTheObjectIsLost(t *testing.T) {
 	r, err := Rebuild(t.Context(), s.paths(p.In()...), dir, []int{0}, s.o)
 	if err != nil || !bytes.Equal(s.read(archiveName(dir, 0)), s.read(s.path(0))) || r.Proof != Unproved || r.Doubt == "" {
 		t.Errorf("%v, %+v", err, r)
+	}
+}
+
+// The object's MD5 says nothing of a parity fragment that it was not made of.
+func TestARottenParityArchiveSpoilsNoOther(t *testing.T) {
+	for _, scheme := range schemes {
+		if scheme.K > 5 {
+			continue
+		}
+		s := encode(t, scheme, 2000, 1000)
+		s.allMetadata(1000)
+		for _, rotten := range []int{scheme.K, scheme.K + scheme.M - 1} {
+			s.flip(rotten, codec.HeaderSize+1)
+			s.metadata(rotten, 1000, nil) // damaged before its MD5 was taken
+			for lost := scheme.K; lost < scheme.K+scheme.M; lost++ {
+				if lost == rotten {
+					continue
+				}
+				dir := t.TempDir()
+				r, err := Rebuild(t.Context(), s.paths(s.all()...), dir, []int{lost}, s.o)
+				if err != nil || !bytes.Equal(s.read(archiveName(dir, lost)), s.read(s.path(lost))) {
+					t.Errorf("%v: %d is rotten: archive %d is not what it was: %v, %+v", scheme, rotten, lost, err, r)
+				}
+			}
+			s.flip(rotten, codec.HeaderSize+1)
+			s.metadata(rotten, 1000, nil)
+		}
 	}
 }
 
