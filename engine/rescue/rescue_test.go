@@ -558,7 +558,7 @@ func TestTheSchemeIsNeverGuessed(t *testing.T) {
 	}
 	s.o.Scheme = codec.Scheme{Type: "jerasure_rs_vand", K: 5, M: 5}
 	_, r, err := s.decode(s.paths(s.all()...))
-	if err == nil || !strings.Contains(strings.Join(s.texts(r), "\n"), "frag-0: segment 0: fragment header: backend 3, but jerasure_rs_vand 5+5 is 1") {
+	if err == nil || !strings.Contains(strings.Join(s.texts(r), "\n"), "frag-0: fragment header: backend 3, but jerasure_rs_vand 5+5 is 1") {
 		t.Errorf("%v, %q", err, s.texts(r))
 	}
 	s.o = Options{Scheme: s.scheme, Segment: 2000}
@@ -663,4 +663,82 @@ func TestInspectSaysWhatIsThereAndWhatIsWrong(t *testing.T) {
 	if r, err := Inspect(t.Context(), s.path(9), s.o); err != nil || !slices.Equal(r.Problems, []string{"open: no such file or directory"}) {
 		t.Errorf("%v, %+v", err, r)
 	}
+}
+
+// What a file says of itself is not believed further than the file goes.
+func TestLengthsThatAFileClaimsAreNotBelieved(t *testing.T) {
+	s := encode(t, schemes[0], 1000, 1000)
+	code, err := codec.New(s.scheme)
+	if err != nil {
+		t.Fatal(err)
+	}
+	b := s.read(s.path(0))
+	h := code.Header(0, 1000)
+	h.OrigDataSize, h.LibecVersion = 1<<31-1, DefaultLibec
+	h.Put(b, codec.Zlib)
+	s.rewrite(0, b)
+	if _, r, err := s.decode(s.paths(0)); err == nil || !strings.HasPrefix(s.texts(r)[0], "frag-0: fragment header: payload of 250 bytes for a segment of 2147483647") {
+		t.Errorf("%v, %q", err, s.texts(r))
+	}
+	for i := range 6 {
+		s.metadata(i, 1, map[string]string{keySize: "1125899906842624"})
+	}
+	if _, r, err := s.decode(s.paths(s.all()...)); err == nil || len(r.Problems) == 0 {
+		t.Errorf("%v, %q", err, s.texts(r))
+	}
+	for _, size := range []string{"-1", "9223372036854775807", "", "x"} {
+		s.metadata(1, 1, map[string]string{keySize: size})
+		r, err := Inspect(t.Context(), s.path(1), Options{})
+		if err != nil || len(r.Problems) == 0 || !strings.Contains(r.Problems[0], "X-Object-Sysmeta-Ec-Content-Length is") {
+			t.Errorf("%v, %+v", err, r)
+		}
+	}
+}
+
+// Whatever is done to the files, what is written is the object, or nothing is.
+func TestNothingWrongIsEverWritten(t *testing.T) {
+	random := rand.New(rand.NewPCG(3, 3))
+	right := 0
+	const rounds = 60
+	for round := range rounds {
+		s := encode(t, []codec.Scheme{schemes[0], {Type: "flat_xor_hd_3", K: 5, M: 5}, {Type: "jerasure_rs_vand", K: 4, M: 3}}[round%3], 5000, 1000)
+		if round%2 == 0 {
+			s.allMetadata(1000)
+		}
+		for range random.IntN(5) {
+			i := random.IntN(s.scheme.K + s.scheme.M)
+			b := s.read(s.path(i))
+			if len(b) == 0 {
+				continue
+			}
+			at := random.IntN(len(b))
+			switch random.IntN(5) {
+			case 0:
+				s.rewrite(i, b[:at])
+			case 1:
+				clear(b[at:min(len(b), at+500)])
+				s.rewrite(i, b)
+			case 2:
+				s.rewrite(i, append(b[:at:at], b[at/2:]...))
+			case 3:
+				s.rewrite(i, s.read(s.path(random.IntN(s.scheme.K+s.scheme.M))))
+			default:
+				b[at] ^= 1 << random.IntN(8)
+				s.rewrite(i, b)
+			}
+		}
+		got, r, err := s.decode(s.paths(s.all()...))
+		if err == nil {
+			right++
+			if !bytes.Equal(got, s.object) {
+				t.Errorf("round %d: %q, and yet wrong", round, s.texts(r))
+			}
+		} else if len(r.Problems) == 0 && !strings.Contains(err.Error(), "contradict") {
+			t.Errorf("round %d: %v, and no file is named", round, err)
+		}
+	}
+	if right < rounds/2 {
+		t.Errorf("only %d of %d objects were decoded", right, rounds)
+	}
+	t.Logf("%d of %d objects were decoded", right, rounds)
 }
