@@ -290,14 +290,34 @@ func (j *job) stripe(ctx context.Context, seg int64, compare bool, without map[*
 	}
 	payload := j.code.PayloadSize(segment)
 	if compare {
-		liars, recipe := j.compare(seg, reads, payload, r)
-		if liars != (codec.Set{}) {
-			for _, i := range liars.Indexes() {
-				by[i].spoil(seg, "its content is damaged: it contradicts the other archives")
+		v := j.compare(have, payload, r)
+		if !v.proved && v.liars == (codec.Set{}) {
+			// What is good of damaged archives may be to spare, if nothing else is.
+			if more, others := j.holders(seg, true, without); more != have {
+				if _, _, bad := j.fetch(ctx, more.Minus(have), others, at, segment); len(bad) > 0 {
+					for i, err := range bad {
+						others[i].spoil(seg, bare(err))
+					}
+					return true, nil
+				}
+				if w := j.compare(more, payload, r); w.proved || w.liars != (codec.Set{}) {
+					v, by = w, others
+				}
 			}
+		}
+		for _, i := range v.liars.Indexes() {
+			by[i].spoil(seg, "its content is damaged: it contradicts the other archives")
+		}
+		if v.liars != (codec.Set{}) {
 			return true, nil
 		}
-		r = recipe
+		r = v.use
+		if !v.proved {
+			if j.last.agreed || v.contra && !j.last.contra {
+				j.last.doubtAt, j.last.contra = seg, v.contra
+			}
+			j.last.agreed = false
+		}
 	}
 	for _, plan := range r.plans {
 		in, out := make([][]byte, len(plan.In())), make([][]byte, len(plan.Out()))
@@ -385,33 +405,30 @@ func (j *job) fetch(ctx context.Context, set codec.Set, by []*archive, at int64,
 	return common, crc, bad
 }
 
-// compare notes whether the fragments of a segment agree, and returns those that are wrong, or else the recipe to use: one of fragments
-// that were compared, if there is one.
-func (j *job) compare(seg int64, have codec.Set, payload int, r recipe) (liars codec.Set, use recipe) {
+// comparison is what the fragments of a segment say of each other.
+type comparison struct {
+	proved bool
+	contra bool      // something is wrong, and it can not be told what
+	liars  codec.Set // these are wrong
+	use    recipe    // the given one, or one of fragments that were compared
+}
+
+func (j *job) compare(have codec.Set, payload int, r recipe) comparison {
 	payloads := make([][]byte, j.code.N())
 	for _, i := range have.Indexes() {
 		payloads[i] = j.slots[i][codec.HeaderSize:][:payload]
 	}
 	verdict, err := j.code.Verify(payloads)
-	doubt := func(contra bool) {
-		if j.last.agreed || contra && !j.last.contra {
-			j.last.doubtAt, j.last.contra = seg, contra
-		}
-		j.last.agreed = false
-	}
 	switch {
 	case err != nil: // nothing to compare with
-		doubt(false)
-	case verdict.Liars != (codec.Set{}):
-		return verdict.Liars, r
+		return comparison{use: r}
 	case !verdict.Consistent:
-		doubt(true)
+		return comparison{use: r, liars: verdict.Liars, contra: verdict.Liars == codec.Set{}}
 	case r.reads.Minus(verdict.Checked) == (codec.Set{}):
-	default:
-		if other := j.recipeOf(verdict.Checked); other.err == nil && other.whole == r.whole {
-			return codec.Set{}, other
-		}
-		doubt(false)
+		return comparison{use: r, proved: true}
 	}
-	return codec.Set{}, r
+	if other := j.recipeOf(verdict.Checked); other.err == nil && other.whole == r.whole {
+		return comparison{use: other, proved: true}
+	}
+	return comparison{use: r}
 }

@@ -483,6 +483,17 @@ var damages = []struct {
 		s.write(filepath.Join(s.dir, "copy"), bad)
 		return append([]string{filepath.Join(s.dir, "copy")}, s.paths(0, 1, 2, 3, 4, 5)...)
 	}, []string{"frag-2: fragment 2 again, and not the same as copy"}, ""},
+	{"two of an index that differ, and one is the only one to spare", false, func(s *set) []string {
+		s.flip(2, testFragment+100)
+		bad := s.read(s.path(2))
+		s.flip(2, testFragment+100)
+		s.write(filepath.Join(s.dir, "copy"), bad)
+		return append(s.paths(0, 1, 2, 3, 4), filepath.Join(s.dir, "copy"))
+	}, []string{"copy: fragment 2 again, and not the same as frag-2"}, ""},
+	{"a damaged one is the only one to spare", false, func(s *set) []string {
+		s.rewrite(0, append(s.read(s.path(0)), "xyz"...))
+		return s.paths(0, 1, 2, 3, 4)
+	}, []string{"frag-0: 3 bytes behind the last fragment"}, ""},
 	{"two of an index that differ, and both needed", true, func(s *set) []string {
 		s.flip(2, testFragment+100)
 		bad := s.read(s.path(2))
