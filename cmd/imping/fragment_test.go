@@ -98,6 +98,7 @@ func (l *lab) copies(paths []string, attributes bool) []string {
 // Archives copied from the disks of a real cluster, for each scheme that Debian's liberasurecode has.
 func TestArchivesSavedFromDisksAreOfUseWithoutACluster(t *testing.T) {
 	l := startLab(t)
+	l.forgetRare()
 	policies := append([]string{"isal42", "lec42"}, rareNames()...)
 	loaded := l.load(scenario.LoadOptions{Seed: 11, Policies: policies, Sizes: []int64{2*segment + 777}, Kinds: []scenario.Kind{}})
 	for _, obj := range loaded.Objects {
