@@ -97,6 +97,9 @@ const (
 	keyScheme  = "X-Object-Sysmeta-Ec-Scheme"
 )
 
+// maxObject keeps the lengths of archives of any scheme and segment size in an int64. Swift's objects have 5 GiB, if it is not told otherwise.
+const maxObject = 1 << 50
+
 // readMetadata returns nil for a file that has none.
 func readMetadata(path string) (*metadata, error) {
 	_, err := unix.Getxattr(path, "user.swift.metadata", nil)
@@ -123,7 +126,7 @@ func readMetadata(path string) (*metadata, error) {
 	}
 	m.index = int(number(keyIndex, codec.MaxFragments-1))
 	m.segment = int(number(keySegment, math.MaxInt32))
-	m.shape = shapeOf(number(keySize, math.MaxInt64), m.segment)
+	m.shape = shapeOf(number(keySize, maxObject), m.segment)
 	if err == nil && m.segment == 0 {
 		err = fmt.Errorf("metadata: %s is %q", keySegment, all[keySegment])
 	}
@@ -273,7 +276,7 @@ func (j *job) survey(ctx context.Context) error {
 // read reads one file whole.
 func (j *job) read(ctx context.Context, a *archive) error {
 	size, want := a.stat.Size(), j.code.ArchiveSize(j.size, j.segment)
-	buf := make([]byte, j.code.FragmentSize(j.segment))
+	buf := make([]byte, min(int64(j.code.FragmentSize(j.segment)), size))
 	sum, whole := md5.New(), true
 	headers := -1
 	for seg := range j.segments {
@@ -281,14 +284,14 @@ func (j *job) read(ctx context.Context, a *archive) error {
 			return err
 		}
 		at, segment := j.place(seg)
-		b := buf[:j.code.FragmentSize(segment)]
-		if at+int64(len(b)) > size {
+		length := int64(j.code.FragmentSize(segment))
+		if at+length > size {
 			whole = false
 			if at >= size {
 				break
 			}
-			b = b[:size-at]
 		}
+		b := buf[:min(length, size-at)]
 		n, err := a.file.ReadAt(b, at)
 		j.o.Progress.done(int64(n))
 		if err != nil && err != io.EOF {
@@ -296,7 +299,7 @@ func (j *job) read(ctx context.Context, a *archive) error {
 			a.spoil(seg, bare(err))
 			continue
 		}
-		if n < j.code.FragmentSize(segment) {
+		if int64(n) < length {
 			continue // truncated: said once, below
 		}
 		sum.Write(b)

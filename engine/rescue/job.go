@@ -132,6 +132,13 @@ func (g *group) takes(a *archive) bool {
 // settle says which object the archives are of, and of which scheme. Archives of others are named and dropped.
 func (j *job) settle() error {
 	var groups []*group
+	var bare *codec.Code // of files without metadata
+	if j.o.Scheme != (codec.Scheme{}) {
+		var err error
+		if bare, err = codec.New(j.o.Scheme); err != nil {
+			return err
+		}
+	}
 	for _, named := range []bool{true, false} { // bare files last
 		for _, a := range j.given {
 			if a.dropped || (a.meta != nil) != named {
@@ -154,6 +161,13 @@ func (j *job) settle() error {
 			}
 			if !named && a.shape == (shape{}) {
 				continue // joins below
+			}
+			if !named && bare != nil {
+				if err := bare.CheckHeader(a.head); err != nil {
+					a.dropped = true
+					a.problem("%v", err)
+					continue
+				}
 			}
 			o := a.object()
 			i := slices.IndexFunc(groups, func(g *group) bool { return g.object == o })

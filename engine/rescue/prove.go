@@ -150,10 +150,21 @@ func (j *job) room(ctx context.Context) error {
 
 // recipe is how a segment is made from the fragments at hand.
 type recipe struct {
-	plan  *codec.Plan // nil: nothing has to be made
+	plans []*codec.Plan // one after the other
 	reads codec.Set
 	whole bool // all data is there then, else only what is wanted
 	err   error
+}
+
+func (r *recipe) add(plan func(have, want codec.Set) (*codec.Plan, error), have, want codec.Set) {
+	if r.err != nil || want == (codec.Set{}) {
+		return
+	}
+	var p *codec.Plan
+	if p, r.err = plan(have, want); r.err == nil {
+		r.plans = append(r.plans, p)
+		r.reads = r.reads.Or(codec.SetOf(p.In()...))
+	}
 }
 
 // recipeOf is asked of the same set for segment after segment.
@@ -165,19 +176,16 @@ func (j *job) recipeOf(have codec.Set) recipe {
 	for i := range j.code.K() {
 		data = data.With(i)
 	}
-	r := recipe{whole: true}
-	missing := j.want.Or(data).Minus(have)
-	r.reads = data.Minus(missing)
-	if missing != (codec.Set{}) {
-		r.plan, r.err = j.code.Plan(have, missing)
-		if _, few := errors.AsType[*codec.Insufficient](r.err); few && j.want != (codec.Set{}) {
-			r = recipe{}
-			r.plan, r.err = j.code.Plan(have, j.want)
-		}
-		if r.err == nil {
-			r.reads = r.reads.Or(codec.SetOf(r.plan.In()...))
-		}
+	r := recipe{whole: true, reads: data.Minus(data.Minus(have))}
+	r.add(j.code.Plan, have, data.Minus(have))
+	// What is wanted is made of the data, so that it is right when the object is: from a parity fragment that the object was not made of, it
+	// might not be.
+	r.add(j.code.Plan, data, j.want.Minus(data))
+	if _, few := errors.AsType[*codec.Insufficient](r.err); few && j.want != (codec.Set{}) {
+		r = recipe{}
+		r.add(j.code.Plan, have, j.want)
 	}
+	r.reads = r.reads.Minus(r.reads.Minus(have))
 	j.have, j.recipe = have, r
 	return r
 }
@@ -282,24 +290,44 @@ func (j *job) stripe(ctx context.Context, seg int64, compare bool, without map[*
 	}
 	payload := j.code.PayloadSize(segment)
 	if compare {
-		liars, recipe := j.compare(seg, reads, payload, r)
-		if liars != (codec.Set{}) {
-			for _, i := range liars.Indexes() {
-				by[i].spoil(seg, "its content is damaged: it contradicts the other archives")
+		v := j.compare(have, payload, r)
+		if !v.proved && v.liars == (codec.Set{}) {
+			// What is good of damaged archives may be to spare, if nothing else is.
+			if more, others := j.holders(seg, true, without); more != have {
+				if _, _, bad := j.fetch(ctx, more.Minus(have), others, at, segment); len(bad) > 0 {
+					for i, err := range bad {
+						others[i].spoil(seg, bare(err))
+					}
+					return true, nil
+				}
+				if w := j.compare(more, payload, r); w.proved || w.liars != (codec.Set{}) {
+					v, by = w, others
+				}
 			}
+		}
+		for _, i := range v.liars.Indexes() {
+			by[i].spoil(seg, "its content is damaged: it contradicts the other archives")
+		}
+		if v.liars != (codec.Set{}) {
 			return true, nil
 		}
-		r = recipe
+		r = v.use
+		if !v.proved {
+			if j.last.agreed || v.contra && !j.last.contra {
+				j.last.doubtAt, j.last.contra = seg, v.contra
+			}
+			j.last.agreed = false
+		}
 	}
-	if r.plan != nil {
-		in, out := make([][]byte, len(r.plan.In())), make([][]byte, len(r.plan.Out()))
-		for n, i := range r.plan.In() {
+	for _, plan := range r.plans {
+		in, out := make([][]byte, len(plan.In())), make([][]byte, len(plan.Out()))
+		for n, i := range plan.In() {
 			in[n] = j.slots[i][codec.HeaderSize:][:payload]
 		}
-		for n, i := range r.plan.Out() {
+		for n, i := range plan.Out() {
 			out[n] = j.slots[i][codec.HeaderSize:][:payload]
 		}
-		r.plan.Run(out, in)
+		plan.Run(out, in)
 	}
 	if !r.whole {
 		j.last.hashed = false
@@ -377,33 +405,30 @@ func (j *job) fetch(ctx context.Context, set codec.Set, by []*archive, at int64,
 	return common, crc, bad
 }
 
-// compare notes whether the fragments of a segment agree, and returns those that are wrong, or else the recipe to use: one of fragments
-// that were compared, if there is one.
-func (j *job) compare(seg int64, have codec.Set, payload int, r recipe) (liars codec.Set, use recipe) {
+// comparison is what the fragments of a segment say of each other.
+type comparison struct {
+	proved bool
+	contra bool      // something is wrong, and it can not be told what
+	liars  codec.Set // these are wrong
+	use    recipe    // the given one, or one of fragments that were compared
+}
+
+func (j *job) compare(have codec.Set, payload int, r recipe) comparison {
 	payloads := make([][]byte, j.code.N())
 	for _, i := range have.Indexes() {
 		payloads[i] = j.slots[i][codec.HeaderSize:][:payload]
 	}
 	verdict, err := j.code.Verify(payloads)
-	doubt := func(contra bool) {
-		if j.last.agreed || contra && !j.last.contra {
-			j.last.doubtAt, j.last.contra = seg, contra
-		}
-		j.last.agreed = false
-	}
 	switch {
 	case err != nil: // nothing to compare with
-		doubt(false)
-	case verdict.Liars != (codec.Set{}):
-		return verdict.Liars, r
+		return comparison{use: r}
 	case !verdict.Consistent:
-		doubt(true)
+		return comparison{use: r, liars: verdict.Liars, contra: verdict.Liars == codec.Set{}}
 	case r.reads.Minus(verdict.Checked) == (codec.Set{}):
-	default:
-		if other := j.recipeOf(verdict.Checked); other.err == nil && other.whole == r.whole {
-			return codec.Set{}, other
-		}
-		doubt(false)
+		return comparison{use: r, proved: true}
 	}
-	return codec.Set{}, r
+	if other := j.recipeOf(verdict.Checked); other.err == nil && other.whole == r.whole {
+		return comparison{use: other, proved: true}
+	}
+	return comparison{use: r}
 }

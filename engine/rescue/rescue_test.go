@@ -34,15 +34,28 @@ type set struct {
 	o      Options
 }
 
+// made are the archives of each object that was encoded: Encode syncs each to the disk, and the tests want the same ones often.
+var made = map[string][][]byte{}
+
 // encode makes the archives of an object of that many bytes.
 func encode(t *testing.T, scheme codec.Scheme, size, segment int) *set {
 	t.Helper()
 	s := &set{T: t, dir: t.TempDir(), scheme: scheme, object: make([]byte, size), o: Options{Scheme: scheme}}
 	rand.NewChaCha8([32]byte{byte(size), byte(segment)}).Read(s.object)
-	in := filepath.Join(t.TempDir(), "object")
-	s.write(in, s.object)
-	if _, err := Encode(t.Context(), in, s.dir, EncodeOptions{Scheme: scheme, Segment: segment}); err != nil {
-		t.Fatal(err)
+	key := fmt.Sprint(scheme, size, segment)
+	if made[key] == nil {
+		in, dir := filepath.Join(t.TempDir(), "object"), t.TempDir()
+		s.write(in, s.object)
+		files, err := Encode(t.Context(), in, dir, EncodeOptions{Scheme: scheme, Segment: segment})
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, path := range files {
+			made[key] = append(made[key], s.read(path))
+		}
+	}
+	for i, b := range made[key] {
+		s.write(s.path(i), b)
 	}
 	return s
 }
@@ -259,6 +272,33 @@ func TestAnArchiveIsRebuiltWhereTheObjectIsLost(t *testing.T) {
 	}
 }
 
+// The object's MD5 says nothing of a parity fragment that it was not made of.
+func TestARottenParityArchiveSpoilsNoOther(t *testing.T) {
+	for _, scheme := range schemes {
+		if scheme.K > 5 {
+			continue
+		}
+		s := encode(t, scheme, 2000, 1000)
+		s.allMetadata(1000)
+		for _, rotten := range []int{scheme.K, scheme.K + scheme.M - 1} {
+			s.flip(rotten, codec.HeaderSize+1)
+			s.metadata(rotten, 1000, nil) // damaged before its MD5 was taken
+			for lost := scheme.K; lost < scheme.K+scheme.M; lost++ {
+				if lost == rotten {
+					continue
+				}
+				dir := t.TempDir()
+				r, err := Rebuild(t.Context(), s.paths(s.all()...), dir, []int{lost}, s.o)
+				if err != nil || !bytes.Equal(s.read(archiveName(dir, lost)), s.read(s.path(lost))) {
+					t.Errorf("%v: %d is rotten: archive %d is not what it was: %v, %+v", scheme, rotten, lost, err, r)
+				}
+			}
+			s.flip(rotten, codec.HeaderSize+1)
+			s.metadata(rotten, 1000, nil)
+		}
+	}
+}
+
 func TestAnEmptyObject(t *testing.T) {
 	s := encode(t, schemes[0], 0, 1000)
 	_, r, err := s.decode(s.paths(s.all()...))
@@ -443,6 +483,17 @@ var damages = []struct {
 		s.write(filepath.Join(s.dir, "copy"), bad)
 		return append([]string{filepath.Join(s.dir, "copy")}, s.paths(0, 1, 2, 3, 4, 5)...)
 	}, []string{"frag-2: fragment 2 again, and not the same as copy"}, ""},
+	{"two of an index that differ, and one is the only one to spare", false, func(s *set) []string {
+		s.flip(2, testFragment+100)
+		bad := s.read(s.path(2))
+		s.flip(2, testFragment+100)
+		s.write(filepath.Join(s.dir, "copy"), bad)
+		return append(s.paths(0, 1, 2, 3, 4), filepath.Join(s.dir, "copy"))
+	}, []string{"copy: fragment 2 again, and not the same as frag-2"}, ""},
+	{"a damaged one is the only one to spare", false, func(s *set) []string {
+		s.rewrite(0, append(s.read(s.path(0)), "xyz"...))
+		return s.paths(0, 1, 2, 3, 4)
+	}, []string{"frag-0: 3 bytes behind the last fragment"}, ""},
 	{"two of an index that differ, and both needed", true, func(s *set) []string {
 		s.flip(2, testFragment+100)
 		bad := s.read(s.path(2))
@@ -518,7 +569,7 @@ func TestTheSchemeIsNeverGuessed(t *testing.T) {
 	}
 	s.o.Scheme = codec.Scheme{Type: "jerasure_rs_vand", K: 5, M: 5}
 	_, r, err := s.decode(s.paths(s.all()...))
-	if err == nil || !strings.Contains(strings.Join(s.texts(r), "\n"), "frag-0: segment 0: fragment header: backend 3, but jerasure_rs_vand 5+5 is 1") {
+	if err == nil || !strings.Contains(strings.Join(s.texts(r), "\n"), "frag-0: fragment header: backend 3, but jerasure_rs_vand 5+5 is 1") {
 		t.Errorf("%v, %q", err, s.texts(r))
 	}
 	s.o = Options{Scheme: s.scheme, Segment: 2000}
@@ -623,4 +674,82 @@ func TestInspectSaysWhatIsThereAndWhatIsWrong(t *testing.T) {
 	if r, err := Inspect(t.Context(), s.path(9), s.o); err != nil || !slices.Equal(r.Problems, []string{"open: no such file or directory"}) {
 		t.Errorf("%v, %+v", err, r)
 	}
+}
+
+// What a file says of itself is not believed further than the file goes.
+func TestLengthsThatAFileClaimsAreNotBelieved(t *testing.T) {
+	s := encode(t, schemes[0], 1000, 1000)
+	code, err := codec.New(s.scheme)
+	if err != nil {
+		t.Fatal(err)
+	}
+	b := s.read(s.path(0))
+	h := code.Header(0, 1000)
+	h.OrigDataSize, h.LibecVersion = 1<<31-1, DefaultLibec
+	h.Put(b, codec.Zlib)
+	s.rewrite(0, b)
+	if _, r, err := s.decode(s.paths(0)); err == nil || !strings.HasPrefix(s.texts(r)[0], "frag-0: fragment header: payload of 250 bytes for a segment of 2147483647") {
+		t.Errorf("%v, %q", err, s.texts(r))
+	}
+	for i := range 6 {
+		s.metadata(i, 1, map[string]string{keySize: "1125899906842624"})
+	}
+	if _, r, err := s.decode(s.paths(s.all()...)); err == nil || len(r.Problems) == 0 {
+		t.Errorf("%v, %q", err, s.texts(r))
+	}
+	for _, size := range []string{"-1", "9223372036854775807", "", "x"} {
+		s.metadata(1, 1, map[string]string{keySize: size})
+		r, err := Inspect(t.Context(), s.path(1), Options{})
+		if err != nil || len(r.Problems) == 0 || !strings.Contains(r.Problems[0], "X-Object-Sysmeta-Ec-Content-Length is") {
+			t.Errorf("%v, %+v", err, r)
+		}
+	}
+}
+
+// Whatever is done to the files, what is written is the object, or nothing is.
+func TestNothingWrongIsEverWritten(t *testing.T) {
+	random := rand.New(rand.NewPCG(3, 3))
+	right := 0
+	const rounds = 60
+	for round := range rounds {
+		s := encode(t, []codec.Scheme{schemes[0], {Type: "flat_xor_hd_3", K: 5, M: 5}, {Type: "jerasure_rs_vand", K: 4, M: 3}}[round%3], 5000, 1000)
+		if round%2 == 0 {
+			s.allMetadata(1000)
+		}
+		for range random.IntN(5) {
+			i := random.IntN(s.scheme.K + s.scheme.M)
+			b := s.read(s.path(i))
+			if len(b) == 0 {
+				continue
+			}
+			at := random.IntN(len(b))
+			switch random.IntN(5) {
+			case 0:
+				s.rewrite(i, b[:at])
+			case 1:
+				clear(b[at:min(len(b), at+500)])
+				s.rewrite(i, b)
+			case 2:
+				s.rewrite(i, append(b[:at:at], b[at/2:]...))
+			case 3:
+				s.rewrite(i, s.read(s.path(random.IntN(s.scheme.K+s.scheme.M))))
+			default:
+				b[at] ^= 1 << random.IntN(8)
+				s.rewrite(i, b)
+			}
+		}
+		got, r, err := s.decode(s.paths(s.all()...))
+		if err == nil {
+			right++
+			if !bytes.Equal(got, s.object) {
+				t.Errorf("round %d: %q, and yet wrong", round, s.texts(r))
+			}
+		} else if len(r.Problems) == 0 && !strings.Contains(err.Error(), "contradict") {
+			t.Errorf("round %d: %v, and no file is named", round, err)
+		}
+	}
+	if right < rounds/2 {
+		t.Errorf("only %d of %d objects were decoded", right, rounds)
+	}
+	t.Logf("%d of %d objects were decoded", right, rounds)
 }

@@ -67,31 +67,35 @@ func publish(sinks []*sink) error {
 			return err
 		}
 	}
-	dirs := map[string]bool{}
-	for i, s := range sinks {
-		err := s.tmp.Close()
-		if err == nil {
-			err = os.Rename(s.tmp.Name(), s.path)
-		}
-		if err != nil {
-			for _, done := range sinks[:i] {
-				os.Remove(done.path)
+	err := func() error {
+		dirs := map[string]bool{}
+		for _, s := range sinks {
+			if err := s.tmp.Close(); err != nil {
+				return err
 			}
-			os.Remove(s.tmp.Name())
+			if err := os.Rename(s.tmp.Name(), s.path); err != nil {
+				return err
+			}
 			s.tmp = nil
-			return err
+			dirs[filepath.Dir(s.path)] = true
 		}
-		s.tmp = nil
-		dirs[filepath.Dir(s.path)] = true
+		for dir := range dirs {
+			d, err := os.Open(dir)
+			if err != nil {
+				return err
+			}
+			if err := errors.Join(d.Sync(), d.Close()); err != nil {
+				return err
+			}
+		}
+		return nil
+	}()
+	if err != nil {
+		for _, s := range sinks {
+			if s.tmp == nil {
+				os.Remove(s.path)
+			}
+		}
 	}
-	for dir := range dirs {
-		d, err := os.Open(dir)
-		if err != nil {
-			return err
-		}
-		if err := errors.Join(d.Sync(), d.Close()); err != nil {
-			return err
-		}
-	}
-	return nil
+	return err
 }
