@@ -136,6 +136,47 @@ func TestWrongPayloadIsFoundWhereItHasAChecksum(t *testing.T) {
 	}
 }
 
+func TestSiblingsAreTakenOnlyWhereParseHeaderTakesThem(t *testing.T) {
+	model := sampleHeader(t)
+	h, err := ParseHeader(model)
+	if err != nil {
+		t.Fatal(err)
+	}
+	sibling := make([]byte, HeaderSize)
+	for index := range MaxFragments {
+		want := h
+		want.Index = index
+		want.Put(sibling, Zlib)
+		if got, ok := parseSibling(sibling, model, &h); !ok || got != want {
+			t.Fatalf("index %d: %+v, %v", index, got, ok)
+		}
+		for bit := range 8 * HeaderSize {
+			sibling[bit/8] ^= 1 << (bit % 8)
+			got, ok := parseSibling(sibling, model, &h)
+			if parsed, err := ParseHeader(sibling); ok && (err != nil || got != parsed) {
+				t.Fatalf("index %d, bit %d flipped: %+v, but ParseHeader %+v, %v", index, bit, got, parsed, err)
+			}
+			sibling[bit/8] ^= 1 << (bit % 8)
+		}
+		if _, ok := parseSibling(sibling[:HeaderSize-1], model, &h); ok {
+			t.Fatalf("index %d: a header that is cut off was taken", index)
+		}
+	}
+	for _, other := range []struct {
+		crc   CRC
+		libec uint32
+	}{{Legacy, h.LibecVersion}, {Zlib, firstCheckedVersion - 1}} {
+		h.LibecVersion = other.libec
+		h.Put(model, other.crc)
+		if h, err = ParseHeader(model); err != nil {
+			t.Fatal(err)
+		}
+		if _, ok := parseSibling(model, model, &h); ok {
+			t.Errorf("%v, version %x: taken", other.crc, other.libec)
+		}
+	}
+}
+
 func FuzzParseHeader(f *testing.F) {
 	f.Add(sampleHeader(f))
 	legacy := sampleHeader(f)
@@ -167,6 +208,15 @@ func FuzzParseHeader(f *testing.F) {
 		}
 		if err != nil || g != h {
 			t.Fatalf("%+v was read back as %+v, %v", h, g, err)
+		}
+		h.Index ^= 5
+		h.Put(again, Zlib)
+		if g, err := ParseHeader(again); err == nil {
+			if s, ok := parseSibling(b, again, &g); ok {
+				if p, err := ParseHeader(b); err != nil || s != p {
+					t.Fatalf("as a sibling it is %+v, else %+v, %v", s, p, err)
+				}
+			}
 		}
 	})
 }

@@ -29,10 +29,18 @@ func (c *Code) CheckStripe(fragments [][]byte, indexes []int, segment int, heade
 		faults = append(faults, Fault{i, err})
 		headers[i].LibecVersion = 0 // takes no part in what follows; no header that was read has it
 	}
+	model := -1 // the first fragment that is good
 	for i, f := range fragments {
 		h := &headers[i]
 		var err error
-		if *h, err = ParseHeader(f); err == nil {
+		known := false
+		if model >= 0 {
+			*h, known = parseSibling(f, fragments[model], &headers[model])
+		}
+		if !known {
+			*h, err = ParseHeader(f)
+		}
+		if err == nil {
 			switch {
 			case indexes != nil && h.Index != indexes[i]:
 				err = headerErrorf("index %d, want %d", h.Index, indexes[i])
@@ -46,10 +54,14 @@ func (c *Code) CheckStripe(fragments [][]byte, indexes []int, segment int, heade
 				}
 			}
 		}
-		switch {
-		case err != nil:
+		if err != nil {
 			bad(i, err)
-		case indexes == nil:
+			continue
+		}
+		if model < 0 {
+			model = i
+		}
+		if indexes == nil {
 			seen = seen.With(h.Index)
 		}
 	}

@@ -297,37 +297,26 @@ func worksOn(kernel native.Kernel, typ string) bool {
 }
 
 // headers returns what one stripe asks for beside its payloads: the survivors' headers
-// read and checked, the outputs' written.
+// read and checked, the outputs' written, as the pipeline does it.
 func (b *bench) headers(code *codec.Code, plan *codec.Plan) (func(), error) {
-	var in, out [][]byte
-	for _, index := range plan.In() {
-		buf := make([]byte, codec.HeaderSize)
+	in, out := make([][]byte, len(plan.In())), make([][]byte, len(plan.Out()))
+	for i, index := range plan.In() {
+		in[i] = make([]byte, codec.HeaderSize+b.payload)
 		h := code.Header(index, b.segment)
 		h.LibecVersion = 0x010602
-		h.Put(buf, codec.Zlib)
-		in = append(in, buf)
+		h.Put(in[i], codec.Zlib)
 	}
-	for range plan.Out() {
-		out = append(out, make([]byte, codec.HeaderSize))
+	for i := range out {
+		out[i] = make([]byte, codec.HeaderSize+b.payload)
 	}
+	parsed := make([]codec.Header, len(in))
 	work := func() error {
-		var first codec.Header
-		for i, buf := range in {
-			h, err := codec.ParseHeader(buf)
-			if err != nil {
-				return err
-			}
-			if err := code.CheckHeader(&h); err != nil {
-				return err
-			}
-			if i == 0 {
-				first = h
-			}
+		stripe, faults := code.CheckStripe(in, plan.In(), b.segment, parsed)
+		if len(faults) > 0 {
+			return faults[0].Err
 		}
 		for i, index := range plan.Out() {
-			h := code.Header(index, int(first.OrigDataSize))
-			h.LibecVersion = first.LibecVersion
-			h.Put(out[i], codec.Zlib)
+			code.Seal(out[i], index, stripe, codec.Zlib)
 		}
 		return nil
 	}
