@@ -29,29 +29,31 @@ func (c *Code) CheckStripe(fragments [][]byte, indexes []int, segment int, heade
 		faults = append(faults, Fault{i, err})
 		headers[i].LibecVersion = 0 // takes no part in what follows; no header that was read has it
 	}
-	model := -1 // the first fragment that is good
+	model, alike := -1, true // the first good fragment; whether all that are good have its header, but for the index
 	for i, f := range fragments {
 		h := &headers[i]
 		var err error
-		known := false
-		if model >= 0 {
-			*h, known = parseSibling(f, fragments[model], &headers[model])
-		}
-		if !known {
+		sibling := model >= 0 && headers[model].isSibling(fragments[model], f)
+		if sibling {
+			*h = headers[model]
+			h.Index = int(f[offIndex])
+		} else {
 			*h, err = ParseHeader(f)
 		}
-		if err == nil {
-			switch {
-			case indexes != nil && h.Index != indexes[i]:
-				err = headerErrorf("index %d, want %d", h.Index, indexes[i])
-			case segment >= 0 && int64(h.OrigDataSize) != int64(segment):
-				err = headerErrorf("segment of %d bytes, want %d", h.OrigDataSize, segment)
-			case indexes == nil && seen.Has(h.Index):
-				err = headerErrorf("index %d, which another fragment has", h.Index)
-			default:
-				if err = c.CheckHeader(h); err == nil {
-					err = h.CheckPayload(f[HeaderSize:])
-				}
+		switch {
+		case err != nil:
+		case indexes != nil && h.Index != indexes[i]:
+			err = headerErrorf("index %d, want %d", h.Index, indexes[i])
+		case segment >= 0 && int64(h.OrigDataSize) != int64(segment):
+			err = headerErrorf("segment of %d bytes, want %d", h.OrigDataSize, segment)
+		case indexes == nil && seen.Has(h.Index):
+			err = headerErrorf("index %d, which another fragment has", h.Index)
+		default:
+			if !sibling || h.Index >= c.N() {
+				err = c.CheckHeader(h)
+			}
+			if err == nil {
+				err = h.CheckPayload(f[HeaderSize:])
 			}
 		}
 		if err != nil {
@@ -60,10 +62,16 @@ func (c *Code) CheckStripe(fragments [][]byte, indexes []int, segment int, heade
 		}
 		if model < 0 {
 			model = i
+		} else if !sibling {
+			alike = false
 		}
 		if indexes == nil {
 			seen = seen.With(h.Index)
 		}
+	}
+	if alike && model >= 0 {
+		h := &headers[model]
+		return Stripe{int(h.OrigDataSize), h.ChecksumType, h.BackendVersion, h.LibecVersion}, faults
 	}
 	if segment < 0 {
 		size, draw := most(headers, func(h *Header) uint32 { return h.OrigDataSize }, 0)
