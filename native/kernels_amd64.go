@@ -62,66 +62,6 @@ func xorx4Avx2(n int, pos int, rows int, row int, in *[]byte, out *[]byte, round
 //go:noescape
 func xorx4Ssse3(n int, pos int, rows int, row int, in *[]byte, out *[]byte, rounds *uint32, count int)
 
-// xorx5Avx512 makes n bytes, a multiple of 64, of each packet of some rows.
-//
-//go:noescape
-func xorx5Avx512(n int, pos int, rows int, row int, in *[]byte, out *[]byte, rounds *uint32, count int)
-
-// xorx5Avx2 makes n bytes, a multiple of 32, of each packet of some rows.
-//
-//go:noescape
-func xorx5Avx2(n int, pos int, rows int, row int, in *[]byte, out *[]byte, rounds *uint32, count int)
-
-// xorx5Ssse3 makes n bytes, a multiple of 16, of each packet of some rows.
-//
-//go:noescape
-func xorx5Ssse3(n int, pos int, rows int, row int, in *[]byte, out *[]byte, rounds *uint32, count int)
-
-// xorx6Avx512 makes n bytes, a multiple of 64, of each packet of some rows.
-//
-//go:noescape
-func xorx6Avx512(n int, pos int, rows int, row int, in *[]byte, out *[]byte, rounds *uint32, count int)
-
-// xorx6Avx2 makes n bytes, a multiple of 32, of each packet of some rows.
-//
-//go:noescape
-func xorx6Avx2(n int, pos int, rows int, row int, in *[]byte, out *[]byte, rounds *uint32, count int)
-
-// xorx6Ssse3 makes n bytes, a multiple of 16, of each packet of some rows.
-//
-//go:noescape
-func xorx6Ssse3(n int, pos int, rows int, row int, in *[]byte, out *[]byte, rounds *uint32, count int)
-
-// xorx7Avx512 makes n bytes, a multiple of 64, of each packet of some rows.
-//
-//go:noescape
-func xorx7Avx512(n int, pos int, rows int, row int, in *[]byte, out *[]byte, rounds *uint32, count int)
-
-// xorx7Avx2 makes n bytes, a multiple of 32, of each packet of some rows.
-//
-//go:noescape
-func xorx7Avx2(n int, pos int, rows int, row int, in *[]byte, out *[]byte, rounds *uint32, count int)
-
-// xorx7Ssse3 makes n bytes, a multiple of 16, of each packet of some rows.
-//
-//go:noescape
-func xorx7Ssse3(n int, pos int, rows int, row int, in *[]byte, out *[]byte, rounds *uint32, count int)
-
-// xorx8Avx512 makes n bytes, a multiple of 64, of each packet of some rows.
-//
-//go:noescape
-func xorx8Avx512(n int, pos int, rows int, row int, in *[]byte, out *[]byte, rounds *uint32, count int)
-
-// xorx8Avx2 makes n bytes, a multiple of 32, of each packet of some rows.
-//
-//go:noescape
-func xorx8Avx2(n int, pos int, rows int, row int, in *[]byte, out *[]byte, rounds *uint32, count int)
-
-// xorx8Ssse3 makes n bytes, a multiple of 16, of each packet of some rows.
-//
-//go:noescape
-func xorx8Ssse3(n int, pos int, rows int, row int, in *[]byte, out *[]byte, rounds *uint32, count int)
-
 // gf8x1Gfni512 makes n bytes, a multiple of 64.
 //
 //go:noescape

@@ -1147,7 +1147,7 @@ round:
 	ADDQ R8, R9
 
 wide:
-	CMPQ    DI, $0x00000040
+	CMPQ    DI, $0x00000080
 	JLT     narrow
 	VPXOR   Y0, Y0, Y0
 	VPXOR   Y1, Y1, Y1
@@ -1155,77 +1155,103 @@ wide:
 	VPXOR   Y3, Y3, Y3
 	VPXOR   Y4, Y4, Y4
 	VPXOR   Y5, Y5, Y5
+	VPXOR   Y6, Y6, Y6
+	VPXOR   Y7, Y7, Y7
+	VPXOR   Y8, Y8, Y8
+	VPXOR   Y9, Y9, Y9
+	VPXOR   Y10, Y10, Y10
+	VPXOR   Y11, Y11, Y11
 	CMPL    4(BX), $0x00
-	JEQ     zeros2
+	JEQ     zeros4
 	MOVL    12(BX), R10
 	MOVL    16(BX), R11
 	ADDQ    (DX)(R10*1), R11
 	VMOVDQU (R11)(R8*1), Y0
 	VMOVDQU 32(R11)(R8*1), Y1
+	VMOVDQU 64(R11)(R8*1), Y2
+	VMOVDQU 96(R11)(R8*1), Y3
 	MOVL    20(BX), R10
 	MOVL    24(BX), R11
 	ADDQ    (DX)(R10*1), R11
-	VMOVDQU (R11)(R8*1), Y2
-	VMOVDQU 32(R11)(R8*1), Y3
+	VMOVDQU (R11)(R8*1), Y4
+	VMOVDQU 32(R11)(R8*1), Y5
+	VMOVDQU 64(R11)(R8*1), Y6
+	VMOVDQU 96(R11)(R8*1), Y7
 	MOVL    28(BX), R10
 	MOVL    32(BX), R11
 	ADDQ    (DX)(R10*1), R11
-	VMOVDQU (R11)(R8*1), Y4
-	VMOVDQU 32(R11)(R8*1), Y5
+	VMOVDQU (R11)(R8*1), Y8
+	VMOVDQU 32(R11)(R8*1), Y9
+	VMOVDQU 64(R11)(R8*1), Y10
+	VMOVDQU 96(R11)(R8*1), Y11
 
-zeros2:
+zeros4:
 	MOVL  (BX), R11
 	LEAQ  36(BX), R10
 	TESTQ R11, R11
-	JZ    store2
+	JZ    store4
 
-term2:
+term4:
 	MOVL    (R10), R12
 	MOVWQZX R12, R13
 	MOVQ    (CX)(R13*1), R13
-	VMOVDQU (R13)(R9*1), Y6
-	VMOVDQU 32(R13)(R9*1), Y7
+	VMOVDQU (R13)(R9*1), Y12
+	VMOVDQU 32(R13)(R9*1), Y13
+	VMOVDQU 64(R13)(R9*1), Y14
+	VMOVDQU 96(R13)(R9*1), Y15
 	TESTL   $0x00010000, R12
-	JZ      not0_2
-	VPXOR   Y6, Y0, Y0
-	VPXOR   Y7, Y1, Y1
+	JZ      not0_4
+	VPXOR   Y12, Y0, Y0
+	VPXOR   Y13, Y1, Y1
+	VPXOR   Y14, Y2, Y2
+	VPXOR   Y15, Y3, Y3
 
-not0_2:
+not0_4:
 	TESTL $0x00020000, R12
-	JZ    not1_2
-	VPXOR Y6, Y2, Y2
-	VPXOR Y7, Y3, Y3
+	JZ    not1_4
+	VPXOR Y12, Y4, Y4
+	VPXOR Y13, Y5, Y5
+	VPXOR Y14, Y6, Y6
+	VPXOR Y15, Y7, Y7
 
-not1_2:
+not1_4:
 	TESTL $0x00040000, R12
-	JZ    not2_2
-	VPXOR Y6, Y4, Y4
-	VPXOR Y7, Y5, Y5
+	JZ    not2_4
+	VPXOR Y12, Y8, Y8
+	VPXOR Y13, Y9, Y9
+	VPXOR Y14, Y10, Y10
+	VPXOR Y15, Y11, Y11
 
-not2_2:
+not2_4:
 	ADDQ $0x04, R10
 	DECQ R11
-	JNZ  term2
+	JNZ  term4
 
-store2:
+store4:
 	MOVL    12(BX), R11
 	MOVL    16(BX), R12
 	ADDQ    (DX)(R11*1), R12
 	VMOVDQU Y0, (R12)(R8*1)
 	VMOVDQU Y1, 32(R12)(R8*1)
+	VMOVDQU Y2, 64(R12)(R8*1)
+	VMOVDQU Y3, 96(R12)(R8*1)
 	MOVL    20(BX), R11
 	MOVL    24(BX), R12
 	ADDQ    (DX)(R11*1), R12
-	VMOVDQU Y2, (R12)(R8*1)
-	VMOVDQU Y3, 32(R12)(R8*1)
+	VMOVDQU Y4, (R12)(R8*1)
+	VMOVDQU Y5, 32(R12)(R8*1)
+	VMOVDQU Y6, 64(R12)(R8*1)
+	VMOVDQU Y7, 96(R12)(R8*1)
 	MOVL    28(BX), R11
 	MOVL    32(BX), R12
 	ADDQ    (DX)(R11*1), R12
-	VMOVDQU Y4, (R12)(R8*1)
-	VMOVDQU Y5, 32(R12)(R8*1)
-	ADDQ    $0x00000040, R9
-	ADDQ    $0x00000040, R8
-	SUBQ    $0x00000040, DI
+	VMOVDQU Y8, (R12)(R8*1)
+	VMOVDQU Y9, 32(R12)(R8*1)
+	VMOVDQU Y10, 64(R12)(R8*1)
+	VMOVDQU Y11, 96(R12)(R8*1)
+	ADDQ    $0x00000080, R9
+	ADDQ    $0x00000080, R8
+	SUBQ    $0x00000080, DI
 	JMP     wide
 
 narrow:
@@ -1326,7 +1352,7 @@ round:
 	ADDQ R8, R9
 
 wide:
-	CMPQ  DI, $0x00000020
+	CMPQ  DI, $0x00000030
 	JLT   narrow
 	PXOR  X0, X0
 	PXOR  X1, X1
@@ -1334,77 +1360,90 @@ wide:
 	PXOR  X3, X3
 	PXOR  X4, X4
 	PXOR  X5, X5
+	PXOR  X6, X6
+	PXOR  X7, X7
+	PXOR  X8, X8
 	CMPL  4(BX), $0x00
-	JEQ   zeros2
+	JEQ   zeros3
 	MOVL  12(BX), R10
 	MOVL  16(BX), R11
 	ADDQ  (DX)(R10*1), R11
 	MOVOU (R11)(R8*1), X0
 	MOVOU 16(R11)(R8*1), X1
+	MOVOU 32(R11)(R8*1), X2
 	MOVL  20(BX), R10
 	MOVL  24(BX), R11
 	ADDQ  (DX)(R10*1), R11
-	MOVOU (R11)(R8*1), X2
-	MOVOU 16(R11)(R8*1), X3
+	MOVOU (R11)(R8*1), X3
+	MOVOU 16(R11)(R8*1), X4
+	MOVOU 32(R11)(R8*1), X5
 	MOVL  28(BX), R10
 	MOVL  32(BX), R11
 	ADDQ  (DX)(R10*1), R11
-	MOVOU (R11)(R8*1), X4
-	MOVOU 16(R11)(R8*1), X5
+	MOVOU (R11)(R8*1), X6
+	MOVOU 16(R11)(R8*1), X7
+	MOVOU 32(R11)(R8*1), X8
 
-zeros2:
+zeros3:
 	MOVL  (BX), R11
 	LEAQ  36(BX), R10
 	TESTQ R11, R11
-	JZ    store2
+	JZ    store3
 
-term2:
+term3:
 	MOVL    (R10), R12
 	MOVWQZX R12, R13
 	MOVQ    (CX)(R13*1), R13
-	MOVOU   (R13)(R9*1), X6
-	MOVOU   16(R13)(R9*1), X7
+	MOVOU   (R13)(R9*1), X9
+	MOVOU   16(R13)(R9*1), X10
+	MOVOU   32(R13)(R9*1), X11
 	TESTL   $0x00010000, R12
-	JZ      not0_2
-	PXOR    X6, X0
-	PXOR    X7, X1
+	JZ      not0_3
+	PXOR    X9, X0
+	PXOR    X10, X1
+	PXOR    X11, X2
 
-not0_2:
+not0_3:
 	TESTL $0x00020000, R12
-	JZ    not1_2
-	PXOR  X6, X2
-	PXOR  X7, X3
+	JZ    not1_3
+	PXOR  X9, X3
+	PXOR  X10, X4
+	PXOR  X11, X5
 
-not1_2:
+not1_3:
 	TESTL $0x00040000, R12
-	JZ    not2_2
-	PXOR  X6, X4
-	PXOR  X7, X5
+	JZ    not2_3
+	PXOR  X9, X6
+	PXOR  X10, X7
+	PXOR  X11, X8
 
-not2_2:
+not2_3:
 	ADDQ $0x04, R10
 	DECQ R11
-	JNZ  term2
+	JNZ  term3
 
-store2:
+store3:
 	MOVL  12(BX), R11
 	MOVL  16(BX), R12
 	ADDQ  (DX)(R11*1), R12
 	MOVOU X0, (R12)(R8*1)
 	MOVOU X1, 16(R12)(R8*1)
+	MOVOU X2, 32(R12)(R8*1)
 	MOVL  20(BX), R11
 	MOVL  24(BX), R12
 	ADDQ  (DX)(R11*1), R12
-	MOVOU X2, (R12)(R8*1)
-	MOVOU X3, 16(R12)(R8*1)
+	MOVOU X3, (R12)(R8*1)
+	MOVOU X4, 16(R12)(R8*1)
+	MOVOU X5, 32(R12)(R8*1)
 	MOVL  28(BX), R11
 	MOVL  32(BX), R12
 	ADDQ  (DX)(R11*1), R12
-	MOVOU X4, (R12)(R8*1)
-	MOVOU X5, 16(R12)(R8*1)
-	ADDQ  $0x00000020, R9
-	ADDQ  $0x00000020, R8
-	SUBQ  $0x00000020, DI
+	MOVOU X6, (R12)(R8*1)
+	MOVOU X7, 16(R12)(R8*1)
+	MOVOU X8, 32(R12)(R8*1)
+	ADDQ  $0x00000030, R9
+	ADDQ  $0x00000030, R8
+	SUBQ  $0x00000030, DI
 	JMP   wide
 
 narrow:
@@ -1749,7 +1788,7 @@ round:
 	ADDQ R8, R9
 
 wide:
-	CMPQ    DI, $0x00000040
+	CMPQ    DI, $0x00000060
 	JLT     narrow
 	VPXOR   Y0, Y0, Y0
 	VPXOR   Y1, Y1, Y1
@@ -1759,93 +1798,110 @@ wide:
 	VPXOR   Y5, Y5, Y5
 	VPXOR   Y6, Y6, Y6
 	VPXOR   Y7, Y7, Y7
+	VPXOR   Y8, Y8, Y8
+	VPXOR   Y9, Y9, Y9
+	VPXOR   Y10, Y10, Y10
+	VPXOR   Y11, Y11, Y11
 	CMPL    4(BX), $0x00
-	JEQ     zeros2
+	JEQ     zeros3
 	MOVL    12(BX), R10
 	MOVL    16(BX), R11
 	ADDQ    (DX)(R10*1), R11
 	VMOVDQU (R11)(R8*1), Y0
 	VMOVDQU 32(R11)(R8*1), Y1
+	VMOVDQU 64(R11)(R8*1), Y2
 	MOVL    20(BX), R10
 	MOVL    24(BX), R11
 	ADDQ    (DX)(R10*1), R11
-	VMOVDQU (R11)(R8*1), Y2
-	VMOVDQU 32(R11)(R8*1), Y3
+	VMOVDQU (R11)(R8*1), Y3
+	VMOVDQU 32(R11)(R8*1), Y4
+	VMOVDQU 64(R11)(R8*1), Y5
 	MOVL    28(BX), R10
 	MOVL    32(BX), R11
 	ADDQ    (DX)(R10*1), R11
-	VMOVDQU (R11)(R8*1), Y4
-	VMOVDQU 32(R11)(R8*1), Y5
+	VMOVDQU (R11)(R8*1), Y6
+	VMOVDQU 32(R11)(R8*1), Y7
+	VMOVDQU 64(R11)(R8*1), Y8
 	MOVL    36(BX), R10
 	MOVL    40(BX), R11
 	ADDQ    (DX)(R10*1), R11
-	VMOVDQU (R11)(R8*1), Y6
-	VMOVDQU 32(R11)(R8*1), Y7
+	VMOVDQU (R11)(R8*1), Y9
+	VMOVDQU 32(R11)(R8*1), Y10
+	VMOVDQU 64(R11)(R8*1), Y11
 
-zeros2:
+zeros3:
 	MOVL  (BX), R11
 	LEAQ  44(BX), R10
 	TESTQ R11, R11
-	JZ    store2
+	JZ    store3
 
-term2:
+term3:
 	MOVL    (R10), R12
 	MOVWQZX R12, R13
 	MOVQ    (CX)(R13*1), R13
-	VMOVDQU (R13)(R9*1), Y8
-	VMOVDQU 32(R13)(R9*1), Y9
+	VMOVDQU (R13)(R9*1), Y12
+	VMOVDQU 32(R13)(R9*1), Y13
+	VMOVDQU 64(R13)(R9*1), Y14
 	TESTL   $0x00010000, R12
-	JZ      not0_2
-	VPXOR   Y8, Y0, Y0
-	VPXOR   Y9, Y1, Y1
+	JZ      not0_3
+	VPXOR   Y12, Y0, Y0
+	VPXOR   Y13, Y1, Y1
+	VPXOR   Y14, Y2, Y2
 
-not0_2:
+not0_3:
 	TESTL $0x00020000, R12
-	JZ    not1_2
-	VPXOR Y8, Y2, Y2
-	VPXOR Y9, Y3, Y3
+	JZ    not1_3
+	VPXOR Y12, Y3, Y3
+	VPXOR Y13, Y4, Y4
+	VPXOR Y14, Y5, Y5
 
-not1_2:
+not1_3:
 	TESTL $0x00040000, R12
-	JZ    not2_2
-	VPXOR Y8, Y4, Y4
-	VPXOR Y9, Y5, Y5
+	JZ    not2_3
+	VPXOR Y12, Y6, Y6
+	VPXOR Y13, Y7, Y7
+	VPXOR Y14, Y8, Y8
 
-not2_2:
+not2_3:
 	TESTL $0x00080000, R12
-	JZ    not3_2
-	VPXOR Y8, Y6, Y6
-	VPXOR Y9, Y7, Y7
+	JZ    not3_3
+	VPXOR Y12, Y9, Y9
+	VPXOR Y13, Y10, Y10
+	VPXOR Y14, Y11, Y11
 
-not3_2:
+not3_3:
 	ADDQ $0x04, R10
 	DECQ R11
-	JNZ  term2
+	JNZ  term3
 
-store2:
+store3:
 	MOVL    12(BX), R11
 	MOVL    16(BX), R12
 	ADDQ    (DX)(R11*1), R12
 	VMOVDQU Y0, (R12)(R8*1)
 	VMOVDQU Y1, 32(R12)(R8*1)
+	VMOVDQU Y2, 64(R12)(R8*1)
 	MOVL    20(BX), R11
 	MOVL    24(BX), R12
 	ADDQ    (DX)(R11*1), R12
-	VMOVDQU Y2, (R12)(R8*1)
-	VMOVDQU Y3, 32(R12)(R8*1)
+	VMOVDQU Y3, (R12)(R8*1)
+	VMOVDQU Y4, 32(R12)(R8*1)
+	VMOVDQU Y5, 64(R12)(R8*1)
 	MOVL    28(BX), R11
 	MOVL    32(BX), R12
 	ADDQ    (DX)(R11*1), R12
-	VMOVDQU Y4, (R12)(R8*1)
-	VMOVDQU Y5, 32(R12)(R8*1)
+	VMOVDQU Y6, (R12)(R8*1)
+	VMOVDQU Y7, 32(R12)(R8*1)
+	VMOVDQU Y8, 64(R12)(R8*1)
 	MOVL    36(BX), R11
 	MOVL    40(BX), R12
 	ADDQ    (DX)(R11*1), R12
-	VMOVDQU Y6, (R12)(R8*1)
-	VMOVDQU Y7, 32(R12)(R8*1)
-	ADDQ    $0x00000040, R9
-	ADDQ    $0x00000040, R8
-	SUBQ    $0x00000040, DI
+	VMOVDQU Y9, (R12)(R8*1)
+	VMOVDQU Y10, 32(R12)(R8*1)
+	VMOVDQU Y11, 64(R12)(R8*1)
+	ADDQ    $0x00000060, R9
+	ADDQ    $0x00000060, R8
+	SUBQ    $0x00000060, DI
 	JMP     wide
 
 narrow:
@@ -1960,7 +2016,7 @@ round:
 	ADDQ R8, R9
 
 wide:
-	CMPQ  DI, $0x00000020
+	CMPQ  DI, $0x00000030
 	JLT   narrow
 	PXOR  X0, X0
 	PXOR  X1, X1
@@ -1970,93 +2026,110 @@ wide:
 	PXOR  X5, X5
 	PXOR  X6, X6
 	PXOR  X7, X7
+	PXOR  X8, X8
+	PXOR  X9, X9
+	PXOR  X10, X10
+	PXOR  X11, X11
 	CMPL  4(BX), $0x00
-	JEQ   zeros2
+	JEQ   zeros3
 	MOVL  12(BX), R10
 	MOVL  16(BX), R11
 	ADDQ  (DX)(R10*1), R11
 	MOVOU (R11)(R8*1), X0
 	MOVOU 16(R11)(R8*1), X1
+	MOVOU 32(R11)(R8*1), X2
 	MOVL  20(BX), R10
 	MOVL  24(BX), R11
 	ADDQ  (DX)(R10*1), R11
-	MOVOU (R11)(R8*1), X2
-	MOVOU 16(R11)(R8*1), X3
+	MOVOU (R11)(R8*1), X3
+	MOVOU 16(R11)(R8*1), X4
+	MOVOU 32(R11)(R8*1), X5
 	MOVL  28(BX), R10
 	MOVL  32(BX), R11
 	ADDQ  (DX)(R10*1), R11
-	MOVOU (R11)(R8*1), X4
-	MOVOU 16(R11)(R8*1), X5
+	MOVOU (R11)(R8*1), X6
+	MOVOU 16(R11)(R8*1), X7
+	MOVOU 32(R11)(R8*1), X8
 	MOVL  36(BX), R10
 	MOVL  40(BX), R11
 	ADDQ  (DX)(R10*1), R11
-	MOVOU (R11)(R8*1), X6
-	MOVOU 16(R11)(R8*1), X7
+	MOVOU (R11)(R8*1), X9
+	MOVOU 16(R11)(R8*1), X10
+	MOVOU 32(R11)(R8*1), X11
 
-zeros2:
+zeros3:
 	MOVL  (BX), R11
 	LEAQ  44(BX), R10
 	TESTQ R11, R11
-	JZ    store2
+	JZ    store3
 
-term2:
+term3:
 	MOVL    (R10), R12
 	MOVWQZX R12, R13
 	MOVQ    (CX)(R13*1), R13
-	MOVOU   (R13)(R9*1), X8
-	MOVOU   16(R13)(R9*1), X9
+	MOVOU   (R13)(R9*1), X12
+	MOVOU   16(R13)(R9*1), X13
+	MOVOU   32(R13)(R9*1), X14
 	TESTL   $0x00010000, R12
-	JZ      not0_2
-	PXOR    X8, X0
-	PXOR    X9, X1
+	JZ      not0_3
+	PXOR    X12, X0
+	PXOR    X13, X1
+	PXOR    X14, X2
 
-not0_2:
+not0_3:
 	TESTL $0x00020000, R12
-	JZ    not1_2
-	PXOR  X8, X2
-	PXOR  X9, X3
+	JZ    not1_3
+	PXOR  X12, X3
+	PXOR  X13, X4
+	PXOR  X14, X5
 
-not1_2:
+not1_3:
 	TESTL $0x00040000, R12
-	JZ    not2_2
-	PXOR  X8, X4
-	PXOR  X9, X5
+	JZ    not2_3
+	PXOR  X12, X6
+	PXOR  X13, X7
+	PXOR  X14, X8
 
-not2_2:
+not2_3:
 	TESTL $0x00080000, R12
-	JZ    not3_2
-	PXOR  X8, X6
-	PXOR  X9, X7
+	JZ    not3_3
+	PXOR  X12, X9
+	PXOR  X13, X10
+	PXOR  X14, X11
 
-not3_2:
+not3_3:
 	ADDQ $0x04, R10
 	DECQ R11
-	JNZ  term2
+	JNZ  term3
 
-store2:
+store3:
 	MOVL  12(BX), R11
 	MOVL  16(BX), R12
 	ADDQ  (DX)(R11*1), R12
 	MOVOU X0, (R12)(R8*1)
 	MOVOU X1, 16(R12)(R8*1)
+	MOVOU X2, 32(R12)(R8*1)
 	MOVL  20(BX), R11
 	MOVL  24(BX), R12
 	ADDQ  (DX)(R11*1), R12
-	MOVOU X2, (R12)(R8*1)
-	MOVOU X3, 16(R12)(R8*1)
+	MOVOU X3, (R12)(R8*1)
+	MOVOU X4, 16(R12)(R8*1)
+	MOVOU X5, 32(R12)(R8*1)
 	MOVL  28(BX), R11
 	MOVL  32(BX), R12
 	ADDQ  (DX)(R11*1), R12
-	MOVOU X4, (R12)(R8*1)
-	MOVOU X5, 16(R12)(R8*1)
+	MOVOU X6, (R12)(R8*1)
+	MOVOU X7, 16(R12)(R8*1)
+	MOVOU X8, 32(R12)(R8*1)
 	MOVL  36(BX), R11
 	MOVL  40(BX), R12
 	ADDQ  (DX)(R11*1), R12
-	MOVOU X6, (R12)(R8*1)
-	MOVOU X7, 16(R12)(R8*1)
-	ADDQ  $0x00000020, R9
-	ADDQ  $0x00000020, R8
-	SUBQ  $0x00000020, DI
+	MOVOU X9, (R12)(R8*1)
+	MOVOU X10, 16(R12)(R8*1)
+	MOVOU X11, 32(R12)(R8*1)
+	ADDQ  $0x00000030, R9
+	ADDQ  $0x00000030, R8
+	SUBQ  $0x00000030, DI
 	JMP   wide
 
 narrow:
@@ -2137,2612 +2210,6 @@ store1:
 	MOVL  40(BX), R12
 	ADDQ  (DX)(R11*1), R12
 	MOVOU X3, (R12)(R8*1)
-	ADDQ  $0x00000010, R9
-	ADDQ  $0x00000010, R8
-	SUBQ  $0x00000010, DI
-	JMP   narrow
-
-done:
-	MOVQ R10, BX
-	DECQ SI
-	JNZ  round
-	MOVQ row+24(FP), BX
-	ADDQ BX, AX
-	DECQ rows+16(FP)
-	JNZ  row
-	RET
-
-// func xorx5Avx512(n int, pos int, rows int, row int, in *[]byte, out *[]byte, rounds *uint32, count int)
-// Requires: AVX, AVX512F
-TEXT ·xorx5Avx512(SB), NOSPLIT, $0-64
-	MOVQ pos+8(FP), AX
-	MOVQ in+32(FP), CX
-	MOVQ out+40(FP), DX
-
-row:
-	MOVQ rounds+48(FP), BX
-	MOVQ count+56(FP), SI
-
-round:
-	MOVQ n+0(FP), DI
-	MOVL 8(BX), R9
-	MOVQ AX, R8
-	ADDQ R8, R9
-
-wide:
-	CMPQ      DI, $0x00000100
-	JLT       narrow
-	VPXORQ    Z0, Z0, Z0
-	VPXORQ    Z1, Z1, Z1
-	VPXORQ    Z2, Z2, Z2
-	VPXORQ    Z3, Z3, Z3
-	VPXORQ    Z4, Z4, Z4
-	VPXORQ    Z5, Z5, Z5
-	VPXORQ    Z6, Z6, Z6
-	VPXORQ    Z7, Z7, Z7
-	VPXORQ    Z8, Z8, Z8
-	VPXORQ    Z9, Z9, Z9
-	VPXORQ    Z10, Z10, Z10
-	VPXORQ    Z11, Z11, Z11
-	VPXORQ    Z12, Z12, Z12
-	VPXORQ    Z13, Z13, Z13
-	VPXORQ    Z14, Z14, Z14
-	VPXORQ    Z15, Z15, Z15
-	VPXORQ    Z16, Z16, Z16
-	VPXORQ    Z17, Z17, Z17
-	VPXORQ    Z18, Z18, Z18
-	VPXORQ    Z19, Z19, Z19
-	CMPL      4(BX), $0x00
-	JEQ       zeros4
-	MOVL      12(BX), R10
-	MOVL      16(BX), R11
-	ADDQ      (DX)(R10*1), R11
-	VMOVDQU64 (R11)(R8*1), Z0
-	VMOVDQU64 64(R11)(R8*1), Z1
-	VMOVDQU64 128(R11)(R8*1), Z2
-	VMOVDQU64 192(R11)(R8*1), Z3
-	MOVL      20(BX), R10
-	MOVL      24(BX), R11
-	ADDQ      (DX)(R10*1), R11
-	VMOVDQU64 (R11)(R8*1), Z4
-	VMOVDQU64 64(R11)(R8*1), Z5
-	VMOVDQU64 128(R11)(R8*1), Z6
-	VMOVDQU64 192(R11)(R8*1), Z7
-	MOVL      28(BX), R10
-	MOVL      32(BX), R11
-	ADDQ      (DX)(R10*1), R11
-	VMOVDQU64 (R11)(R8*1), Z8
-	VMOVDQU64 64(R11)(R8*1), Z9
-	VMOVDQU64 128(R11)(R8*1), Z10
-	VMOVDQU64 192(R11)(R8*1), Z11
-	MOVL      36(BX), R10
-	MOVL      40(BX), R11
-	ADDQ      (DX)(R10*1), R11
-	VMOVDQU64 (R11)(R8*1), Z12
-	VMOVDQU64 64(R11)(R8*1), Z13
-	VMOVDQU64 128(R11)(R8*1), Z14
-	VMOVDQU64 192(R11)(R8*1), Z15
-	MOVL      44(BX), R10
-	MOVL      48(BX), R11
-	ADDQ      (DX)(R10*1), R11
-	VMOVDQU64 (R11)(R8*1), Z16
-	VMOVDQU64 64(R11)(R8*1), Z17
-	VMOVDQU64 128(R11)(R8*1), Z18
-	VMOVDQU64 192(R11)(R8*1), Z19
-
-zeros4:
-	MOVL  (BX), R11
-	LEAQ  52(BX), R10
-	TESTQ R11, R11
-	JZ    store4
-
-term4:
-	MOVL      (R10), R12
-	MOVWQZX   R12, R13
-	MOVQ      (CX)(R13*1), R13
-	VMOVDQU64 (R13)(R9*1), Z20
-	VMOVDQU64 64(R13)(R9*1), Z21
-	VMOVDQU64 128(R13)(R9*1), Z22
-	VMOVDQU64 192(R13)(R9*1), Z23
-	TESTL     $0x00010000, R12
-	JZ        not0_4
-	VPXORQ    Z20, Z0, Z0
-	VPXORQ    Z21, Z1, Z1
-	VPXORQ    Z22, Z2, Z2
-	VPXORQ    Z23, Z3, Z3
-
-not0_4:
-	TESTL  $0x00020000, R12
-	JZ     not1_4
-	VPXORQ Z20, Z4, Z4
-	VPXORQ Z21, Z5, Z5
-	VPXORQ Z22, Z6, Z6
-	VPXORQ Z23, Z7, Z7
-
-not1_4:
-	TESTL  $0x00040000, R12
-	JZ     not2_4
-	VPXORQ Z20, Z8, Z8
-	VPXORQ Z21, Z9, Z9
-	VPXORQ Z22, Z10, Z10
-	VPXORQ Z23, Z11, Z11
-
-not2_4:
-	TESTL  $0x00080000, R12
-	JZ     not3_4
-	VPXORQ Z20, Z12, Z12
-	VPXORQ Z21, Z13, Z13
-	VPXORQ Z22, Z14, Z14
-	VPXORQ Z23, Z15, Z15
-
-not3_4:
-	TESTL  $0x00100000, R12
-	JZ     not4_4
-	VPXORQ Z20, Z16, Z16
-	VPXORQ Z21, Z17, Z17
-	VPXORQ Z22, Z18, Z18
-	VPXORQ Z23, Z19, Z19
-
-not4_4:
-	ADDQ $0x04, R10
-	DECQ R11
-	JNZ  term4
-
-store4:
-	MOVL      12(BX), R11
-	MOVL      16(BX), R12
-	ADDQ      (DX)(R11*1), R12
-	VMOVDQU64 Z0, (R12)(R8*1)
-	VMOVDQU64 Z1, 64(R12)(R8*1)
-	VMOVDQU64 Z2, 128(R12)(R8*1)
-	VMOVDQU64 Z3, 192(R12)(R8*1)
-	MOVL      20(BX), R11
-	MOVL      24(BX), R12
-	ADDQ      (DX)(R11*1), R12
-	VMOVDQU64 Z4, (R12)(R8*1)
-	VMOVDQU64 Z5, 64(R12)(R8*1)
-	VMOVDQU64 Z6, 128(R12)(R8*1)
-	VMOVDQU64 Z7, 192(R12)(R8*1)
-	MOVL      28(BX), R11
-	MOVL      32(BX), R12
-	ADDQ      (DX)(R11*1), R12
-	VMOVDQU64 Z8, (R12)(R8*1)
-	VMOVDQU64 Z9, 64(R12)(R8*1)
-	VMOVDQU64 Z10, 128(R12)(R8*1)
-	VMOVDQU64 Z11, 192(R12)(R8*1)
-	MOVL      36(BX), R11
-	MOVL      40(BX), R12
-	ADDQ      (DX)(R11*1), R12
-	VMOVDQU64 Z12, (R12)(R8*1)
-	VMOVDQU64 Z13, 64(R12)(R8*1)
-	VMOVDQU64 Z14, 128(R12)(R8*1)
-	VMOVDQU64 Z15, 192(R12)(R8*1)
-	MOVL      44(BX), R11
-	MOVL      48(BX), R12
-	ADDQ      (DX)(R11*1), R12
-	VMOVDQU64 Z16, (R12)(R8*1)
-	VMOVDQU64 Z17, 64(R12)(R8*1)
-	VMOVDQU64 Z18, 128(R12)(R8*1)
-	VMOVDQU64 Z19, 192(R12)(R8*1)
-	ADDQ      $0x00000100, R9
-	ADDQ      $0x00000100, R8
-	SUBQ      $0x00000100, DI
-	JMP       wide
-
-narrow:
-	CMPQ      DI, $0x00000040
-	JLT       done
-	VPXORQ    Z24, Z24, Z24
-	VPXORQ    Z25, Z25, Z25
-	VPXORQ    Z26, Z26, Z26
-	VPXORQ    Z27, Z27, Z27
-	VPXORQ    Z28, Z28, Z28
-	CMPL      4(BX), $0x00
-	JEQ       zeros1
-	MOVL      12(BX), R10
-	MOVL      16(BX), R11
-	ADDQ      (DX)(R10*1), R11
-	VMOVDQU64 (R11)(R8*1), Z24
-	MOVL      20(BX), R10
-	MOVL      24(BX), R11
-	ADDQ      (DX)(R10*1), R11
-	VMOVDQU64 (R11)(R8*1), Z25
-	MOVL      28(BX), R10
-	MOVL      32(BX), R11
-	ADDQ      (DX)(R10*1), R11
-	VMOVDQU64 (R11)(R8*1), Z26
-	MOVL      36(BX), R10
-	MOVL      40(BX), R11
-	ADDQ      (DX)(R10*1), R11
-	VMOVDQU64 (R11)(R8*1), Z27
-	MOVL      44(BX), R10
-	MOVL      48(BX), R11
-	ADDQ      (DX)(R10*1), R11
-	VMOVDQU64 (R11)(R8*1), Z28
-
-zeros1:
-	MOVL  (BX), R11
-	LEAQ  52(BX), R10
-	TESTQ R11, R11
-	JZ    store1
-
-term1:
-	MOVL      (R10), R12
-	MOVWQZX   R12, R13
-	MOVQ      (CX)(R13*1), R13
-	VMOVDQU64 (R13)(R9*1), Z20
-	TESTL     $0x00010000, R12
-	JZ        not0_1
-	VPXORQ    Z20, Z24, Z24
-
-not0_1:
-	TESTL  $0x00020000, R12
-	JZ     not1_1
-	VPXORQ Z20, Z25, Z25
-
-not1_1:
-	TESTL  $0x00040000, R12
-	JZ     not2_1
-	VPXORQ Z20, Z26, Z26
-
-not2_1:
-	TESTL  $0x00080000, R12
-	JZ     not3_1
-	VPXORQ Z20, Z27, Z27
-
-not3_1:
-	TESTL  $0x00100000, R12
-	JZ     not4_1
-	VPXORQ Z20, Z28, Z28
-
-not4_1:
-	ADDQ $0x04, R10
-	DECQ R11
-	JNZ  term1
-
-store1:
-	MOVL      12(BX), R11
-	MOVL      16(BX), R12
-	ADDQ      (DX)(R11*1), R12
-	VMOVDQU64 Z24, (R12)(R8*1)
-	MOVL      20(BX), R11
-	MOVL      24(BX), R12
-	ADDQ      (DX)(R11*1), R12
-	VMOVDQU64 Z25, (R12)(R8*1)
-	MOVL      28(BX), R11
-	MOVL      32(BX), R12
-	ADDQ      (DX)(R11*1), R12
-	VMOVDQU64 Z26, (R12)(R8*1)
-	MOVL      36(BX), R11
-	MOVL      40(BX), R12
-	ADDQ      (DX)(R11*1), R12
-	VMOVDQU64 Z27, (R12)(R8*1)
-	MOVL      44(BX), R11
-	MOVL      48(BX), R12
-	ADDQ      (DX)(R11*1), R12
-	VMOVDQU64 Z28, (R12)(R8*1)
-	ADDQ      $0x00000040, R9
-	ADDQ      $0x00000040, R8
-	SUBQ      $0x00000040, DI
-	JMP       narrow
-
-done:
-	MOVQ R10, BX
-	DECQ SI
-	JNZ  round
-	MOVQ row+24(FP), BX
-	ADDQ BX, AX
-	DECQ rows+16(FP)
-	JNZ  row
-	VZEROUPPER
-	RET
-
-// func xorx5Avx2(n int, pos int, rows int, row int, in *[]byte, out *[]byte, rounds *uint32, count int)
-// Requires: AVX, AVX2
-TEXT ·xorx5Avx2(SB), NOSPLIT, $0-64
-	MOVQ pos+8(FP), AX
-	MOVQ in+32(FP), CX
-	MOVQ out+40(FP), DX
-
-row:
-	MOVQ rounds+48(FP), BX
-	MOVQ count+56(FP), SI
-
-round:
-	MOVQ n+0(FP), DI
-	MOVL 8(BX), R9
-	MOVQ AX, R8
-	ADDQ R8, R9
-
-wide:
-	CMPQ    DI, $0x00000040
-	JLT     narrow
-	VPXOR   Y0, Y0, Y0
-	VPXOR   Y1, Y1, Y1
-	VPXOR   Y2, Y2, Y2
-	VPXOR   Y3, Y3, Y3
-	VPXOR   Y4, Y4, Y4
-	VPXOR   Y5, Y5, Y5
-	VPXOR   Y6, Y6, Y6
-	VPXOR   Y7, Y7, Y7
-	VPXOR   Y8, Y8, Y8
-	VPXOR   Y9, Y9, Y9
-	CMPL    4(BX), $0x00
-	JEQ     zeros2
-	MOVL    12(BX), R10
-	MOVL    16(BX), R11
-	ADDQ    (DX)(R10*1), R11
-	VMOVDQU (R11)(R8*1), Y0
-	VMOVDQU 32(R11)(R8*1), Y1
-	MOVL    20(BX), R10
-	MOVL    24(BX), R11
-	ADDQ    (DX)(R10*1), R11
-	VMOVDQU (R11)(R8*1), Y2
-	VMOVDQU 32(R11)(R8*1), Y3
-	MOVL    28(BX), R10
-	MOVL    32(BX), R11
-	ADDQ    (DX)(R10*1), R11
-	VMOVDQU (R11)(R8*1), Y4
-	VMOVDQU 32(R11)(R8*1), Y5
-	MOVL    36(BX), R10
-	MOVL    40(BX), R11
-	ADDQ    (DX)(R10*1), R11
-	VMOVDQU (R11)(R8*1), Y6
-	VMOVDQU 32(R11)(R8*1), Y7
-	MOVL    44(BX), R10
-	MOVL    48(BX), R11
-	ADDQ    (DX)(R10*1), R11
-	VMOVDQU (R11)(R8*1), Y8
-	VMOVDQU 32(R11)(R8*1), Y9
-
-zeros2:
-	MOVL  (BX), R11
-	LEAQ  52(BX), R10
-	TESTQ R11, R11
-	JZ    store2
-
-term2:
-	MOVL    (R10), R12
-	MOVWQZX R12, R13
-	MOVQ    (CX)(R13*1), R13
-	VMOVDQU (R13)(R9*1), Y10
-	VMOVDQU 32(R13)(R9*1), Y11
-	TESTL   $0x00010000, R12
-	JZ      not0_2
-	VPXOR   Y10, Y0, Y0
-	VPXOR   Y11, Y1, Y1
-
-not0_2:
-	TESTL $0x00020000, R12
-	JZ    not1_2
-	VPXOR Y10, Y2, Y2
-	VPXOR Y11, Y3, Y3
-
-not1_2:
-	TESTL $0x00040000, R12
-	JZ    not2_2
-	VPXOR Y10, Y4, Y4
-	VPXOR Y11, Y5, Y5
-
-not2_2:
-	TESTL $0x00080000, R12
-	JZ    not3_2
-	VPXOR Y10, Y6, Y6
-	VPXOR Y11, Y7, Y7
-
-not3_2:
-	TESTL $0x00100000, R12
-	JZ    not4_2
-	VPXOR Y10, Y8, Y8
-	VPXOR Y11, Y9, Y9
-
-not4_2:
-	ADDQ $0x04, R10
-	DECQ R11
-	JNZ  term2
-
-store2:
-	MOVL    12(BX), R11
-	MOVL    16(BX), R12
-	ADDQ    (DX)(R11*1), R12
-	VMOVDQU Y0, (R12)(R8*1)
-	VMOVDQU Y1, 32(R12)(R8*1)
-	MOVL    20(BX), R11
-	MOVL    24(BX), R12
-	ADDQ    (DX)(R11*1), R12
-	VMOVDQU Y2, (R12)(R8*1)
-	VMOVDQU Y3, 32(R12)(R8*1)
-	MOVL    28(BX), R11
-	MOVL    32(BX), R12
-	ADDQ    (DX)(R11*1), R12
-	VMOVDQU Y4, (R12)(R8*1)
-	VMOVDQU Y5, 32(R12)(R8*1)
-	MOVL    36(BX), R11
-	MOVL    40(BX), R12
-	ADDQ    (DX)(R11*1), R12
-	VMOVDQU Y6, (R12)(R8*1)
-	VMOVDQU Y7, 32(R12)(R8*1)
-	MOVL    44(BX), R11
-	MOVL    48(BX), R12
-	ADDQ    (DX)(R11*1), R12
-	VMOVDQU Y8, (R12)(R8*1)
-	VMOVDQU Y9, 32(R12)(R8*1)
-	ADDQ    $0x00000040, R9
-	ADDQ    $0x00000040, R8
-	SUBQ    $0x00000040, DI
-	JMP     wide
-
-narrow:
-	CMPQ    DI, $0x00000020
-	JLT     done
-	VPXOR   Y0, Y0, Y0
-	VPXOR   Y1, Y1, Y1
-	VPXOR   Y2, Y2, Y2
-	VPXOR   Y3, Y3, Y3
-	VPXOR   Y4, Y4, Y4
-	CMPL    4(BX), $0x00
-	JEQ     zeros1
-	MOVL    12(BX), R10
-	MOVL    16(BX), R11
-	ADDQ    (DX)(R10*1), R11
-	VMOVDQU (R11)(R8*1), Y0
-	MOVL    20(BX), R10
-	MOVL    24(BX), R11
-	ADDQ    (DX)(R10*1), R11
-	VMOVDQU (R11)(R8*1), Y1
-	MOVL    28(BX), R10
-	MOVL    32(BX), R11
-	ADDQ    (DX)(R10*1), R11
-	VMOVDQU (R11)(R8*1), Y2
-	MOVL    36(BX), R10
-	MOVL    40(BX), R11
-	ADDQ    (DX)(R10*1), R11
-	VMOVDQU (R11)(R8*1), Y3
-	MOVL    44(BX), R10
-	MOVL    48(BX), R11
-	ADDQ    (DX)(R10*1), R11
-	VMOVDQU (R11)(R8*1), Y4
-
-zeros1:
-	MOVL  (BX), R11
-	LEAQ  52(BX), R10
-	TESTQ R11, R11
-	JZ    store1
-
-term1:
-	MOVL    (R10), R12
-	MOVWQZX R12, R13
-	MOVQ    (CX)(R13*1), R13
-	VMOVDQU (R13)(R9*1), Y5
-	TESTL   $0x00010000, R12
-	JZ      not0_1
-	VPXOR   Y5, Y0, Y0
-
-not0_1:
-	TESTL $0x00020000, R12
-	JZ    not1_1
-	VPXOR Y5, Y1, Y1
-
-not1_1:
-	TESTL $0x00040000, R12
-	JZ    not2_1
-	VPXOR Y5, Y2, Y2
-
-not2_1:
-	TESTL $0x00080000, R12
-	JZ    not3_1
-	VPXOR Y5, Y3, Y3
-
-not3_1:
-	TESTL $0x00100000, R12
-	JZ    not4_1
-	VPXOR Y5, Y4, Y4
-
-not4_1:
-	ADDQ $0x04, R10
-	DECQ R11
-	JNZ  term1
-
-store1:
-	MOVL    12(BX), R11
-	MOVL    16(BX), R12
-	ADDQ    (DX)(R11*1), R12
-	VMOVDQU Y0, (R12)(R8*1)
-	MOVL    20(BX), R11
-	MOVL    24(BX), R12
-	ADDQ    (DX)(R11*1), R12
-	VMOVDQU Y1, (R12)(R8*1)
-	MOVL    28(BX), R11
-	MOVL    32(BX), R12
-	ADDQ    (DX)(R11*1), R12
-	VMOVDQU Y2, (R12)(R8*1)
-	MOVL    36(BX), R11
-	MOVL    40(BX), R12
-	ADDQ    (DX)(R11*1), R12
-	VMOVDQU Y3, (R12)(R8*1)
-	MOVL    44(BX), R11
-	MOVL    48(BX), R12
-	ADDQ    (DX)(R11*1), R12
-	VMOVDQU Y4, (R12)(R8*1)
-	ADDQ    $0x00000020, R9
-	ADDQ    $0x00000020, R8
-	SUBQ    $0x00000020, DI
-	JMP     narrow
-
-done:
-	MOVQ R10, BX
-	DECQ SI
-	JNZ  round
-	MOVQ row+24(FP), BX
-	ADDQ BX, AX
-	DECQ rows+16(FP)
-	JNZ  row
-	VZEROUPPER
-	RET
-
-// func xorx5Ssse3(n int, pos int, rows int, row int, in *[]byte, out *[]byte, rounds *uint32, count int)
-// Requires: SSE2
-TEXT ·xorx5Ssse3(SB), NOSPLIT, $0-64
-	MOVQ pos+8(FP), AX
-	MOVQ in+32(FP), CX
-	MOVQ out+40(FP), DX
-
-row:
-	MOVQ rounds+48(FP), BX
-	MOVQ count+56(FP), SI
-
-round:
-	MOVQ n+0(FP), DI
-	MOVL 8(BX), R9
-	MOVQ AX, R8
-	ADDQ R8, R9
-
-wide:
-	CMPQ  DI, $0x00000020
-	JLT   narrow
-	PXOR  X0, X0
-	PXOR  X1, X1
-	PXOR  X2, X2
-	PXOR  X3, X3
-	PXOR  X4, X4
-	PXOR  X5, X5
-	PXOR  X6, X6
-	PXOR  X7, X7
-	PXOR  X8, X8
-	PXOR  X9, X9
-	CMPL  4(BX), $0x00
-	JEQ   zeros2
-	MOVL  12(BX), R10
-	MOVL  16(BX), R11
-	ADDQ  (DX)(R10*1), R11
-	MOVOU (R11)(R8*1), X0
-	MOVOU 16(R11)(R8*1), X1
-	MOVL  20(BX), R10
-	MOVL  24(BX), R11
-	ADDQ  (DX)(R10*1), R11
-	MOVOU (R11)(R8*1), X2
-	MOVOU 16(R11)(R8*1), X3
-	MOVL  28(BX), R10
-	MOVL  32(BX), R11
-	ADDQ  (DX)(R10*1), R11
-	MOVOU (R11)(R8*1), X4
-	MOVOU 16(R11)(R8*1), X5
-	MOVL  36(BX), R10
-	MOVL  40(BX), R11
-	ADDQ  (DX)(R10*1), R11
-	MOVOU (R11)(R8*1), X6
-	MOVOU 16(R11)(R8*1), X7
-	MOVL  44(BX), R10
-	MOVL  48(BX), R11
-	ADDQ  (DX)(R10*1), R11
-	MOVOU (R11)(R8*1), X8
-	MOVOU 16(R11)(R8*1), X9
-
-zeros2:
-	MOVL  (BX), R11
-	LEAQ  52(BX), R10
-	TESTQ R11, R11
-	JZ    store2
-
-term2:
-	MOVL    (R10), R12
-	MOVWQZX R12, R13
-	MOVQ    (CX)(R13*1), R13
-	MOVOU   (R13)(R9*1), X10
-	MOVOU   16(R13)(R9*1), X11
-	TESTL   $0x00010000, R12
-	JZ      not0_2
-	PXOR    X10, X0
-	PXOR    X11, X1
-
-not0_2:
-	TESTL $0x00020000, R12
-	JZ    not1_2
-	PXOR  X10, X2
-	PXOR  X11, X3
-
-not1_2:
-	TESTL $0x00040000, R12
-	JZ    not2_2
-	PXOR  X10, X4
-	PXOR  X11, X5
-
-not2_2:
-	TESTL $0x00080000, R12
-	JZ    not3_2
-	PXOR  X10, X6
-	PXOR  X11, X7
-
-not3_2:
-	TESTL $0x00100000, R12
-	JZ    not4_2
-	PXOR  X10, X8
-	PXOR  X11, X9
-
-not4_2:
-	ADDQ $0x04, R10
-	DECQ R11
-	JNZ  term2
-
-store2:
-	MOVL  12(BX), R11
-	MOVL  16(BX), R12
-	ADDQ  (DX)(R11*1), R12
-	MOVOU X0, (R12)(R8*1)
-	MOVOU X1, 16(R12)(R8*1)
-	MOVL  20(BX), R11
-	MOVL  24(BX), R12
-	ADDQ  (DX)(R11*1), R12
-	MOVOU X2, (R12)(R8*1)
-	MOVOU X3, 16(R12)(R8*1)
-	MOVL  28(BX), R11
-	MOVL  32(BX), R12
-	ADDQ  (DX)(R11*1), R12
-	MOVOU X4, (R12)(R8*1)
-	MOVOU X5, 16(R12)(R8*1)
-	MOVL  36(BX), R11
-	MOVL  40(BX), R12
-	ADDQ  (DX)(R11*1), R12
-	MOVOU X6, (R12)(R8*1)
-	MOVOU X7, 16(R12)(R8*1)
-	MOVL  44(BX), R11
-	MOVL  48(BX), R12
-	ADDQ  (DX)(R11*1), R12
-	MOVOU X8, (R12)(R8*1)
-	MOVOU X9, 16(R12)(R8*1)
-	ADDQ  $0x00000020, R9
-	ADDQ  $0x00000020, R8
-	SUBQ  $0x00000020, DI
-	JMP   wide
-
-narrow:
-	CMPQ  DI, $0x00000010
-	JLT   done
-	PXOR  X0, X0
-	PXOR  X1, X1
-	PXOR  X2, X2
-	PXOR  X3, X3
-	PXOR  X4, X4
-	CMPL  4(BX), $0x00
-	JEQ   zeros1
-	MOVL  12(BX), R10
-	MOVL  16(BX), R11
-	ADDQ  (DX)(R10*1), R11
-	MOVOU (R11)(R8*1), X0
-	MOVL  20(BX), R10
-	MOVL  24(BX), R11
-	ADDQ  (DX)(R10*1), R11
-	MOVOU (R11)(R8*1), X1
-	MOVL  28(BX), R10
-	MOVL  32(BX), R11
-	ADDQ  (DX)(R10*1), R11
-	MOVOU (R11)(R8*1), X2
-	MOVL  36(BX), R10
-	MOVL  40(BX), R11
-	ADDQ  (DX)(R10*1), R11
-	MOVOU (R11)(R8*1), X3
-	MOVL  44(BX), R10
-	MOVL  48(BX), R11
-	ADDQ  (DX)(R10*1), R11
-	MOVOU (R11)(R8*1), X4
-
-zeros1:
-	MOVL  (BX), R11
-	LEAQ  52(BX), R10
-	TESTQ R11, R11
-	JZ    store1
-
-term1:
-	MOVL    (R10), R12
-	MOVWQZX R12, R13
-	MOVQ    (CX)(R13*1), R13
-	MOVOU   (R13)(R9*1), X5
-	TESTL   $0x00010000, R12
-	JZ      not0_1
-	PXOR    X5, X0
-
-not0_1:
-	TESTL $0x00020000, R12
-	JZ    not1_1
-	PXOR  X5, X1
-
-not1_1:
-	TESTL $0x00040000, R12
-	JZ    not2_1
-	PXOR  X5, X2
-
-not2_1:
-	TESTL $0x00080000, R12
-	JZ    not3_1
-	PXOR  X5, X3
-
-not3_1:
-	TESTL $0x00100000, R12
-	JZ    not4_1
-	PXOR  X5, X4
-
-not4_1:
-	ADDQ $0x04, R10
-	DECQ R11
-	JNZ  term1
-
-store1:
-	MOVL  12(BX), R11
-	MOVL  16(BX), R12
-	ADDQ  (DX)(R11*1), R12
-	MOVOU X0, (R12)(R8*1)
-	MOVL  20(BX), R11
-	MOVL  24(BX), R12
-	ADDQ  (DX)(R11*1), R12
-	MOVOU X1, (R12)(R8*1)
-	MOVL  28(BX), R11
-	MOVL  32(BX), R12
-	ADDQ  (DX)(R11*1), R12
-	MOVOU X2, (R12)(R8*1)
-	MOVL  36(BX), R11
-	MOVL  40(BX), R12
-	ADDQ  (DX)(R11*1), R12
-	MOVOU X3, (R12)(R8*1)
-	MOVL  44(BX), R11
-	MOVL  48(BX), R12
-	ADDQ  (DX)(R11*1), R12
-	MOVOU X4, (R12)(R8*1)
-	ADDQ  $0x00000010, R9
-	ADDQ  $0x00000010, R8
-	SUBQ  $0x00000010, DI
-	JMP   narrow
-
-done:
-	MOVQ R10, BX
-	DECQ SI
-	JNZ  round
-	MOVQ row+24(FP), BX
-	ADDQ BX, AX
-	DECQ rows+16(FP)
-	JNZ  row
-	RET
-
-// func xorx6Avx512(n int, pos int, rows int, row int, in *[]byte, out *[]byte, rounds *uint32, count int)
-// Requires: AVX, AVX512F
-TEXT ·xorx6Avx512(SB), NOSPLIT, $0-64
-	MOVQ pos+8(FP), AX
-	MOVQ in+32(FP), CX
-	MOVQ out+40(FP), DX
-
-row:
-	MOVQ rounds+48(FP), BX
-	MOVQ count+56(FP), SI
-
-round:
-	MOVQ n+0(FP), DI
-	MOVL 8(BX), R9
-	MOVQ AX, R8
-	ADDQ R8, R9
-
-wide:
-	CMPQ      DI, $0x00000080
-	JLT       narrow
-	VPXORQ    Z0, Z0, Z0
-	VPXORQ    Z1, Z1, Z1
-	VPXORQ    Z2, Z2, Z2
-	VPXORQ    Z3, Z3, Z3
-	VPXORQ    Z4, Z4, Z4
-	VPXORQ    Z5, Z5, Z5
-	VPXORQ    Z6, Z6, Z6
-	VPXORQ    Z7, Z7, Z7
-	VPXORQ    Z8, Z8, Z8
-	VPXORQ    Z9, Z9, Z9
-	VPXORQ    Z10, Z10, Z10
-	VPXORQ    Z11, Z11, Z11
-	CMPL      4(BX), $0x00
-	JEQ       zeros2
-	MOVL      12(BX), R10
-	MOVL      16(BX), R11
-	ADDQ      (DX)(R10*1), R11
-	VMOVDQU64 (R11)(R8*1), Z0
-	VMOVDQU64 64(R11)(R8*1), Z1
-	MOVL      20(BX), R10
-	MOVL      24(BX), R11
-	ADDQ      (DX)(R10*1), R11
-	VMOVDQU64 (R11)(R8*1), Z2
-	VMOVDQU64 64(R11)(R8*1), Z3
-	MOVL      28(BX), R10
-	MOVL      32(BX), R11
-	ADDQ      (DX)(R10*1), R11
-	VMOVDQU64 (R11)(R8*1), Z4
-	VMOVDQU64 64(R11)(R8*1), Z5
-	MOVL      36(BX), R10
-	MOVL      40(BX), R11
-	ADDQ      (DX)(R10*1), R11
-	VMOVDQU64 (R11)(R8*1), Z6
-	VMOVDQU64 64(R11)(R8*1), Z7
-	MOVL      44(BX), R10
-	MOVL      48(BX), R11
-	ADDQ      (DX)(R10*1), R11
-	VMOVDQU64 (R11)(R8*1), Z8
-	VMOVDQU64 64(R11)(R8*1), Z9
-	MOVL      52(BX), R10
-	MOVL      56(BX), R11
-	ADDQ      (DX)(R10*1), R11
-	VMOVDQU64 (R11)(R8*1), Z10
-	VMOVDQU64 64(R11)(R8*1), Z11
-
-zeros2:
-	MOVL  (BX), R11
-	LEAQ  60(BX), R10
-	TESTQ R11, R11
-	JZ    store2
-
-term2:
-	MOVL      (R10), R12
-	MOVWQZX   R12, R13
-	MOVQ      (CX)(R13*1), R13
-	VMOVDQU64 (R13)(R9*1), Z12
-	VMOVDQU64 64(R13)(R9*1), Z13
-	TESTL     $0x00010000, R12
-	JZ        not0_2
-	VPXORQ    Z12, Z0, Z0
-	VPXORQ    Z13, Z1, Z1
-
-not0_2:
-	TESTL  $0x00020000, R12
-	JZ     not1_2
-	VPXORQ Z12, Z2, Z2
-	VPXORQ Z13, Z3, Z3
-
-not1_2:
-	TESTL  $0x00040000, R12
-	JZ     not2_2
-	VPXORQ Z12, Z4, Z4
-	VPXORQ Z13, Z5, Z5
-
-not2_2:
-	TESTL  $0x00080000, R12
-	JZ     not3_2
-	VPXORQ Z12, Z6, Z6
-	VPXORQ Z13, Z7, Z7
-
-not3_2:
-	TESTL  $0x00100000, R12
-	JZ     not4_2
-	VPXORQ Z12, Z8, Z8
-	VPXORQ Z13, Z9, Z9
-
-not4_2:
-	TESTL  $0x00200000, R12
-	JZ     not5_2
-	VPXORQ Z12, Z10, Z10
-	VPXORQ Z13, Z11, Z11
-
-not5_2:
-	ADDQ $0x04, R10
-	DECQ R11
-	JNZ  term2
-
-store2:
-	MOVL      12(BX), R11
-	MOVL      16(BX), R12
-	ADDQ      (DX)(R11*1), R12
-	VMOVDQU64 Z0, (R12)(R8*1)
-	VMOVDQU64 Z1, 64(R12)(R8*1)
-	MOVL      20(BX), R11
-	MOVL      24(BX), R12
-	ADDQ      (DX)(R11*1), R12
-	VMOVDQU64 Z2, (R12)(R8*1)
-	VMOVDQU64 Z3, 64(R12)(R8*1)
-	MOVL      28(BX), R11
-	MOVL      32(BX), R12
-	ADDQ      (DX)(R11*1), R12
-	VMOVDQU64 Z4, (R12)(R8*1)
-	VMOVDQU64 Z5, 64(R12)(R8*1)
-	MOVL      36(BX), R11
-	MOVL      40(BX), R12
-	ADDQ      (DX)(R11*1), R12
-	VMOVDQU64 Z6, (R12)(R8*1)
-	VMOVDQU64 Z7, 64(R12)(R8*1)
-	MOVL      44(BX), R11
-	MOVL      48(BX), R12
-	ADDQ      (DX)(R11*1), R12
-	VMOVDQU64 Z8, (R12)(R8*1)
-	VMOVDQU64 Z9, 64(R12)(R8*1)
-	MOVL      52(BX), R11
-	MOVL      56(BX), R12
-	ADDQ      (DX)(R11*1), R12
-	VMOVDQU64 Z10, (R12)(R8*1)
-	VMOVDQU64 Z11, 64(R12)(R8*1)
-	ADDQ      $0x00000080, R9
-	ADDQ      $0x00000080, R8
-	SUBQ      $0x00000080, DI
-	JMP       wide
-
-narrow:
-	CMPQ      DI, $0x00000040
-	JLT       done
-	VPXORQ    Z14, Z14, Z14
-	VPXORQ    Z15, Z15, Z15
-	VPXORQ    Z16, Z16, Z16
-	VPXORQ    Z17, Z17, Z17
-	VPXORQ    Z18, Z18, Z18
-	VPXORQ    Z19, Z19, Z19
-	CMPL      4(BX), $0x00
-	JEQ       zeros1
-	MOVL      12(BX), R10
-	MOVL      16(BX), R11
-	ADDQ      (DX)(R10*1), R11
-	VMOVDQU64 (R11)(R8*1), Z14
-	MOVL      20(BX), R10
-	MOVL      24(BX), R11
-	ADDQ      (DX)(R10*1), R11
-	VMOVDQU64 (R11)(R8*1), Z15
-	MOVL      28(BX), R10
-	MOVL      32(BX), R11
-	ADDQ      (DX)(R10*1), R11
-	VMOVDQU64 (R11)(R8*1), Z16
-	MOVL      36(BX), R10
-	MOVL      40(BX), R11
-	ADDQ      (DX)(R10*1), R11
-	VMOVDQU64 (R11)(R8*1), Z17
-	MOVL      44(BX), R10
-	MOVL      48(BX), R11
-	ADDQ      (DX)(R10*1), R11
-	VMOVDQU64 (R11)(R8*1), Z18
-	MOVL      52(BX), R10
-	MOVL      56(BX), R11
-	ADDQ      (DX)(R10*1), R11
-	VMOVDQU64 (R11)(R8*1), Z19
-
-zeros1:
-	MOVL  (BX), R11
-	LEAQ  60(BX), R10
-	TESTQ R11, R11
-	JZ    store1
-
-term1:
-	MOVL      (R10), R12
-	MOVWQZX   R12, R13
-	MOVQ      (CX)(R13*1), R13
-	VMOVDQU64 (R13)(R9*1), Z12
-	TESTL     $0x00010000, R12
-	JZ        not0_1
-	VPXORQ    Z12, Z14, Z14
-
-not0_1:
-	TESTL  $0x00020000, R12
-	JZ     not1_1
-	VPXORQ Z12, Z15, Z15
-
-not1_1:
-	TESTL  $0x00040000, R12
-	JZ     not2_1
-	VPXORQ Z12, Z16, Z16
-
-not2_1:
-	TESTL  $0x00080000, R12
-	JZ     not3_1
-	VPXORQ Z12, Z17, Z17
-
-not3_1:
-	TESTL  $0x00100000, R12
-	JZ     not4_1
-	VPXORQ Z12, Z18, Z18
-
-not4_1:
-	TESTL  $0x00200000, R12
-	JZ     not5_1
-	VPXORQ Z12, Z19, Z19
-
-not5_1:
-	ADDQ $0x04, R10
-	DECQ R11
-	JNZ  term1
-
-store1:
-	MOVL      12(BX), R11
-	MOVL      16(BX), R12
-	ADDQ      (DX)(R11*1), R12
-	VMOVDQU64 Z14, (R12)(R8*1)
-	MOVL      20(BX), R11
-	MOVL      24(BX), R12
-	ADDQ      (DX)(R11*1), R12
-	VMOVDQU64 Z15, (R12)(R8*1)
-	MOVL      28(BX), R11
-	MOVL      32(BX), R12
-	ADDQ      (DX)(R11*1), R12
-	VMOVDQU64 Z16, (R12)(R8*1)
-	MOVL      36(BX), R11
-	MOVL      40(BX), R12
-	ADDQ      (DX)(R11*1), R12
-	VMOVDQU64 Z17, (R12)(R8*1)
-	MOVL      44(BX), R11
-	MOVL      48(BX), R12
-	ADDQ      (DX)(R11*1), R12
-	VMOVDQU64 Z18, (R12)(R8*1)
-	MOVL      52(BX), R11
-	MOVL      56(BX), R12
-	ADDQ      (DX)(R11*1), R12
-	VMOVDQU64 Z19, (R12)(R8*1)
-	ADDQ      $0x00000040, R9
-	ADDQ      $0x00000040, R8
-	SUBQ      $0x00000040, DI
-	JMP       narrow
-
-done:
-	MOVQ R10, BX
-	DECQ SI
-	JNZ  round
-	MOVQ row+24(FP), BX
-	ADDQ BX, AX
-	DECQ rows+16(FP)
-	JNZ  row
-	VZEROUPPER
-	RET
-
-// func xorx6Avx2(n int, pos int, rows int, row int, in *[]byte, out *[]byte, rounds *uint32, count int)
-// Requires: AVX, AVX2
-TEXT ·xorx6Avx2(SB), NOSPLIT, $0-64
-	MOVQ pos+8(FP), AX
-	MOVQ in+32(FP), CX
-	MOVQ out+40(FP), DX
-
-row:
-	MOVQ rounds+48(FP), BX
-	MOVQ count+56(FP), SI
-
-round:
-	MOVQ n+0(FP), DI
-	MOVL 8(BX), R9
-	MOVQ AX, R8
-	ADDQ R8, R9
-
-narrow:
-	CMPQ    DI, $0x00000020
-	JLT     done
-	VPXOR   Y0, Y0, Y0
-	VPXOR   Y1, Y1, Y1
-	VPXOR   Y2, Y2, Y2
-	VPXOR   Y3, Y3, Y3
-	VPXOR   Y4, Y4, Y4
-	VPXOR   Y5, Y5, Y5
-	CMPL    4(BX), $0x00
-	JEQ     zeros1
-	MOVL    12(BX), R10
-	MOVL    16(BX), R11
-	ADDQ    (DX)(R10*1), R11
-	VMOVDQU (R11)(R8*1), Y0
-	MOVL    20(BX), R10
-	MOVL    24(BX), R11
-	ADDQ    (DX)(R10*1), R11
-	VMOVDQU (R11)(R8*1), Y1
-	MOVL    28(BX), R10
-	MOVL    32(BX), R11
-	ADDQ    (DX)(R10*1), R11
-	VMOVDQU (R11)(R8*1), Y2
-	MOVL    36(BX), R10
-	MOVL    40(BX), R11
-	ADDQ    (DX)(R10*1), R11
-	VMOVDQU (R11)(R8*1), Y3
-	MOVL    44(BX), R10
-	MOVL    48(BX), R11
-	ADDQ    (DX)(R10*1), R11
-	VMOVDQU (R11)(R8*1), Y4
-	MOVL    52(BX), R10
-	MOVL    56(BX), R11
-	ADDQ    (DX)(R10*1), R11
-	VMOVDQU (R11)(R8*1), Y5
-
-zeros1:
-	MOVL  (BX), R11
-	LEAQ  60(BX), R10
-	TESTQ R11, R11
-	JZ    store1
-
-term1:
-	MOVL    (R10), R12
-	MOVWQZX R12, R13
-	MOVQ    (CX)(R13*1), R13
-	VMOVDQU (R13)(R9*1), Y6
-	TESTL   $0x00010000, R12
-	JZ      not0_1
-	VPXOR   Y6, Y0, Y0
-
-not0_1:
-	TESTL $0x00020000, R12
-	JZ    not1_1
-	VPXOR Y6, Y1, Y1
-
-not1_1:
-	TESTL $0x00040000, R12
-	JZ    not2_1
-	VPXOR Y6, Y2, Y2
-
-not2_1:
-	TESTL $0x00080000, R12
-	JZ    not3_1
-	VPXOR Y6, Y3, Y3
-
-not3_1:
-	TESTL $0x00100000, R12
-	JZ    not4_1
-	VPXOR Y6, Y4, Y4
-
-not4_1:
-	TESTL $0x00200000, R12
-	JZ    not5_1
-	VPXOR Y6, Y5, Y5
-
-not5_1:
-	ADDQ $0x04, R10
-	DECQ R11
-	JNZ  term1
-
-store1:
-	MOVL    12(BX), R11
-	MOVL    16(BX), R12
-	ADDQ    (DX)(R11*1), R12
-	VMOVDQU Y0, (R12)(R8*1)
-	MOVL    20(BX), R11
-	MOVL    24(BX), R12
-	ADDQ    (DX)(R11*1), R12
-	VMOVDQU Y1, (R12)(R8*1)
-	MOVL    28(BX), R11
-	MOVL    32(BX), R12
-	ADDQ    (DX)(R11*1), R12
-	VMOVDQU Y2, (R12)(R8*1)
-	MOVL    36(BX), R11
-	MOVL    40(BX), R12
-	ADDQ    (DX)(R11*1), R12
-	VMOVDQU Y3, (R12)(R8*1)
-	MOVL    44(BX), R11
-	MOVL    48(BX), R12
-	ADDQ    (DX)(R11*1), R12
-	VMOVDQU Y4, (R12)(R8*1)
-	MOVL    52(BX), R11
-	MOVL    56(BX), R12
-	ADDQ    (DX)(R11*1), R12
-	VMOVDQU Y5, (R12)(R8*1)
-	ADDQ    $0x00000020, R9
-	ADDQ    $0x00000020, R8
-	SUBQ    $0x00000020, DI
-	JMP     narrow
-
-done:
-	MOVQ R10, BX
-	DECQ SI
-	JNZ  round
-	MOVQ row+24(FP), BX
-	ADDQ BX, AX
-	DECQ rows+16(FP)
-	JNZ  row
-	VZEROUPPER
-	RET
-
-// func xorx6Ssse3(n int, pos int, rows int, row int, in *[]byte, out *[]byte, rounds *uint32, count int)
-// Requires: SSE2
-TEXT ·xorx6Ssse3(SB), NOSPLIT, $0-64
-	MOVQ pos+8(FP), AX
-	MOVQ in+32(FP), CX
-	MOVQ out+40(FP), DX
-
-row:
-	MOVQ rounds+48(FP), BX
-	MOVQ count+56(FP), SI
-
-round:
-	MOVQ n+0(FP), DI
-	MOVL 8(BX), R9
-	MOVQ AX, R8
-	ADDQ R8, R9
-
-narrow:
-	CMPQ  DI, $0x00000010
-	JLT   done
-	PXOR  X0, X0
-	PXOR  X1, X1
-	PXOR  X2, X2
-	PXOR  X3, X3
-	PXOR  X4, X4
-	PXOR  X5, X5
-	CMPL  4(BX), $0x00
-	JEQ   zeros1
-	MOVL  12(BX), R10
-	MOVL  16(BX), R11
-	ADDQ  (DX)(R10*1), R11
-	MOVOU (R11)(R8*1), X0
-	MOVL  20(BX), R10
-	MOVL  24(BX), R11
-	ADDQ  (DX)(R10*1), R11
-	MOVOU (R11)(R8*1), X1
-	MOVL  28(BX), R10
-	MOVL  32(BX), R11
-	ADDQ  (DX)(R10*1), R11
-	MOVOU (R11)(R8*1), X2
-	MOVL  36(BX), R10
-	MOVL  40(BX), R11
-	ADDQ  (DX)(R10*1), R11
-	MOVOU (R11)(R8*1), X3
-	MOVL  44(BX), R10
-	MOVL  48(BX), R11
-	ADDQ  (DX)(R10*1), R11
-	MOVOU (R11)(R8*1), X4
-	MOVL  52(BX), R10
-	MOVL  56(BX), R11
-	ADDQ  (DX)(R10*1), R11
-	MOVOU (R11)(R8*1), X5
-
-zeros1:
-	MOVL  (BX), R11
-	LEAQ  60(BX), R10
-	TESTQ R11, R11
-	JZ    store1
-
-term1:
-	MOVL    (R10), R12
-	MOVWQZX R12, R13
-	MOVQ    (CX)(R13*1), R13
-	MOVOU   (R13)(R9*1), X6
-	TESTL   $0x00010000, R12
-	JZ      not0_1
-	PXOR    X6, X0
-
-not0_1:
-	TESTL $0x00020000, R12
-	JZ    not1_1
-	PXOR  X6, X1
-
-not1_1:
-	TESTL $0x00040000, R12
-	JZ    not2_1
-	PXOR  X6, X2
-
-not2_1:
-	TESTL $0x00080000, R12
-	JZ    not3_1
-	PXOR  X6, X3
-
-not3_1:
-	TESTL $0x00100000, R12
-	JZ    not4_1
-	PXOR  X6, X4
-
-not4_1:
-	TESTL $0x00200000, R12
-	JZ    not5_1
-	PXOR  X6, X5
-
-not5_1:
-	ADDQ $0x04, R10
-	DECQ R11
-	JNZ  term1
-
-store1:
-	MOVL  12(BX), R11
-	MOVL  16(BX), R12
-	ADDQ  (DX)(R11*1), R12
-	MOVOU X0, (R12)(R8*1)
-	MOVL  20(BX), R11
-	MOVL  24(BX), R12
-	ADDQ  (DX)(R11*1), R12
-	MOVOU X1, (R12)(R8*1)
-	MOVL  28(BX), R11
-	MOVL  32(BX), R12
-	ADDQ  (DX)(R11*1), R12
-	MOVOU X2, (R12)(R8*1)
-	MOVL  36(BX), R11
-	MOVL  40(BX), R12
-	ADDQ  (DX)(R11*1), R12
-	MOVOU X3, (R12)(R8*1)
-	MOVL  44(BX), R11
-	MOVL  48(BX), R12
-	ADDQ  (DX)(R11*1), R12
-	MOVOU X4, (R12)(R8*1)
-	MOVL  52(BX), R11
-	MOVL  56(BX), R12
-	ADDQ  (DX)(R11*1), R12
-	MOVOU X5, (R12)(R8*1)
-	ADDQ  $0x00000010, R9
-	ADDQ  $0x00000010, R8
-	SUBQ  $0x00000010, DI
-	JMP   narrow
-
-done:
-	MOVQ R10, BX
-	DECQ SI
-	JNZ  round
-	MOVQ row+24(FP), BX
-	ADDQ BX, AX
-	DECQ rows+16(FP)
-	JNZ  row
-	RET
-
-// func xorx7Avx512(n int, pos int, rows int, row int, in *[]byte, out *[]byte, rounds *uint32, count int)
-// Requires: AVX, AVX512F
-TEXT ·xorx7Avx512(SB), NOSPLIT, $0-64
-	MOVQ pos+8(FP), AX
-	MOVQ in+32(FP), CX
-	MOVQ out+40(FP), DX
-
-row:
-	MOVQ rounds+48(FP), BX
-	MOVQ count+56(FP), SI
-
-round:
-	MOVQ n+0(FP), DI
-	MOVL 8(BX), R9
-	MOVQ AX, R8
-	ADDQ R8, R9
-
-wide:
-	CMPQ      DI, $0x00000080
-	JLT       narrow
-	VPXORQ    Z0, Z0, Z0
-	VPXORQ    Z1, Z1, Z1
-	VPXORQ    Z2, Z2, Z2
-	VPXORQ    Z3, Z3, Z3
-	VPXORQ    Z4, Z4, Z4
-	VPXORQ    Z5, Z5, Z5
-	VPXORQ    Z6, Z6, Z6
-	VPXORQ    Z7, Z7, Z7
-	VPXORQ    Z8, Z8, Z8
-	VPXORQ    Z9, Z9, Z9
-	VPXORQ    Z10, Z10, Z10
-	VPXORQ    Z11, Z11, Z11
-	VPXORQ    Z12, Z12, Z12
-	VPXORQ    Z13, Z13, Z13
-	CMPL      4(BX), $0x00
-	JEQ       zeros2
-	MOVL      12(BX), R10
-	MOVL      16(BX), R11
-	ADDQ      (DX)(R10*1), R11
-	VMOVDQU64 (R11)(R8*1), Z0
-	VMOVDQU64 64(R11)(R8*1), Z1
-	MOVL      20(BX), R10
-	MOVL      24(BX), R11
-	ADDQ      (DX)(R10*1), R11
-	VMOVDQU64 (R11)(R8*1), Z2
-	VMOVDQU64 64(R11)(R8*1), Z3
-	MOVL      28(BX), R10
-	MOVL      32(BX), R11
-	ADDQ      (DX)(R10*1), R11
-	VMOVDQU64 (R11)(R8*1), Z4
-	VMOVDQU64 64(R11)(R8*1), Z5
-	MOVL      36(BX), R10
-	MOVL      40(BX), R11
-	ADDQ      (DX)(R10*1), R11
-	VMOVDQU64 (R11)(R8*1), Z6
-	VMOVDQU64 64(R11)(R8*1), Z7
-	MOVL      44(BX), R10
-	MOVL      48(BX), R11
-	ADDQ      (DX)(R10*1), R11
-	VMOVDQU64 (R11)(R8*1), Z8
-	VMOVDQU64 64(R11)(R8*1), Z9
-	MOVL      52(BX), R10
-	MOVL      56(BX), R11
-	ADDQ      (DX)(R10*1), R11
-	VMOVDQU64 (R11)(R8*1), Z10
-	VMOVDQU64 64(R11)(R8*1), Z11
-	MOVL      60(BX), R10
-	MOVL      64(BX), R11
-	ADDQ      (DX)(R10*1), R11
-	VMOVDQU64 (R11)(R8*1), Z12
-	VMOVDQU64 64(R11)(R8*1), Z13
-
-zeros2:
-	MOVL  (BX), R11
-	LEAQ  68(BX), R10
-	TESTQ R11, R11
-	JZ    store2
-
-term2:
-	MOVL      (R10), R12
-	MOVWQZX   R12, R13
-	MOVQ      (CX)(R13*1), R13
-	VMOVDQU64 (R13)(R9*1), Z14
-	VMOVDQU64 64(R13)(R9*1), Z15
-	TESTL     $0x00010000, R12
-	JZ        not0_2
-	VPXORQ    Z14, Z0, Z0
-	VPXORQ    Z15, Z1, Z1
-
-not0_2:
-	TESTL  $0x00020000, R12
-	JZ     not1_2
-	VPXORQ Z14, Z2, Z2
-	VPXORQ Z15, Z3, Z3
-
-not1_2:
-	TESTL  $0x00040000, R12
-	JZ     not2_2
-	VPXORQ Z14, Z4, Z4
-	VPXORQ Z15, Z5, Z5
-
-not2_2:
-	TESTL  $0x00080000, R12
-	JZ     not3_2
-	VPXORQ Z14, Z6, Z6
-	VPXORQ Z15, Z7, Z7
-
-not3_2:
-	TESTL  $0x00100000, R12
-	JZ     not4_2
-	VPXORQ Z14, Z8, Z8
-	VPXORQ Z15, Z9, Z9
-
-not4_2:
-	TESTL  $0x00200000, R12
-	JZ     not5_2
-	VPXORQ Z14, Z10, Z10
-	VPXORQ Z15, Z11, Z11
-
-not5_2:
-	TESTL  $0x00400000, R12
-	JZ     not6_2
-	VPXORQ Z14, Z12, Z12
-	VPXORQ Z15, Z13, Z13
-
-not6_2:
-	ADDQ $0x04, R10
-	DECQ R11
-	JNZ  term2
-
-store2:
-	MOVL      12(BX), R11
-	MOVL      16(BX), R12
-	ADDQ      (DX)(R11*1), R12
-	VMOVDQU64 Z0, (R12)(R8*1)
-	VMOVDQU64 Z1, 64(R12)(R8*1)
-	MOVL      20(BX), R11
-	MOVL      24(BX), R12
-	ADDQ      (DX)(R11*1), R12
-	VMOVDQU64 Z2, (R12)(R8*1)
-	VMOVDQU64 Z3, 64(R12)(R8*1)
-	MOVL      28(BX), R11
-	MOVL      32(BX), R12
-	ADDQ      (DX)(R11*1), R12
-	VMOVDQU64 Z4, (R12)(R8*1)
-	VMOVDQU64 Z5, 64(R12)(R8*1)
-	MOVL      36(BX), R11
-	MOVL      40(BX), R12
-	ADDQ      (DX)(R11*1), R12
-	VMOVDQU64 Z6, (R12)(R8*1)
-	VMOVDQU64 Z7, 64(R12)(R8*1)
-	MOVL      44(BX), R11
-	MOVL      48(BX), R12
-	ADDQ      (DX)(R11*1), R12
-	VMOVDQU64 Z8, (R12)(R8*1)
-	VMOVDQU64 Z9, 64(R12)(R8*1)
-	MOVL      52(BX), R11
-	MOVL      56(BX), R12
-	ADDQ      (DX)(R11*1), R12
-	VMOVDQU64 Z10, (R12)(R8*1)
-	VMOVDQU64 Z11, 64(R12)(R8*1)
-	MOVL      60(BX), R11
-	MOVL      64(BX), R12
-	ADDQ      (DX)(R11*1), R12
-	VMOVDQU64 Z12, (R12)(R8*1)
-	VMOVDQU64 Z13, 64(R12)(R8*1)
-	ADDQ      $0x00000080, R9
-	ADDQ      $0x00000080, R8
-	SUBQ      $0x00000080, DI
-	JMP       wide
-
-narrow:
-	CMPQ      DI, $0x00000040
-	JLT       done
-	VPXORQ    Z16, Z16, Z16
-	VPXORQ    Z17, Z17, Z17
-	VPXORQ    Z18, Z18, Z18
-	VPXORQ    Z19, Z19, Z19
-	VPXORQ    Z20, Z20, Z20
-	VPXORQ    Z21, Z21, Z21
-	VPXORQ    Z22, Z22, Z22
-	CMPL      4(BX), $0x00
-	JEQ       zeros1
-	MOVL      12(BX), R10
-	MOVL      16(BX), R11
-	ADDQ      (DX)(R10*1), R11
-	VMOVDQU64 (R11)(R8*1), Z16
-	MOVL      20(BX), R10
-	MOVL      24(BX), R11
-	ADDQ      (DX)(R10*1), R11
-	VMOVDQU64 (R11)(R8*1), Z17
-	MOVL      28(BX), R10
-	MOVL      32(BX), R11
-	ADDQ      (DX)(R10*1), R11
-	VMOVDQU64 (R11)(R8*1), Z18
-	MOVL      36(BX), R10
-	MOVL      40(BX), R11
-	ADDQ      (DX)(R10*1), R11
-	VMOVDQU64 (R11)(R8*1), Z19
-	MOVL      44(BX), R10
-	MOVL      48(BX), R11
-	ADDQ      (DX)(R10*1), R11
-	VMOVDQU64 (R11)(R8*1), Z20
-	MOVL      52(BX), R10
-	MOVL      56(BX), R11
-	ADDQ      (DX)(R10*1), R11
-	VMOVDQU64 (R11)(R8*1), Z21
-	MOVL      60(BX), R10
-	MOVL      64(BX), R11
-	ADDQ      (DX)(R10*1), R11
-	VMOVDQU64 (R11)(R8*1), Z22
-
-zeros1:
-	MOVL  (BX), R11
-	LEAQ  68(BX), R10
-	TESTQ R11, R11
-	JZ    store1
-
-term1:
-	MOVL      (R10), R12
-	MOVWQZX   R12, R13
-	MOVQ      (CX)(R13*1), R13
-	VMOVDQU64 (R13)(R9*1), Z14
-	TESTL     $0x00010000, R12
-	JZ        not0_1
-	VPXORQ    Z14, Z16, Z16
-
-not0_1:
-	TESTL  $0x00020000, R12
-	JZ     not1_1
-	VPXORQ Z14, Z17, Z17
-
-not1_1:
-	TESTL  $0x00040000, R12
-	JZ     not2_1
-	VPXORQ Z14, Z18, Z18
-
-not2_1:
-	TESTL  $0x00080000, R12
-	JZ     not3_1
-	VPXORQ Z14, Z19, Z19
-
-not3_1:
-	TESTL  $0x00100000, R12
-	JZ     not4_1
-	VPXORQ Z14, Z20, Z20
-
-not4_1:
-	TESTL  $0x00200000, R12
-	JZ     not5_1
-	VPXORQ Z14, Z21, Z21
-
-not5_1:
-	TESTL  $0x00400000, R12
-	JZ     not6_1
-	VPXORQ Z14, Z22, Z22
-
-not6_1:
-	ADDQ $0x04, R10
-	DECQ R11
-	JNZ  term1
-
-store1:
-	MOVL      12(BX), R11
-	MOVL      16(BX), R12
-	ADDQ      (DX)(R11*1), R12
-	VMOVDQU64 Z16, (R12)(R8*1)
-	MOVL      20(BX), R11
-	MOVL      24(BX), R12
-	ADDQ      (DX)(R11*1), R12
-	VMOVDQU64 Z17, (R12)(R8*1)
-	MOVL      28(BX), R11
-	MOVL      32(BX), R12
-	ADDQ      (DX)(R11*1), R12
-	VMOVDQU64 Z18, (R12)(R8*1)
-	MOVL      36(BX), R11
-	MOVL      40(BX), R12
-	ADDQ      (DX)(R11*1), R12
-	VMOVDQU64 Z19, (R12)(R8*1)
-	MOVL      44(BX), R11
-	MOVL      48(BX), R12
-	ADDQ      (DX)(R11*1), R12
-	VMOVDQU64 Z20, (R12)(R8*1)
-	MOVL      52(BX), R11
-	MOVL      56(BX), R12
-	ADDQ      (DX)(R11*1), R12
-	VMOVDQU64 Z21, (R12)(R8*1)
-	MOVL      60(BX), R11
-	MOVL      64(BX), R12
-	ADDQ      (DX)(R11*1), R12
-	VMOVDQU64 Z22, (R12)(R8*1)
-	ADDQ      $0x00000040, R9
-	ADDQ      $0x00000040, R8
-	SUBQ      $0x00000040, DI
-	JMP       narrow
-
-done:
-	MOVQ R10, BX
-	DECQ SI
-	JNZ  round
-	MOVQ row+24(FP), BX
-	ADDQ BX, AX
-	DECQ rows+16(FP)
-	JNZ  row
-	VZEROUPPER
-	RET
-
-// func xorx7Avx2(n int, pos int, rows int, row int, in *[]byte, out *[]byte, rounds *uint32, count int)
-// Requires: AVX, AVX2
-TEXT ·xorx7Avx2(SB), NOSPLIT, $0-64
-	MOVQ pos+8(FP), AX
-	MOVQ in+32(FP), CX
-	MOVQ out+40(FP), DX
-
-row:
-	MOVQ rounds+48(FP), BX
-	MOVQ count+56(FP), SI
-
-round:
-	MOVQ n+0(FP), DI
-	MOVL 8(BX), R9
-	MOVQ AX, R8
-	ADDQ R8, R9
-
-narrow:
-	CMPQ    DI, $0x00000020
-	JLT     done
-	VPXOR   Y0, Y0, Y0
-	VPXOR   Y1, Y1, Y1
-	VPXOR   Y2, Y2, Y2
-	VPXOR   Y3, Y3, Y3
-	VPXOR   Y4, Y4, Y4
-	VPXOR   Y5, Y5, Y5
-	VPXOR   Y6, Y6, Y6
-	CMPL    4(BX), $0x00
-	JEQ     zeros1
-	MOVL    12(BX), R10
-	MOVL    16(BX), R11
-	ADDQ    (DX)(R10*1), R11
-	VMOVDQU (R11)(R8*1), Y0
-	MOVL    20(BX), R10
-	MOVL    24(BX), R11
-	ADDQ    (DX)(R10*1), R11
-	VMOVDQU (R11)(R8*1), Y1
-	MOVL    28(BX), R10
-	MOVL    32(BX), R11
-	ADDQ    (DX)(R10*1), R11
-	VMOVDQU (R11)(R8*1), Y2
-	MOVL    36(BX), R10
-	MOVL    40(BX), R11
-	ADDQ    (DX)(R10*1), R11
-	VMOVDQU (R11)(R8*1), Y3
-	MOVL    44(BX), R10
-	MOVL    48(BX), R11
-	ADDQ    (DX)(R10*1), R11
-	VMOVDQU (R11)(R8*1), Y4
-	MOVL    52(BX), R10
-	MOVL    56(BX), R11
-	ADDQ    (DX)(R10*1), R11
-	VMOVDQU (R11)(R8*1), Y5
-	MOVL    60(BX), R10
-	MOVL    64(BX), R11
-	ADDQ    (DX)(R10*1), R11
-	VMOVDQU (R11)(R8*1), Y6
-
-zeros1:
-	MOVL  (BX), R11
-	LEAQ  68(BX), R10
-	TESTQ R11, R11
-	JZ    store1
-
-term1:
-	MOVL    (R10), R12
-	MOVWQZX R12, R13
-	MOVQ    (CX)(R13*1), R13
-	VMOVDQU (R13)(R9*1), Y7
-	TESTL   $0x00010000, R12
-	JZ      not0_1
-	VPXOR   Y7, Y0, Y0
-
-not0_1:
-	TESTL $0x00020000, R12
-	JZ    not1_1
-	VPXOR Y7, Y1, Y1
-
-not1_1:
-	TESTL $0x00040000, R12
-	JZ    not2_1
-	VPXOR Y7, Y2, Y2
-
-not2_1:
-	TESTL $0x00080000, R12
-	JZ    not3_1
-	VPXOR Y7, Y3, Y3
-
-not3_1:
-	TESTL $0x00100000, R12
-	JZ    not4_1
-	VPXOR Y7, Y4, Y4
-
-not4_1:
-	TESTL $0x00200000, R12
-	JZ    not5_1
-	VPXOR Y7, Y5, Y5
-
-not5_1:
-	TESTL $0x00400000, R12
-	JZ    not6_1
-	VPXOR Y7, Y6, Y6
-
-not6_1:
-	ADDQ $0x04, R10
-	DECQ R11
-	JNZ  term1
-
-store1:
-	MOVL    12(BX), R11
-	MOVL    16(BX), R12
-	ADDQ    (DX)(R11*1), R12
-	VMOVDQU Y0, (R12)(R8*1)
-	MOVL    20(BX), R11
-	MOVL    24(BX), R12
-	ADDQ    (DX)(R11*1), R12
-	VMOVDQU Y1, (R12)(R8*1)
-	MOVL    28(BX), R11
-	MOVL    32(BX), R12
-	ADDQ    (DX)(R11*1), R12
-	VMOVDQU Y2, (R12)(R8*1)
-	MOVL    36(BX), R11
-	MOVL    40(BX), R12
-	ADDQ    (DX)(R11*1), R12
-	VMOVDQU Y3, (R12)(R8*1)
-	MOVL    44(BX), R11
-	MOVL    48(BX), R12
-	ADDQ    (DX)(R11*1), R12
-	VMOVDQU Y4, (R12)(R8*1)
-	MOVL    52(BX), R11
-	MOVL    56(BX), R12
-	ADDQ    (DX)(R11*1), R12
-	VMOVDQU Y5, (R12)(R8*1)
-	MOVL    60(BX), R11
-	MOVL    64(BX), R12
-	ADDQ    (DX)(R11*1), R12
-	VMOVDQU Y6, (R12)(R8*1)
-	ADDQ    $0x00000020, R9
-	ADDQ    $0x00000020, R8
-	SUBQ    $0x00000020, DI
-	JMP     narrow
-
-done:
-	MOVQ R10, BX
-	DECQ SI
-	JNZ  round
-	MOVQ row+24(FP), BX
-	ADDQ BX, AX
-	DECQ rows+16(FP)
-	JNZ  row
-	VZEROUPPER
-	RET
-
-// func xorx7Ssse3(n int, pos int, rows int, row int, in *[]byte, out *[]byte, rounds *uint32, count int)
-// Requires: SSE2
-TEXT ·xorx7Ssse3(SB), NOSPLIT, $0-64
-	MOVQ pos+8(FP), AX
-	MOVQ in+32(FP), CX
-	MOVQ out+40(FP), DX
-
-row:
-	MOVQ rounds+48(FP), BX
-	MOVQ count+56(FP), SI
-
-round:
-	MOVQ n+0(FP), DI
-	MOVL 8(BX), R9
-	MOVQ AX, R8
-	ADDQ R8, R9
-
-narrow:
-	CMPQ  DI, $0x00000010
-	JLT   done
-	PXOR  X0, X0
-	PXOR  X1, X1
-	PXOR  X2, X2
-	PXOR  X3, X3
-	PXOR  X4, X4
-	PXOR  X5, X5
-	PXOR  X6, X6
-	CMPL  4(BX), $0x00
-	JEQ   zeros1
-	MOVL  12(BX), R10
-	MOVL  16(BX), R11
-	ADDQ  (DX)(R10*1), R11
-	MOVOU (R11)(R8*1), X0
-	MOVL  20(BX), R10
-	MOVL  24(BX), R11
-	ADDQ  (DX)(R10*1), R11
-	MOVOU (R11)(R8*1), X1
-	MOVL  28(BX), R10
-	MOVL  32(BX), R11
-	ADDQ  (DX)(R10*1), R11
-	MOVOU (R11)(R8*1), X2
-	MOVL  36(BX), R10
-	MOVL  40(BX), R11
-	ADDQ  (DX)(R10*1), R11
-	MOVOU (R11)(R8*1), X3
-	MOVL  44(BX), R10
-	MOVL  48(BX), R11
-	ADDQ  (DX)(R10*1), R11
-	MOVOU (R11)(R8*1), X4
-	MOVL  52(BX), R10
-	MOVL  56(BX), R11
-	ADDQ  (DX)(R10*1), R11
-	MOVOU (R11)(R8*1), X5
-	MOVL  60(BX), R10
-	MOVL  64(BX), R11
-	ADDQ  (DX)(R10*1), R11
-	MOVOU (R11)(R8*1), X6
-
-zeros1:
-	MOVL  (BX), R11
-	LEAQ  68(BX), R10
-	TESTQ R11, R11
-	JZ    store1
-
-term1:
-	MOVL    (R10), R12
-	MOVWQZX R12, R13
-	MOVQ    (CX)(R13*1), R13
-	MOVOU   (R13)(R9*1), X7
-	TESTL   $0x00010000, R12
-	JZ      not0_1
-	PXOR    X7, X0
-
-not0_1:
-	TESTL $0x00020000, R12
-	JZ    not1_1
-	PXOR  X7, X1
-
-not1_1:
-	TESTL $0x00040000, R12
-	JZ    not2_1
-	PXOR  X7, X2
-
-not2_1:
-	TESTL $0x00080000, R12
-	JZ    not3_1
-	PXOR  X7, X3
-
-not3_1:
-	TESTL $0x00100000, R12
-	JZ    not4_1
-	PXOR  X7, X4
-
-not4_1:
-	TESTL $0x00200000, R12
-	JZ    not5_1
-	PXOR  X7, X5
-
-not5_1:
-	TESTL $0x00400000, R12
-	JZ    not6_1
-	PXOR  X7, X6
-
-not6_1:
-	ADDQ $0x04, R10
-	DECQ R11
-	JNZ  term1
-
-store1:
-	MOVL  12(BX), R11
-	MOVL  16(BX), R12
-	ADDQ  (DX)(R11*1), R12
-	MOVOU X0, (R12)(R8*1)
-	MOVL  20(BX), R11
-	MOVL  24(BX), R12
-	ADDQ  (DX)(R11*1), R12
-	MOVOU X1, (R12)(R8*1)
-	MOVL  28(BX), R11
-	MOVL  32(BX), R12
-	ADDQ  (DX)(R11*1), R12
-	MOVOU X2, (R12)(R8*1)
-	MOVL  36(BX), R11
-	MOVL  40(BX), R12
-	ADDQ  (DX)(R11*1), R12
-	MOVOU X3, (R12)(R8*1)
-	MOVL  44(BX), R11
-	MOVL  48(BX), R12
-	ADDQ  (DX)(R11*1), R12
-	MOVOU X4, (R12)(R8*1)
-	MOVL  52(BX), R11
-	MOVL  56(BX), R12
-	ADDQ  (DX)(R11*1), R12
-	MOVOU X5, (R12)(R8*1)
-	MOVL  60(BX), R11
-	MOVL  64(BX), R12
-	ADDQ  (DX)(R11*1), R12
-	MOVOU X6, (R12)(R8*1)
-	ADDQ  $0x00000010, R9
-	ADDQ  $0x00000010, R8
-	SUBQ  $0x00000010, DI
-	JMP   narrow
-
-done:
-	MOVQ R10, BX
-	DECQ SI
-	JNZ  round
-	MOVQ row+24(FP), BX
-	ADDQ BX, AX
-	DECQ rows+16(FP)
-	JNZ  row
-	RET
-
-// func xorx8Avx512(n int, pos int, rows int, row int, in *[]byte, out *[]byte, rounds *uint32, count int)
-// Requires: AVX, AVX512F
-TEXT ·xorx8Avx512(SB), NOSPLIT, $0-64
-	MOVQ pos+8(FP), AX
-	MOVQ in+32(FP), CX
-	MOVQ out+40(FP), DX
-
-row:
-	MOVQ rounds+48(FP), BX
-	MOVQ count+56(FP), SI
-
-round:
-	MOVQ n+0(FP), DI
-	MOVL 8(BX), R9
-	MOVQ AX, R8
-	ADDQ R8, R9
-
-wide:
-	CMPQ      DI, $0x00000080
-	JLT       narrow
-	VPXORQ    Z0, Z0, Z0
-	VPXORQ    Z1, Z1, Z1
-	VPXORQ    Z2, Z2, Z2
-	VPXORQ    Z3, Z3, Z3
-	VPXORQ    Z4, Z4, Z4
-	VPXORQ    Z5, Z5, Z5
-	VPXORQ    Z6, Z6, Z6
-	VPXORQ    Z7, Z7, Z7
-	VPXORQ    Z8, Z8, Z8
-	VPXORQ    Z9, Z9, Z9
-	VPXORQ    Z10, Z10, Z10
-	VPXORQ    Z11, Z11, Z11
-	VPXORQ    Z12, Z12, Z12
-	VPXORQ    Z13, Z13, Z13
-	VPXORQ    Z14, Z14, Z14
-	VPXORQ    Z15, Z15, Z15
-	CMPL      4(BX), $0x00
-	JEQ       zeros2
-	MOVL      12(BX), R10
-	MOVL      16(BX), R11
-	ADDQ      (DX)(R10*1), R11
-	VMOVDQU64 (R11)(R8*1), Z0
-	VMOVDQU64 64(R11)(R8*1), Z1
-	MOVL      20(BX), R10
-	MOVL      24(BX), R11
-	ADDQ      (DX)(R10*1), R11
-	VMOVDQU64 (R11)(R8*1), Z2
-	VMOVDQU64 64(R11)(R8*1), Z3
-	MOVL      28(BX), R10
-	MOVL      32(BX), R11
-	ADDQ      (DX)(R10*1), R11
-	VMOVDQU64 (R11)(R8*1), Z4
-	VMOVDQU64 64(R11)(R8*1), Z5
-	MOVL      36(BX), R10
-	MOVL      40(BX), R11
-	ADDQ      (DX)(R10*1), R11
-	VMOVDQU64 (R11)(R8*1), Z6
-	VMOVDQU64 64(R11)(R8*1), Z7
-	MOVL      44(BX), R10
-	MOVL      48(BX), R11
-	ADDQ      (DX)(R10*1), R11
-	VMOVDQU64 (R11)(R8*1), Z8
-	VMOVDQU64 64(R11)(R8*1), Z9
-	MOVL      52(BX), R10
-	MOVL      56(BX), R11
-	ADDQ      (DX)(R10*1), R11
-	VMOVDQU64 (R11)(R8*1), Z10
-	VMOVDQU64 64(R11)(R8*1), Z11
-	MOVL      60(BX), R10
-	MOVL      64(BX), R11
-	ADDQ      (DX)(R10*1), R11
-	VMOVDQU64 (R11)(R8*1), Z12
-	VMOVDQU64 64(R11)(R8*1), Z13
-	MOVL      68(BX), R10
-	MOVL      72(BX), R11
-	ADDQ      (DX)(R10*1), R11
-	VMOVDQU64 (R11)(R8*1), Z14
-	VMOVDQU64 64(R11)(R8*1), Z15
-
-zeros2:
-	MOVL  (BX), R11
-	LEAQ  76(BX), R10
-	TESTQ R11, R11
-	JZ    store2
-
-term2:
-	MOVL      (R10), R12
-	MOVWQZX   R12, R13
-	MOVQ      (CX)(R13*1), R13
-	VMOVDQU64 (R13)(R9*1), Z16
-	VMOVDQU64 64(R13)(R9*1), Z17
-	TESTL     $0x00010000, R12
-	JZ        not0_2
-	VPXORQ    Z16, Z0, Z0
-	VPXORQ    Z17, Z1, Z1
-
-not0_2:
-	TESTL  $0x00020000, R12
-	JZ     not1_2
-	VPXORQ Z16, Z2, Z2
-	VPXORQ Z17, Z3, Z3
-
-not1_2:
-	TESTL  $0x00040000, R12
-	JZ     not2_2
-	VPXORQ Z16, Z4, Z4
-	VPXORQ Z17, Z5, Z5
-
-not2_2:
-	TESTL  $0x00080000, R12
-	JZ     not3_2
-	VPXORQ Z16, Z6, Z6
-	VPXORQ Z17, Z7, Z7
-
-not3_2:
-	TESTL  $0x00100000, R12
-	JZ     not4_2
-	VPXORQ Z16, Z8, Z8
-	VPXORQ Z17, Z9, Z9
-
-not4_2:
-	TESTL  $0x00200000, R12
-	JZ     not5_2
-	VPXORQ Z16, Z10, Z10
-	VPXORQ Z17, Z11, Z11
-
-not5_2:
-	TESTL  $0x00400000, R12
-	JZ     not6_2
-	VPXORQ Z16, Z12, Z12
-	VPXORQ Z17, Z13, Z13
-
-not6_2:
-	TESTL  $0x00800000, R12
-	JZ     not7_2
-	VPXORQ Z16, Z14, Z14
-	VPXORQ Z17, Z15, Z15
-
-not7_2:
-	ADDQ $0x04, R10
-	DECQ R11
-	JNZ  term2
-
-store2:
-	MOVL      12(BX), R11
-	MOVL      16(BX), R12
-	ADDQ      (DX)(R11*1), R12
-	VMOVDQU64 Z0, (R12)(R8*1)
-	VMOVDQU64 Z1, 64(R12)(R8*1)
-	MOVL      20(BX), R11
-	MOVL      24(BX), R12
-	ADDQ      (DX)(R11*1), R12
-	VMOVDQU64 Z2, (R12)(R8*1)
-	VMOVDQU64 Z3, 64(R12)(R8*1)
-	MOVL      28(BX), R11
-	MOVL      32(BX), R12
-	ADDQ      (DX)(R11*1), R12
-	VMOVDQU64 Z4, (R12)(R8*1)
-	VMOVDQU64 Z5, 64(R12)(R8*1)
-	MOVL      36(BX), R11
-	MOVL      40(BX), R12
-	ADDQ      (DX)(R11*1), R12
-	VMOVDQU64 Z6, (R12)(R8*1)
-	VMOVDQU64 Z7, 64(R12)(R8*1)
-	MOVL      44(BX), R11
-	MOVL      48(BX), R12
-	ADDQ      (DX)(R11*1), R12
-	VMOVDQU64 Z8, (R12)(R8*1)
-	VMOVDQU64 Z9, 64(R12)(R8*1)
-	MOVL      52(BX), R11
-	MOVL      56(BX), R12
-	ADDQ      (DX)(R11*1), R12
-	VMOVDQU64 Z10, (R12)(R8*1)
-	VMOVDQU64 Z11, 64(R12)(R8*1)
-	MOVL      60(BX), R11
-	MOVL      64(BX), R12
-	ADDQ      (DX)(R11*1), R12
-	VMOVDQU64 Z12, (R12)(R8*1)
-	VMOVDQU64 Z13, 64(R12)(R8*1)
-	MOVL      68(BX), R11
-	MOVL      72(BX), R12
-	ADDQ      (DX)(R11*1), R12
-	VMOVDQU64 Z14, (R12)(R8*1)
-	VMOVDQU64 Z15, 64(R12)(R8*1)
-	ADDQ      $0x00000080, R9
-	ADDQ      $0x00000080, R8
-	SUBQ      $0x00000080, DI
-	JMP       wide
-
-narrow:
-	CMPQ      DI, $0x00000040
-	JLT       done
-	VPXORQ    Z18, Z18, Z18
-	VPXORQ    Z19, Z19, Z19
-	VPXORQ    Z20, Z20, Z20
-	VPXORQ    Z21, Z21, Z21
-	VPXORQ    Z22, Z22, Z22
-	VPXORQ    Z23, Z23, Z23
-	VPXORQ    Z24, Z24, Z24
-	VPXORQ    Z25, Z25, Z25
-	CMPL      4(BX), $0x00
-	JEQ       zeros1
-	MOVL      12(BX), R10
-	MOVL      16(BX), R11
-	ADDQ      (DX)(R10*1), R11
-	VMOVDQU64 (R11)(R8*1), Z18
-	MOVL      20(BX), R10
-	MOVL      24(BX), R11
-	ADDQ      (DX)(R10*1), R11
-	VMOVDQU64 (R11)(R8*1), Z19
-	MOVL      28(BX), R10
-	MOVL      32(BX), R11
-	ADDQ      (DX)(R10*1), R11
-	VMOVDQU64 (R11)(R8*1), Z20
-	MOVL      36(BX), R10
-	MOVL      40(BX), R11
-	ADDQ      (DX)(R10*1), R11
-	VMOVDQU64 (R11)(R8*1), Z21
-	MOVL      44(BX), R10
-	MOVL      48(BX), R11
-	ADDQ      (DX)(R10*1), R11
-	VMOVDQU64 (R11)(R8*1), Z22
-	MOVL      52(BX), R10
-	MOVL      56(BX), R11
-	ADDQ      (DX)(R10*1), R11
-	VMOVDQU64 (R11)(R8*1), Z23
-	MOVL      60(BX), R10
-	MOVL      64(BX), R11
-	ADDQ      (DX)(R10*1), R11
-	VMOVDQU64 (R11)(R8*1), Z24
-	MOVL      68(BX), R10
-	MOVL      72(BX), R11
-	ADDQ      (DX)(R10*1), R11
-	VMOVDQU64 (R11)(R8*1), Z25
-
-zeros1:
-	MOVL  (BX), R11
-	LEAQ  76(BX), R10
-	TESTQ R11, R11
-	JZ    store1
-
-term1:
-	MOVL      (R10), R12
-	MOVWQZX   R12, R13
-	MOVQ      (CX)(R13*1), R13
-	VMOVDQU64 (R13)(R9*1), Z16
-	TESTL     $0x00010000, R12
-	JZ        not0_1
-	VPXORQ    Z16, Z18, Z18
-
-not0_1:
-	TESTL  $0x00020000, R12
-	JZ     not1_1
-	VPXORQ Z16, Z19, Z19
-
-not1_1:
-	TESTL  $0x00040000, R12
-	JZ     not2_1
-	VPXORQ Z16, Z20, Z20
-
-not2_1:
-	TESTL  $0x00080000, R12
-	JZ     not3_1
-	VPXORQ Z16, Z21, Z21
-
-not3_1:
-	TESTL  $0x00100000, R12
-	JZ     not4_1
-	VPXORQ Z16, Z22, Z22
-
-not4_1:
-	TESTL  $0x00200000, R12
-	JZ     not5_1
-	VPXORQ Z16, Z23, Z23
-
-not5_1:
-	TESTL  $0x00400000, R12
-	JZ     not6_1
-	VPXORQ Z16, Z24, Z24
-
-not6_1:
-	TESTL  $0x00800000, R12
-	JZ     not7_1
-	VPXORQ Z16, Z25, Z25
-
-not7_1:
-	ADDQ $0x04, R10
-	DECQ R11
-	JNZ  term1
-
-store1:
-	MOVL      12(BX), R11
-	MOVL      16(BX), R12
-	ADDQ      (DX)(R11*1), R12
-	VMOVDQU64 Z18, (R12)(R8*1)
-	MOVL      20(BX), R11
-	MOVL      24(BX), R12
-	ADDQ      (DX)(R11*1), R12
-	VMOVDQU64 Z19, (R12)(R8*1)
-	MOVL      28(BX), R11
-	MOVL      32(BX), R12
-	ADDQ      (DX)(R11*1), R12
-	VMOVDQU64 Z20, (R12)(R8*1)
-	MOVL      36(BX), R11
-	MOVL      40(BX), R12
-	ADDQ      (DX)(R11*1), R12
-	VMOVDQU64 Z21, (R12)(R8*1)
-	MOVL      44(BX), R11
-	MOVL      48(BX), R12
-	ADDQ      (DX)(R11*1), R12
-	VMOVDQU64 Z22, (R12)(R8*1)
-	MOVL      52(BX), R11
-	MOVL      56(BX), R12
-	ADDQ      (DX)(R11*1), R12
-	VMOVDQU64 Z23, (R12)(R8*1)
-	MOVL      60(BX), R11
-	MOVL      64(BX), R12
-	ADDQ      (DX)(R11*1), R12
-	VMOVDQU64 Z24, (R12)(R8*1)
-	MOVL      68(BX), R11
-	MOVL      72(BX), R12
-	ADDQ      (DX)(R11*1), R12
-	VMOVDQU64 Z25, (R12)(R8*1)
-	ADDQ      $0x00000040, R9
-	ADDQ      $0x00000040, R8
-	SUBQ      $0x00000040, DI
-	JMP       narrow
-
-done:
-	MOVQ R10, BX
-	DECQ SI
-	JNZ  round
-	MOVQ row+24(FP), BX
-	ADDQ BX, AX
-	DECQ rows+16(FP)
-	JNZ  row
-	VZEROUPPER
-	RET
-
-// func xorx8Avx2(n int, pos int, rows int, row int, in *[]byte, out *[]byte, rounds *uint32, count int)
-// Requires: AVX, AVX2
-TEXT ·xorx8Avx2(SB), NOSPLIT, $0-64
-	MOVQ pos+8(FP), AX
-	MOVQ in+32(FP), CX
-	MOVQ out+40(FP), DX
-
-row:
-	MOVQ rounds+48(FP), BX
-	MOVQ count+56(FP), SI
-
-round:
-	MOVQ n+0(FP), DI
-	MOVL 8(BX), R9
-	MOVQ AX, R8
-	ADDQ R8, R9
-
-narrow:
-	CMPQ    DI, $0x00000020
-	JLT     done
-	VPXOR   Y0, Y0, Y0
-	VPXOR   Y1, Y1, Y1
-	VPXOR   Y2, Y2, Y2
-	VPXOR   Y3, Y3, Y3
-	VPXOR   Y4, Y4, Y4
-	VPXOR   Y5, Y5, Y5
-	VPXOR   Y6, Y6, Y6
-	VPXOR   Y7, Y7, Y7
-	CMPL    4(BX), $0x00
-	JEQ     zeros1
-	MOVL    12(BX), R10
-	MOVL    16(BX), R11
-	ADDQ    (DX)(R10*1), R11
-	VMOVDQU (R11)(R8*1), Y0
-	MOVL    20(BX), R10
-	MOVL    24(BX), R11
-	ADDQ    (DX)(R10*1), R11
-	VMOVDQU (R11)(R8*1), Y1
-	MOVL    28(BX), R10
-	MOVL    32(BX), R11
-	ADDQ    (DX)(R10*1), R11
-	VMOVDQU (R11)(R8*1), Y2
-	MOVL    36(BX), R10
-	MOVL    40(BX), R11
-	ADDQ    (DX)(R10*1), R11
-	VMOVDQU (R11)(R8*1), Y3
-	MOVL    44(BX), R10
-	MOVL    48(BX), R11
-	ADDQ    (DX)(R10*1), R11
-	VMOVDQU (R11)(R8*1), Y4
-	MOVL    52(BX), R10
-	MOVL    56(BX), R11
-	ADDQ    (DX)(R10*1), R11
-	VMOVDQU (R11)(R8*1), Y5
-	MOVL    60(BX), R10
-	MOVL    64(BX), R11
-	ADDQ    (DX)(R10*1), R11
-	VMOVDQU (R11)(R8*1), Y6
-	MOVL    68(BX), R10
-	MOVL    72(BX), R11
-	ADDQ    (DX)(R10*1), R11
-	VMOVDQU (R11)(R8*1), Y7
-
-zeros1:
-	MOVL  (BX), R11
-	LEAQ  76(BX), R10
-	TESTQ R11, R11
-	JZ    store1
-
-term1:
-	MOVL    (R10), R12
-	MOVWQZX R12, R13
-	MOVQ    (CX)(R13*1), R13
-	VMOVDQU (R13)(R9*1), Y8
-	TESTL   $0x00010000, R12
-	JZ      not0_1
-	VPXOR   Y8, Y0, Y0
-
-not0_1:
-	TESTL $0x00020000, R12
-	JZ    not1_1
-	VPXOR Y8, Y1, Y1
-
-not1_1:
-	TESTL $0x00040000, R12
-	JZ    not2_1
-	VPXOR Y8, Y2, Y2
-
-not2_1:
-	TESTL $0x00080000, R12
-	JZ    not3_1
-	VPXOR Y8, Y3, Y3
-
-not3_1:
-	TESTL $0x00100000, R12
-	JZ    not4_1
-	VPXOR Y8, Y4, Y4
-
-not4_1:
-	TESTL $0x00200000, R12
-	JZ    not5_1
-	VPXOR Y8, Y5, Y5
-
-not5_1:
-	TESTL $0x00400000, R12
-	JZ    not6_1
-	VPXOR Y8, Y6, Y6
-
-not6_1:
-	TESTL $0x00800000, R12
-	JZ    not7_1
-	VPXOR Y8, Y7, Y7
-
-not7_1:
-	ADDQ $0x04, R10
-	DECQ R11
-	JNZ  term1
-
-store1:
-	MOVL    12(BX), R11
-	MOVL    16(BX), R12
-	ADDQ    (DX)(R11*1), R12
-	VMOVDQU Y0, (R12)(R8*1)
-	MOVL    20(BX), R11
-	MOVL    24(BX), R12
-	ADDQ    (DX)(R11*1), R12
-	VMOVDQU Y1, (R12)(R8*1)
-	MOVL    28(BX), R11
-	MOVL    32(BX), R12
-	ADDQ    (DX)(R11*1), R12
-	VMOVDQU Y2, (R12)(R8*1)
-	MOVL    36(BX), R11
-	MOVL    40(BX), R12
-	ADDQ    (DX)(R11*1), R12
-	VMOVDQU Y3, (R12)(R8*1)
-	MOVL    44(BX), R11
-	MOVL    48(BX), R12
-	ADDQ    (DX)(R11*1), R12
-	VMOVDQU Y4, (R12)(R8*1)
-	MOVL    52(BX), R11
-	MOVL    56(BX), R12
-	ADDQ    (DX)(R11*1), R12
-	VMOVDQU Y5, (R12)(R8*1)
-	MOVL    60(BX), R11
-	MOVL    64(BX), R12
-	ADDQ    (DX)(R11*1), R12
-	VMOVDQU Y6, (R12)(R8*1)
-	MOVL    68(BX), R11
-	MOVL    72(BX), R12
-	ADDQ    (DX)(R11*1), R12
-	VMOVDQU Y7, (R12)(R8*1)
-	ADDQ    $0x00000020, R9
-	ADDQ    $0x00000020, R8
-	SUBQ    $0x00000020, DI
-	JMP     narrow
-
-done:
-	MOVQ R10, BX
-	DECQ SI
-	JNZ  round
-	MOVQ row+24(FP), BX
-	ADDQ BX, AX
-	DECQ rows+16(FP)
-	JNZ  row
-	VZEROUPPER
-	RET
-
-// func xorx8Ssse3(n int, pos int, rows int, row int, in *[]byte, out *[]byte, rounds *uint32, count int)
-// Requires: SSE2
-TEXT ·xorx8Ssse3(SB), NOSPLIT, $0-64
-	MOVQ pos+8(FP), AX
-	MOVQ in+32(FP), CX
-	MOVQ out+40(FP), DX
-
-row:
-	MOVQ rounds+48(FP), BX
-	MOVQ count+56(FP), SI
-
-round:
-	MOVQ n+0(FP), DI
-	MOVL 8(BX), R9
-	MOVQ AX, R8
-	ADDQ R8, R9
-
-narrow:
-	CMPQ  DI, $0x00000010
-	JLT   done
-	PXOR  X0, X0
-	PXOR  X1, X1
-	PXOR  X2, X2
-	PXOR  X3, X3
-	PXOR  X4, X4
-	PXOR  X5, X5
-	PXOR  X6, X6
-	PXOR  X7, X7
-	CMPL  4(BX), $0x00
-	JEQ   zeros1
-	MOVL  12(BX), R10
-	MOVL  16(BX), R11
-	ADDQ  (DX)(R10*1), R11
-	MOVOU (R11)(R8*1), X0
-	MOVL  20(BX), R10
-	MOVL  24(BX), R11
-	ADDQ  (DX)(R10*1), R11
-	MOVOU (R11)(R8*1), X1
-	MOVL  28(BX), R10
-	MOVL  32(BX), R11
-	ADDQ  (DX)(R10*1), R11
-	MOVOU (R11)(R8*1), X2
-	MOVL  36(BX), R10
-	MOVL  40(BX), R11
-	ADDQ  (DX)(R10*1), R11
-	MOVOU (R11)(R8*1), X3
-	MOVL  44(BX), R10
-	MOVL  48(BX), R11
-	ADDQ  (DX)(R10*1), R11
-	MOVOU (R11)(R8*1), X4
-	MOVL  52(BX), R10
-	MOVL  56(BX), R11
-	ADDQ  (DX)(R10*1), R11
-	MOVOU (R11)(R8*1), X5
-	MOVL  60(BX), R10
-	MOVL  64(BX), R11
-	ADDQ  (DX)(R10*1), R11
-	MOVOU (R11)(R8*1), X6
-	MOVL  68(BX), R10
-	MOVL  72(BX), R11
-	ADDQ  (DX)(R10*1), R11
-	MOVOU (R11)(R8*1), X7
-
-zeros1:
-	MOVL  (BX), R11
-	LEAQ  76(BX), R10
-	TESTQ R11, R11
-	JZ    store1
-
-term1:
-	MOVL    (R10), R12
-	MOVWQZX R12, R13
-	MOVQ    (CX)(R13*1), R13
-	MOVOU   (R13)(R9*1), X8
-	TESTL   $0x00010000, R12
-	JZ      not0_1
-	PXOR    X8, X0
-
-not0_1:
-	TESTL $0x00020000, R12
-	JZ    not1_1
-	PXOR  X8, X1
-
-not1_1:
-	TESTL $0x00040000, R12
-	JZ    not2_1
-	PXOR  X8, X2
-
-not2_1:
-	TESTL $0x00080000, R12
-	JZ    not3_1
-	PXOR  X8, X3
-
-not3_1:
-	TESTL $0x00100000, R12
-	JZ    not4_1
-	PXOR  X8, X4
-
-not4_1:
-	TESTL $0x00200000, R12
-	JZ    not5_1
-	PXOR  X8, X5
-
-not5_1:
-	TESTL $0x00400000, R12
-	JZ    not6_1
-	PXOR  X8, X6
-
-not6_1:
-	TESTL $0x00800000, R12
-	JZ    not7_1
-	PXOR  X8, X7
-
-not7_1:
-	ADDQ $0x04, R10
-	DECQ R11
-	JNZ  term1
-
-store1:
-	MOVL  12(BX), R11
-	MOVL  16(BX), R12
-	ADDQ  (DX)(R11*1), R12
-	MOVOU X0, (R12)(R8*1)
-	MOVL  20(BX), R11
-	MOVL  24(BX), R12
-	ADDQ  (DX)(R11*1), R12
-	MOVOU X1, (R12)(R8*1)
-	MOVL  28(BX), R11
-	MOVL  32(BX), R12
-	ADDQ  (DX)(R11*1), R12
-	MOVOU X2, (R12)(R8*1)
-	MOVL  36(BX), R11
-	MOVL  40(BX), R12
-	ADDQ  (DX)(R11*1), R12
-	MOVOU X3, (R12)(R8*1)
-	MOVL  44(BX), R11
-	MOVL  48(BX), R12
-	ADDQ  (DX)(R11*1), R12
-	MOVOU X4, (R12)(R8*1)
-	MOVL  52(BX), R11
-	MOVL  56(BX), R12
-	ADDQ  (DX)(R11*1), R12
-	MOVOU X5, (R12)(R8*1)
-	MOVL  60(BX), R11
-	MOVL  64(BX), R12
-	ADDQ  (DX)(R11*1), R12
-	MOVOU X6, (R12)(R8*1)
-	MOVL  68(BX), R11
-	MOVL  72(BX), R12
-	ADDQ  (DX)(R11*1), R12
-	MOVOU X7, (R12)(R8*1)
 	ADDQ  $0x00000010, R9
 	ADDQ  $0x00000010, R8
 	SUBQ  $0x00000010, DI

@@ -26,12 +26,9 @@ func vectorKernels() []Kernel {
 }
 
 var (
-	xorAvx512 = [...]sumRoutine{xorx1Avx512, xorx2Avx512, xorx3Avx512, xorx4Avx512,
-		xorx5Avx512, xorx6Avx512, xorx7Avx512, xorx8Avx512}
-	xorAvx2 = [...]sumRoutine{xorx1Avx2, xorx2Avx2, xorx3Avx2, xorx4Avx2,
-		xorx5Avx2, xorx6Avx2, xorx7Avx2, xorx8Avx2}
-	xorSsse3 = [...]sumRoutine{xorx1Ssse3, xorx2Ssse3, xorx3Ssse3, xorx4Ssse3,
-		xorx5Ssse3, xorx6Ssse3, xorx7Ssse3, xorx8Ssse3}
+	xorAvx512 = [...]sumRoutine{xorx1Avx512, xorx2Avx512, xorx3Avx512, xorx4Avx512}
+	xorAvx2 = [...]sumRoutine{xorx1Avx2, xorx2Avx2, xorx3Avx2, xorx4Avx2}
+	xorSsse3 = [...]sumRoutine{xorx1Ssse3, xorx2Ssse3, xorx3Ssse3, xorx4Ssse3}
 )
 
 var gfni512 = level{

@@ -16,7 +16,7 @@ type routine func(n, pos int, in, out *[]byte, table *byte, ins int)
 
 // maxSums is maxOutputs for exclusive ors, which ask for less of the CPU: those of two
 // fragments of jerasure_rs_cauchy.
-const maxSums = 8
+const maxSums = 4
 
 // sumRoutine makes n bytes of each packet of some rows of row bytes, the first at pos, n
 // being a multiple of its unit (see addition).

@@ -23,7 +23,7 @@ const sliceHeader = 24
 const maxOutputs = 4
 
 // maxSums is the same for exclusive ors.
-const maxSums = 8
+const maxSums = 4
 
 func main() {
 	gfni512, avx512 := zmm("Gfni512"), zmm("Avx512")
@@ -33,9 +33,9 @@ func main() {
 	// The number of vectors of a block, per number of outputs: as many as registers
 	// allow, up to four; more where a vector costs no more than an instruction.
 	for m := 1; m <= maxSums; m++ {
-		xor(avx512, m, [...]int{8, 8, 4, 4, 4, 2, 2, 2}[m-1])
-		xor(avx2, m, [...]int{8, 4, 2, 2, 2, 1, 1, 1}[m-1])
-		xor(ssse3, m, [...]int{8, 4, 2, 2, 2, 1, 1, 1}[m-1])
+		xor(avx512, m, [...]int{8, 8, 4, 4}[m-1])
+		xor(avx2, m, [...]int{8, 4, 4, 3}[m-1])
+		xor(ssse3, m, [...]int{8, 4, 3, 3}[m-1])
 	}
 	for m := 1; m <= maxOutputs; m++ {
 		gf8Affine(gfni512, m, [...]int{4, 4, 4, 4}[m-1])
