@@ -17,22 +17,24 @@ build:                ## bin/imping, and bin/as/NAME/NAME for each Swift daemon 
 	ln -sfn ../../imping $(PREFIX)/as/reconstructor/swift-object-reconstructor
 
 deps:                 ## Debian's Swift and what belongs to it; their services are not started
-	@./lab/deps $(PACKAGES)
+	@./lab/deps $(PACKAGES) $(if $(filter isal,$(TAGS)),libisal-dev)
 
 demo: build deps      ## wipe a disk of a real Swift cluster and rebuild it, compared byte for byte
 	$(PREFIX)/imping demo
 
-test: build deps      ## everything that must always hold; needs root for the lab
-	$(GO) test -p 1 -timeout 900s ./...
+test: build deps      ## everything that must always hold; needs root for the lab; TAGS=isal with ISA-L's kernel too
+	$(GO) test -p 1 -timeout 900s -tags '$(TAGS)' ./...
 
 # The fault matrix waits for timeouts most of its time, and what it exercises the unit tests do under -race.
 race: build deps      ## the same under the race detector, but the fault matrix
 	GORACE=atexit_sleep_ms=0 $(GO) test -p 1 -race -timeout 900s -skip '^TestWhateverPeersDo' ./...
 
-lint:                 ## gofmt, vet, staticcheck
+lint:                 ## gofmt, vet, staticcheck; that the generated assembly is what the generator writes
 	@out=$$(gofmt -l .); if [ -n "$$out" ]; then echo "gofmt would change:"; echo "$$out"; exit 1; fi
 	$(GO) vet ./...
 	$(GO) tool staticcheck ./...
+	@before=$$(cat native/kernels_*.s native/kernels_*.go | sha256sum); $(GO) generate ./native; \
+	[ "$$before" = "$$(cat native/kernels_*.s native/kernels_*.go | sha256sum)" ] || { echo "native's assembly was not what native/gen writes, and is now"; exit 1; }
 
 fuzz:                 ## every fuzz target for FUZZTIME (20s)
 	@./lab/fuzz $(or $(FUZZTIME),20s)
