@@ -34,7 +34,7 @@ func main() {
 	// The number of vectors of a block, per number of outputs: as many as the 32 registers
 	// allow, up to eight where a vector costs no more than two instructions, else up to four.
 	for m := 1; m <= maxSums; m++ {
-		xor(p, m, [...]int{8, 8, 8, 4, 4, 4, 4, 2}[m-1])
+		xor(p, m, [...]int{8, 8, 8, 4, 4, 4, 4, 3}[m-1])
 	}
 	for m := 1; m <= maxOutputs; m++ {
 		gf8(p, m, 4)
