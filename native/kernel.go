@@ -2,6 +2,12 @@
 // byte regions over GF(2), GF(2^8) and GF(2^16), in liberasurecode's fields and byte
 // order. It knows no scheme, no fragment and no header: what to combine is decided by
 // package codec.
+//
+// On amd64 there are five levels of assembly, the best first, by what the CPU has: gfni512
+// (AVX-512 with GFNI), gfni256 (AVX2 with GFNI), avx512, avx2 and ssse3. On arm64 there is
+// one, neon, which every such CPU has. Those with GFNI multiply by matrices of bits, the
+// others look nibbles up. plain is Go and runs everywhere. The packages isal (by build tag),
+// klauspost and templexxx make kernels of libraries, for comparison.
 package native
 
 import (

@@ -2,8 +2,6 @@ package native
 
 import "github.com/klauspost/cpuid/v2"
 
-//go:generate sh -c "cd gen && go run . -out ../kernels_amd64.s -stubs ../kernels_amd64.go -pkg native"
-
 // vectorKernels returns the levels that this CPU has, the best first. A level asks for
 // all that its routines use: what avo lists in kernels_amd64.s.
 func vectorKernels() []Kernel {

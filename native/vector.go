@@ -1,8 +1,11 @@
-//go:build amd64
+//go:build amd64 || arm64
 
 package native
 
 import "math"
+
+//go:generate sh -c "cd gen && go run . -out ../kernels_amd64.s -stubs ../kernels_amd64.go -pkg native"
+//go:generate sh -c "cd gen && go run ./neon ../kernels_arm64.s ../kernels_arm64.go"
 
 // maxOutputs is how many outputs the assembly makes in one pass over the inputs; its sums
 // stay in registers. A program of more makes as many passes, over chunks that stay in
