@@ -63,6 +63,12 @@ func (c *containers) answer(status int) {
 	c.status = status
 }
 
+func (c *containers) redirects() bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.status == 301
+}
+
 // take gives what was told since the last time.
 func (c *containers) take() []string {
 	c.mu.Lock()
@@ -98,7 +104,13 @@ func (w *writes) send(method, target, body string, header ...string) (stock, our
 		own := slices.Clone(header)
 		for j := range own {
 			own[j] = strings.ReplaceAll(own[j], "CONTAINER", w.containers[i].Listener.Addr().String())
-			own[j] = strings.ReplaceAll(own[j], "CLOSED", w.closed)
+			closed := w.closed
+			if w.containers[i].redirects() && strings.Contains(own[j], ",") {
+				// Both hosts' updates wait under one name, and the one that is redirected says more:
+				// which of them stays is a race, in stock too.
+				closed = w.containers[i].Listener.Addr().String()
+			}
+			own[j] = strings.ReplaceAll(own[j], "CLOSED", closed)
 		}
 		c := dial(w.t, addr)
 		io.WriteString(c, request(method, target, own...)+body)
