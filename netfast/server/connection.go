@@ -98,7 +98,11 @@ func (s *Server) serveOne(c *connection, served string) bool {
 	resp := s.app(r)
 	defer resp.close()
 	keep := in.Answering()
-	if resp.Duplex == nil && keep {
+	switch {
+	case resp.Duplex != nil || !keep:
+	case verbs[r.Method].duplex:
+		keep = false // its sender waits for the answer before it sends the body
+	default:
 		// What is left of the body is read first, so that the answer can say what becomes of
 		// the connection.
 		keep = in.Finish(leftover)

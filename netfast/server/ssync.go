@@ -28,6 +28,7 @@ type receiving struct {
 	buf     []byte
 	pending []byte // of buf: not yet fed
 	broken  error  // what ended the sender's bytes; nothing is read after it
+	told    bool   // of broken, in the line about the subrequest that it cut short
 }
 
 // unread is the end of a sender's bytes in the middle of something: there is nobody to tell.
@@ -100,6 +101,8 @@ func (x *receiving) run(w io.Writer) error {
 	said := (*ssync.Failure)(nil)
 	locked, gone, answered := (*diskfile.LockTimeoutError)(nil), (*unread)(nil), (*Response)(nil)
 	switch {
+	case x.told:
+		// As in Swift it is the subrequest that failed.
 	case errors.Is(err, ssync.Disconnected):
 		x.s.errorf(x.r, "ssync client disconnected")
 	case errors.As(err, &gone):
@@ -283,11 +286,12 @@ func (x *receiving) subrequest(q *ssync.Subrequest) error {
 	}
 	resp := x.s.Do(r)
 	resp.close()
-	if x.broken != nil {
-		return x.broken
-	}
 	if (resp.Status < 200 || resp.Status > 299) && resp.Status != 404 {
 		x.s.log.Warnf("ssync subrequest failed with %d: %s %s (b%s)", resp.Status, q.Method, netfast.Quote(r.Path), ssync.Repr(string(resp.Body)))
+		x.told = x.broken != nil && resp.Status == 499
+	}
+	if x.broken != nil {
+		return x.broken
 	}
 	if err := x.rc.Answered(resp.Status); err != nil {
 		return err

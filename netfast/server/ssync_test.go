@@ -429,3 +429,40 @@ func TestBrokenSsyncLeavesNothing(t *testing.T) {
 		t.Errorf("afterwards: %q", a)
 	}
 }
+
+// A sender waits for the answer before it sends the body: a refusal does not wait for the latter.
+func TestRefusedSsyncIsAnsweredBeforeItsBody(t *testing.T) {
+	s := ours(t, sda(t), map[string]string{"client_timeout": "60"})
+	for _, c := range []struct{ method, target, header, want string }{
+		{"SSYNC", "/sda/7", "X-Backend-Ssync-Frag-Index: x", "400 Bad Request"},
+		{"SSYNC", "/sda/x", "A: b", "400 Bad Request"},
+		{"SSYNC", "/sdb/7", "A: b", "507 Insufficient Storage"},
+		{"SSYNC", "/sda/7", "X-Backend-Storage-Policy-Index: 9", "503 Service Unavailable"},
+		{"REPLICATION", "/sda/x", "A: b", "400 Bad Request"},
+	} {
+		w := dial(t, s.addr)
+		w.SetDeadline(time.Now().Add(20 * time.Second))
+		io.WriteString(w, request(c.method, c.target, c.header, "Transfer-Encoding: chunked"))
+		if got, err := w.read(c.method); err != nil || got.Status != c.want || got.Header["Connection"] != "close" {
+			t.Errorf("%s %s %s: %v, %v", c.method, c.target, c.header, got, err)
+		}
+		w.Close()
+	}
+}
+
+// A sender that cuts a body short has a line that names the object, a warning as of any subrequest that failed.
+func TestCutBodiesAreLoggedAsFailedSubrequests(t *testing.T) {
+	s := ours(t, sda(t), nil)
+	head := ":MISSING_CHECK: START\r\n:MISSING_CHECK: END\r\n:UPDATES: START\r\nPUT /a/c/o\r\nContent-Length: 9\r\nX-Timestamp: 1795342301.00000\r\nContent-Type: a\r\n\r\nx"
+	for _, ending := range []string{"", "0\r\n\r\n"} {
+		before := len(s.log.String())
+		w := dial(t, s.addr)
+		io.WriteString(w, request("SSYNC", "/sda/7", "Transfer-Encoding: chunked")+chunked(head)+ending)
+		w.Conn.(*net.TCPConn).CloseWrite()
+		io.ReadAll(w.r)
+		w.Close()
+		if log := s.log.String()[before:]; !strings.Contains(log, "ssync subrequest failed with 499: PUT /sda/7/a/c/o (b'<html><h1>Client Disconnect</h1>") || strings.Contains(log, "ssync.Receiver") {
+			t.Errorf("body ended by %q: %s", ending, log)
+		}
+	}
+}

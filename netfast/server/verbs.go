@@ -12,6 +12,7 @@ type verb struct {
 	serve       func(*Server, *Request) (*Response, error)
 	replication bool // gone with replication_server = no
 	old         bool // not told
+	duplex      bool // what is answered begins before the body ends
 }
 
 // verbs are the methods that there are.
@@ -24,8 +25,8 @@ var verbs = map[string]verb{
 	"PUT":       {serve: (*Server).put},
 	"REPLICATE": {serve: (*Server).replicate, replication: true},
 	// What SSYNC was called in 2013.
-	"REPLICATION": {serve: (*Server).replication2013, replication: true, old: true},
-	"SSYNC":       {serve: (*Server).ssync, replication: true},
+	"REPLICATION": {serve: (*Server).replication2013, replication: true, old: true, duplex: true},
+	"SSYNC":       {serve: (*Server).ssync, replication: true, duplex: true},
 }
 
 // swiftVersion is the version of Swift that this server is like.
