@@ -50,8 +50,8 @@ lab-start: build deps ## a real Swift cluster that stays: bin/imping lab exec --
 lab-stop: build
 	$(PREFIX)/imping lab stop
 
-conformance: build deps ## Swift's own probe tests with our reconstructor in its place; fetches Debian's source package
-	@GO=$(GO) ./lab/conformance/run $(PREFIX)/as/reconstructor $(CONFORMANCE_FLAGS)
+conformance: build deps ## Swift's own tests with our programs in place of its; fetches Debian's source package
+	@GO=$(GO) ./lab/conformance/run $(PREFIX)/as $(CONFORMANCE_FLAGS)
 
 soak: build deps      ## break a real cluster and repair it for SOAKTIME, over and over; goes on where it was
 	$(PREFIX)/imping soak --time $(SOAKTIME)
