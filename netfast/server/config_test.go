@@ -40,8 +40,8 @@ func documented(t *testing.T) map[string]bool {
 	return names
 }
 
-// Every option that the installed Swift's server looks at, in its code or in its sample
-// configuration, has a row in the guide.
+// Every option that the installed Swift's server and the filters of its pipeline look at, in their
+// code or in the sample configuration, has a row in the guide.
 func TestEveryOptionOfSwiftIsInTheTable(t *testing.T) {
 	known := documented(t)
 	if len(known) < 60 {
@@ -51,12 +51,13 @@ func TestEveryOptionOfSwiftIsInTheTable(t *testing.T) {
 	oracle.Ask(t, `
 import json, re, sys, inspect, glob
 from swift.common import wsgi, base_storage_server, utils, daemon
+from swift.common.middleware import healthcheck, recon
 from swift.obj import server, diskfile, ssync_receiver
 found = {}
 def look(source, where):
     for name in re.findall(r"""\bconf(?:\.get\(\s*|\[)['"]([a-z_]+)['"]""", source):
         found.setdefault(name, where)
-for module in (wsgi, base_storage_server, server, diskfile, ssync_receiver):
+for module in (wsgi, base_storage_server, server, diskfile, ssync_receiver, healthcheck, recon):
     look(inspect.getsource(module), module.__name__)
 for function in (utils.get_logger, utils.modify_priority):
     look(inspect.getsource(function), function.__name__)
@@ -66,7 +67,7 @@ for path in glob.glob('/usr/share/doc/swift*/examples/object-server.conf') + ['/
         line = line.strip()
         if line.startswith('['): section = line
         m = re.match(r'#? ?(?:set )?([a-z_]+) ?=', line)
-        if m and section in ('[DEFAULT]', '[app:object-server]'):
+        if m and section in ('[DEFAULT]', '[app:object-server]', '[filter:healthcheck]', '[filter:recon]'):
             found.setdefault(m.group(1), path)
 json.dump(found, sys.stdout)
 `, nil, &found)
@@ -74,7 +75,7 @@ json.dump(found, sys.stdout)
 	for _, own := range []string{"__file__", "replication_semaphore", "use"} {
 		delete(found, own)
 	}
-	if len(found) < 55 {
+	if len(found) < 58 {
 		t.Errorf("only %d options were found in Swift: the test has gone blind", len(found))
 	}
 	for _, name := range slices.Sorted(maps.Keys(found)) {
