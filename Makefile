@@ -53,7 +53,8 @@ lab-stop: build
 conformance: build deps ## Swift's own tests with our programs in place of its; fetches Debian's source package
 	@GO=$(GO) ./lab/conformance/run $(PREFIX)/as $(CONFORMANCE_FLAGS)
 
-soak: build deps      ## break a real cluster and repair it for SOAKTIME, over and over; goes on where it was
+soak: build deps      ## kill servers in the middle of writes; break a real cluster and repair it for SOAKTIME, over and over; goes on where it was
+	IMPING_CRASH_ROUNDS=200 $(GO) test -count=1 -timeout 1800s -run '^TestKilledServersLeaveWholeFiles$$' ./netfast/server
 	$(PREFIX)/imping soak --time $(SOAKTIME)
 
 clean:

@@ -36,6 +36,10 @@ func (m *Manager) step(name string, do func() error) error {
 	return m.fault(name, do)
 }
 
+// Intercept has f do each step of every write from now on, for tests of what becomes of one that
+// fails or ends there. Not while the manager is in use.
+func (m *Manager) Intercept(f func(step string, do func() error) error) { m.fault = f }
+
 // newTemporary makes the directories down to dir and opens a file in the last one, where
 // XFS then keeps its inode and data; or, if the file system has no O_TMPFILE, a named one in
 // the folder of temporary files. Swift: BaseDiskFileWriter._get_tempfile.

@@ -28,6 +28,10 @@ import (
 )
 
 func TestMain(m *testing.M) {
+	if plan := os.Getenv(crashEnv); plan != "" {
+		fmt.Println(serveUntilKilled(plan))
+		os.Exit(1)
+	}
 	// The server of lanes lives as long as the process.
 	goleak.VerifyTestMain(m, goleak.IgnoreTopFunction("github.com/minio/md5-simd.(*md5Server).process"))
 }
