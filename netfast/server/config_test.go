@@ -43,6 +43,7 @@ func documented(t *testing.T) map[string]bool {
 // Every option that the installed Swift's server and the filters of its pipeline look at, in their
 // code or in the sample configuration, has a row in the guide.
 func TestEveryOptionOfSwiftIsInTheTable(t *testing.T) {
+	t.Parallel()
 	known := documented(t)
 	if len(known) < 60 {
 		t.Fatalf("the guide's table has %d options: it was not found", len(known))

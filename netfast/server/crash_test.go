@@ -295,6 +295,7 @@ func (o *written) send(ctx context.Context, x *ssync.Session, nonDurable bool) e
 // another MD5 than it says; what it has said is there is there, temporary files are not, and the next pass completes
 // the rest, with hashes that are right (rule 21).
 func TestKilledServersLeaveWholeFiles(t *testing.T) {
+	t.Parallel()
 	rounds := 2 * len(crashSteps)
 	if n := os.Getenv(roundsEnv); n != "" {
 		var err error

@@ -20,6 +20,7 @@ import (
 // The answers of healthcheck and recon are those of Swift's own middleware on the same
 // machine (rule 29).
 func TestFiltersAnswerAsSwiftsDo(t *testing.T) {
+	t.Parallel()
 	root := t.TempDir()
 	devices, cache, swiftDir := filepath.Join(root, "node"), filepath.Join(root, "cache"), filepath.Join(root, "etc")
 	for _, dir := range []string{"node/sda/quarantined/objects/x1", "node/sda/quarantined/objects/x2", "node/sda/quarantined/objects-1/x3", "node/sda/quarantined/containers/c1",
@@ -214,6 +215,7 @@ func TestDevicesGetNoMoreThanTheirRate(t *testing.T) {
 
 // The request line is Swift's, in any of its formats (rule 37).
 func TestRequestLinesAreSwifts(t *testing.T) {
+	t.Parallel()
 	formats := []string{
 		defaultFormat, "{{x}} {time.a} {time.A} {time.b} {time.B} {time.c} {time.d} {time.H} {time.I} {time.j} {time.m} {time.M} {time.p} {time.S} {time.U} {time.w} {time.W} {time.x} {time.X} {time.y} {time.Y}",
 		"{time} {time.asctime} {time.datetime} {time.iso8601} {time.ms} {time.us} {time.ns} {time.s} {disk} {partition} {account} {container} {object}",

@@ -283,6 +283,7 @@ var conditions = []string{
 // Every object under every single condition, then under several at random: what stock's
 // server says, ours says (rules 2, 16 and 27).
 func TestObjectsAreGivenAsSwiftDoes(t *testing.T) {
+	t.Parallel()
 	b := startBoth(t, nil)
 	all := b.objects()
 	kinds := slices.Sorted(maps.Keys(all))
@@ -303,10 +304,11 @@ func TestObjectsAreGivenAsSwiftDoes(t *testing.T) {
 		seen[stock.Status]++
 		same(t, fmt.Sprintf("%s %s %q", method, kind, header), stock, ours)
 	}
-	for _, kind := range kinds {
-		for _, condition := range conditions {
-			for _, method := range []string{"GET", "HEAD"} {
-				check(all[kind], method, kind, condition)
+	for k, kind := range kinds {
+		for i, condition := range conditions {
+			check(all[kind], "GET", kind, condition)
+			if (i+k)%3 == 0 { // which is the same but for the body
+				check(all[kind], "HEAD", kind, condition)
 			}
 		}
 		if t.Failed() {
@@ -314,7 +316,7 @@ func TestObjectsAreGivenAsSwiftDoes(t *testing.T) {
 		}
 	}
 	r := rand.New(rand.NewPCG(1, 2))
-	for range 1500 {
+	for range 1000 {
 		kind := kinds[r.IntN(len(kinds))]
 		header := []string{}
 		names := map[string]bool{}
@@ -338,6 +340,7 @@ func TestObjectsAreGivenAsSwiftDoes(t *testing.T) {
 }
 
 func TestOddRequestsAreRefusedAsSwiftDoes(t *testing.T) {
+	t.Parallel()
 	b := startBoth(t, nil)
 	b.objects()
 	for _, target := range []string{
@@ -368,6 +371,7 @@ func TestOddRequestsAreRefusedAsSwiftDoes(t *testing.T) {
 
 // Methods that other files of this package bring are told by both.
 func TestOptionsTellTheMethods(t *testing.T) {
+	t.Parallel()
 	b := startBoth(t, nil)
 	stock, ours := b.ask("OPTIONS", "/anything")
 	for method := range strings.SplitSeq(ours.Header["Allow"], ", ") {
@@ -417,6 +421,7 @@ func tree(t testing.TB, root string) map[string]int64 {
 
 // What Swift quarantines, when it is looked at or once it was read, ours does.
 func TestDamagedObjectsAreQuarantinedAsSwiftDoes(t *testing.T) {
+	t.Parallel()
 	b := startBoth(t, nil)
 	for i, how := range []struct{ method, header string }{{"HEAD", "A: b"}, {"GET", "A: b"}, {"GET", "Range: bytes=5-9"}, {"GET", "Range: bytes=0-9"}, {"GET", "If-None-Match: *"}} {
 		all := b.damaged(fmt.Sprint("-", i))

@@ -16,6 +16,7 @@ import (
 // REPLICATE answers what stock's server answers on the same disk: as a pickle of the same
 // meaning (rule 25).
 func TestHashesAreThoseOfSwift(t *testing.T) {
+	t.Parallel()
 	b := startBoth(t, nil)
 	b.objects()
 	r := rand.New(rand.NewPCG(3, 4))

@@ -92,6 +92,7 @@ func subPut(name, content, ts string, fields ...string) string {
 // Whatever a sender says is answered as by Swift's receiver, and leaves the same on disk
 // (rules 10-12, 21, 26).
 func TestSsyncIsReceivedAsByStock(t *testing.T) {
+	t.Parallel()
 	const (
 		t1, t2, t3 = "1795342301.00000", "1795342302.00000", "1795342303.00000"
 		start      = ":MISSING_CHECK: START\r\n"
@@ -206,6 +207,7 @@ json.dump(out, sys.stdout)
 // What Swift's sender sends, ours receives as stock's receiver: objects, fragments durable or
 // not, tombstones, metadata; and a second time all is in sync (rules 21, 27).
 func TestStockSendsToOurs(t *testing.T) {
+	t.Parallel()
 	source, b := stock.Start(t, stock.Options{}), startBoth(t, nil)
 	const (
 		t1, t2 = "1795342301.00000", "1795342302.00000"
