@@ -419,6 +419,7 @@ func TestRandomReplicatedPartitionsAreTreatedAsSwiftDoes(t *testing.T) {
 }
 
 func compareAll(t *testing.T, replicated bool, kinds ...string) {
+	t.Parallel()
 	syscall.Umask(0o022)
 	r := rand.New(rand.NewPCG(*seed, 26))
 	groups := objectsBySuffix()

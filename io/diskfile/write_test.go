@@ -370,6 +370,7 @@ func TestRandomWritesLeaveWhatSwiftLeaves(t *testing.T) { compareWrites(t, false
 func TestRandomReplicatedWritesLeaveWhatSwiftLeaves(t *testing.T) { compareWrites(t, true) }
 
 func compareWrites(t *testing.T, replicated bool) {
+	t.Parallel()
 	syscall.Umask(0o022)
 	r := rand.New(rand.NewPCG(*seed, 27))
 	groups := objectsBySuffix()
