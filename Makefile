@@ -13,8 +13,9 @@ all: build
 
 build:                ## bin/imping, and bin/as/NAME/NAME for each Swift daemon it can stand in for
 	$(GO) build -trimpath -ldflags '$(LDFLAGS)' -o $(PREFIX)/imping ./cmd/imping
-	mkdir -p $(PREFIX)/as/reconstructor
+	mkdir -p $(PREFIX)/as/reconstructor $(PREFIX)/as/server
 	ln -sfn ../../imping $(PREFIX)/as/reconstructor/swift-object-reconstructor
+	ln -sfn ../../imping $(PREFIX)/as/server/swift-object-server
 
 deps:                 ## Debian's Swift and what belongs to it; their services are not started
 	@./lab/deps $(PACKAGES) $(if $(filter isal,$(TAGS)),libisal-dev)
@@ -66,10 +67,11 @@ lab-start: build deps ## a real Swift cluster that stays: bin/imping lab exec --
 lab-stop: build
 	$(PREFIX)/imping lab stop
 
-conformance: build deps ## Swift's own probe tests with our reconstructor in its place; fetches Debian's source package
-	@GO=$(GO) ./lab/conformance/run $(PREFIX)/as/reconstructor $(CONFORMANCE_FLAGS)
+conformance: build deps ## Swift's own tests with our programs in place of its; fetches Debian's source package
+	@GO=$(GO) ./lab/conformance/run $(PREFIX)/as $(CONFORMANCE_FLAGS)
 
-soak: build deps      ## break a real cluster and repair it for SOAKTIME, over and over; goes on where it was
+soak: build deps      ## kill servers in the middle of writes; break a real cluster and repair it for SOAKTIME, over and over; goes on where it was
+	IMPING_CRASH_ROUNDS=200 $(GO) test -count=1 -timeout 1800s -run '^TestKilledServersLeaveWholeFiles$$' ./netfast/server
 	$(PREFIX)/imping soak --time $(SOAKTIME)
 
 clean:

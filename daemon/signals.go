@@ -55,9 +55,9 @@ func Run(ctx context.Context, log *Logger, body func(context.Context) error) err
 	log.Noticef("Starting %d", os.Getpid())
 	ctx, stop := Signals(ctx, log)
 	defer stop()
-	notify(log, "READY=1")
+	Notify(log, "READY=1")
 	err := body(ctx)
-	notify(log, "STOPPING=1")
+	Notify(log, "STOPPING=1")
 	switch cause := context.Cause(ctx); {
 	case cause == ErrTerminated:
 		return nil
@@ -70,9 +70,9 @@ func Run(ctx context.Context, log *Logger, body func(context.Context) error) err
 	return err
 }
 
-// notify tells systemd of a state, where systemd has started this process and waits for it.
+// Notify tells systemd of a state, where systemd has started this process and waits for it.
 // Swift: common/utils.py, systemd_notify.
-func notify(log *Logger, state string) {
+func Notify(log *Logger, state string) {
 	address := os.Getenv("NOTIFY_SOCKET")
 	if address == "" {
 		return

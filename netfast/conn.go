@@ -13,6 +13,8 @@ import (
 	"os"
 	"sync/atomic"
 	"time"
+
+	"golang.org/x/sys/unix"
 )
 
 // bufferSize is the reader of every connection: one page, enough for the response
@@ -125,6 +127,12 @@ func (c *Conn) Write(p []byte) (int, error) {
 // Writev writes all of bufs with writev(2), without copying, and consumes them as
 // net.Buffers.WriteTo does.
 func (c *Conn) Writev(bufs *net.Buffers) (int64, error) {
+	return c.progress(func() (int64, error) { return bufs.WriteTo(c.tcp) })
+}
+
+// progress repeats a write that consumes what it has written, until it is complete, fails or
+// moves nothing for the write timeout.
+func (c *Conn) progress(write func() (int64, error)) (int64, error) {
 	var total int64
 	for {
 		var by time.Time
@@ -138,7 +146,7 @@ func (c *Conn) Writev(bufs *net.Buffers) (int64, error) {
 		if p := c.cause.Load(); p != nil {
 			return total, c.explain("writing to", c.writeTimeout, *p)
 		}
-		n, err := bufs.WriteTo(c.tcp)
+		n, err := write()
 		total += n
 		if err == nil {
 			return total, nil
@@ -195,6 +203,17 @@ func (c *Conn) Interrupted() error {
 
 // Drop makes Close discard what was written and not yet delivered.
 func (c *Conn) Drop() { c.tcp.SetLinger(0) } // an error means that it is closed
+
+// cork holds back packets that are not full, or lets go.
+func (c *Conn) cork(on bool) {
+	value := 0
+	if on {
+		value = 1
+	}
+	if raw, err := c.tcp.SyscallConn(); err == nil {
+		_ = raw.Control(func(fd uintptr) { _ = unix.SetsockoptInt(int(fd), unix.IPPROTO_TCP, unix.TCP_CORK, value) })
+	}
+}
 
 // Close closes the socket. What was written before is still delivered.
 func (c *Conn) Close() error { return c.tcp.Close() }

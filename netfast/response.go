@@ -1,7 +1,6 @@
 package netfast
 
 import (
-	"bufio"
 	"bytes"
 	"errors"
 	"fmt"
@@ -9,23 +8,12 @@ import (
 	"net"
 	"os"
 	"strconv"
-	"strings"
 	"sync"
 	"time"
 )
 
-const (
-	// maxHead bounds a response head. Swift's limits on metadata (constraints.py:
-	// 4 KiB of user metadata, as much again per kind of system metadata) stay far
-	// below; a peer that sends more is not Swift.
-	maxHead = 64 << 10
-	// maxInterim is how many 1xx answers are skipped before the real one.
-	maxInterim = 4
-	// maxChunkLine bounds the line that tells a chunk's length, extensions included.
-	maxChunkLine = 1024
-	// maxTrailer bounds all trailer fields behind the last chunk together.
-	maxTrailer = 16 << 10
-)
+// maxInterim is how many 1xx answers are skipped before the real one.
+const maxInterim = 4
 
 // farFuture is later than any context that waits for an answer.
 const farFuture = 365 * 24 * time.Hour
@@ -38,18 +26,8 @@ type Response struct {
 	Status int
 	Addr   string // the peer that answered
 
-	head    []byte // header lines, each ended by \n
-	length  int64  // Content-Length, or -1
-	chunked bool
-	keep    bool // the peer allows another request on this connection
-
-	offset int64 // body bytes handed out
-	left   int64 // of the body, or of the current chunk; -1: until the peer closes
-	begun  bool  // chunked: a chunk was read, its line end waits
-	ended  bool  // the whole body was read
-	err    error // what broke the body; it stays broken
-
-	conn   *Conn
+	head   []byte      // header lines, each ended by \n
+	body               // follows the head
 	client *Client     // the pool to return to, or nil
 	stop   func() bool // ends the watch over the request's context, or nil
 
@@ -79,7 +57,7 @@ func (c *Conn) Receive(r *Request) (*Response, error) {
 		if err != nil {
 			return nil, err
 		}
-		resp := &Response{Addr: c.addr, conn: c}
+		resp := &Response{Addr: c.addr, body: body{conn: c}}
 		if err := resp.parse(head, r.Method); err != nil {
 			return nil, err
 		}
@@ -88,38 +66,6 @@ func (c *Conn) Receive(r *Request) (*Response, error) {
 		}
 	}
 	return nil, fmt.Errorf("more than %d interim answers", maxInterim)
-}
-
-// readHead reads up to the blank line. The result is the caller's.
-func (c *Conn) readHead() ([]byte, error) {
-	if _, err := c.br.Peek(1); err != nil {
-		if err == io.EOF {
-			err = fmt.Errorf("the peer closed without an answer: %w", io.ErrUnexpectedEOF)
-		}
-		return nil, unanswered{err}
-	}
-	head := make([]byte, 0, 1024)
-	start := 0 // of the current line
-	for {
-		part, err := c.br.ReadSlice('\n')
-		if len(head)+len(part) > maxHead {
-			return nil, fmt.Errorf("the response head is longer than %d bytes", maxHead)
-		}
-		head = append(head, part...)
-		if err == bufio.ErrBufferFull {
-			continue
-		}
-		if err != nil {
-			if err == io.EOF {
-				err = io.ErrUnexpectedEOF
-			}
-			return nil, fmt.Errorf("the response head broke off after %d bytes: %w", len(head), err)
-		}
-		if len(bytes.TrimRight(head[start:], "\r\n")) == 0 {
-			return head[:start], nil
-		}
-		start = len(head)
-	}
 }
 
 // parse takes the status line off head and reads the fields that frame the body.
@@ -135,37 +81,9 @@ func (r *Response) parse(head []byte, method string) error {
 	if err != nil || status < 100 {
 		return fmt.Errorf("not an HTTP/1 status line: %.100q", line)
 	}
-	r.Status, r.head, r.length, r.keep = int(status), rest, -1, line[7] == '1'
-
-	for len(rest) > 0 {
-		line, rest, _ = bytes.Cut(rest, []byte("\n"))
-		key, value, ok := bytes.Cut(bytes.TrimRight(line, "\r"), []byte(":"))
-		if !ok || len(key) == 0 || key[0] == ' ' || key[0] == '\t' {
-			return fmt.Errorf("not a header line: %.100q", line)
-		}
-		value = bytes.TrimSpace(value)
-		switch {
-		case isKey(key, "Content-Length"):
-			n, err := strconv.ParseUint(string(value), 10, 63)
-			if err != nil || r.length >= 0 && r.length != int64(n) {
-				return fmt.Errorf("bad Content-Length %.100q", value)
-			}
-			r.length = int64(n)
-		case isKey(key, "Transfer-Encoding"):
-			if !isKey(value, "chunked") {
-				return fmt.Errorf("unknown Transfer-Encoding %.100q", value)
-			}
-			r.chunked = true
-		case isKey(key, "Connection"):
-			for _, token := range strings.Split(string(value), ",") {
-				switch strings.ToLower(strings.TrimSpace(token)) {
-				case "close":
-					r.keep = false
-				case "keep-alive":
-					r.keep = true
-				}
-			}
-		}
+	r.Status, r.head, r.keep = int(status), rest, line[7] == '1'
+	if err := r.frame(rest); err != nil {
+		return err
 	}
 	switch {
 	case r.Status < 200 || r.Status == 204 || r.Status == 304 || method == "HEAD":
@@ -214,36 +132,6 @@ func (r *Response) Lookup(key string) (string, bool) {
 	return "", false
 }
 
-// isKey compares a field name without regard to case, in ASCII only.
-func isKey(b []byte, key string) bool {
-	if len(b) != len(key) {
-		return false
-	}
-	for i, c := range b {
-		d := key[i]
-		if 'A' <= c && c <= 'Z' {
-			c |= 0x20
-		}
-		if 'A' <= d && d <= 'Z' {
-			d |= 0x20
-		}
-		if c != d {
-			return false
-		}
-	}
-	return true
-}
-
-// Length is the declared length of the body in bytes, or -1.
-func (r *Response) Length() int64 { return r.length }
-
-// Framed says that the answer tells where it ends; others end when the peer hangs up,
-// which a broken connection does, too.
-func (r *Response) Framed() bool { return r.length >= 0 || r.chunked }
-
-// Offset is how many bytes of the body were read.
-func (r *Response) Offset() int64 { return r.offset }
-
 // Read reads what is there, up to len(p) bytes: first what came along with the head,
 // then straight from the socket. io.EOF comes only at the declared end; a body that
 // stops before is io.ErrUnexpectedEOF.
@@ -258,55 +146,7 @@ func (r *Response) readUntil(p []byte, end time.Time) (int, error) {
 	}
 	r.conn.readLimit = end
 	defer func() { r.conn.readLimit = time.Time{} }()
-	if r.err != nil {
-		return 0, r.err
-	}
-	if r.ended {
-		return 0, io.EOF
-	}
-	if len(p) == 0 {
-		return 0, nil
-	}
-	if r.chunked && r.left == 0 {
-		if err := r.nextChunk(); err != nil {
-			return 0, r.broken(err)
-		}
-		if r.ended {
-			return 0, io.EOF
-		}
-	}
-	if r.left > 0 && int64(len(p)) > r.left {
-		p = p[:r.left]
-	}
-	n, err := r.read(p)
-	r.offset += int64(n)
-	if r.left > 0 {
-		r.left -= int64(n)
-		r.ended = r.left == 0 && !r.chunked
-	}
-	switch {
-	case n > 0 || err == nil:
-		return n, nil // an error comes again
-	case err == io.EOF && r.left < 0:
-		r.ended = true
-		return 0, io.EOF
-	}
-	return 0, r.broken(err)
-}
-
-// read is one read of body bytes that belong to the current chunk or the whole body.
-func (r *Response) read(p []byte) (int, error) {
-	br, t := r.conn.br, r.conn.traffic
-	// Short reads out of chunks go through the buffer, which holds the chunk lines
-	// anyway; all others leave it alone once it is empty.
-	if br.Buffered() > 0 || r.chunked && len(p) < bufferSize {
-		n, err := br.Read(p)
-		t.buffered.Add(int64(n))
-		return n, err
-	}
-	n, err := r.conn.Read(p)
-	t.direct.Add(int64(n))
-	return n, err
+	return r.pull(p)
 }
 
 // patience is how many times the timeout for no progress a whole ReadFull may take: a
@@ -341,82 +181,15 @@ func (r *Response) ReadFull(p []byte) (int, error) {
 	return n, nil
 }
 
-func (r *Response) broken(err error) error {
-	if err == io.EOF {
-		err = io.ErrUnexpectedEOF
-	}
-	if r.length >= 0 {
-		r.err = fmt.Errorf("the body from %s broke off at byte %d of %d: %w", r.Addr, r.offset, r.length, err)
-	} else {
-		r.err = fmt.Errorf("the body from %s broke off at byte %d: %w", r.Addr, r.offset, err)
-	}
-	return r.err
-}
-
-// nextChunk reads the line before a chunk, and what is left of the one before.
-func (r *Response) nextChunk() error {
-	if r.begun {
-		line, err := r.conn.line(2)
-		if err != nil {
-			return err
-		}
-		if len(line) != 0 {
-			return fmt.Errorf("a chunk is longer than it said: %.100q", line)
-		}
-	}
-	line, err := r.conn.line(maxChunkLine)
-	if err != nil {
-		return err
-	}
-	size, _, _ := bytes.Cut(line, []byte(";"))
-	n, err := strconv.ParseUint(string(bytes.TrimSpace(size)), 16, 63)
-	if err != nil {
-		return fmt.Errorf("not a chunk length: %.100q", line)
-	}
-	r.begun, r.left = true, int64(n)
-	if n > 0 {
-		return nil
-	}
-	for room := maxTrailer; room > 0; {
-		line, err := r.conn.line(maxChunkLine)
-		if err != nil {
-			return err
-		}
-		if len(line) == 0 {
-			r.ended = true
-			return nil
-		}
-		room -= len(line)
-	}
-	return fmt.Errorf("trailer fields longer than %d bytes", maxTrailer)
-}
-
-// line reads one line of at most limit bytes and strips its end. The result is valid
-// until the next read.
-func (c *Conn) line(limit int) ([]byte, error) {
-	line, err := c.br.ReadSlice('\n')
-	if err == bufio.ErrBufferFull || len(line) > limit+2 {
-		return nil, fmt.Errorf("a line is longer than %d bytes: %.100q", limit, line)
-	}
-	if err != nil {
-		return nil, err
-	}
-	return bytes.TrimRight(line, "\r\n"), nil
-}
-
 // Drain reads and drops up to limit bytes of the body, so that a short rest does not
 // cost the connection. It takes no longer than the timeout for no progress.
 func (r *Response) Drain(limit int) {
-	buf, end := make([]byte, min(limit, bufferSize)), r.until(1)
-	for limit > 0 {
-		n, err := r.readUntil(buf[:min(limit, len(buf))], end)
-		if err != nil {
-			return
-		}
-		limit -= n
-	}
+	end := r.until(1)
+	read := func(p []byte) (int, error) { return r.readUntil(p, end) }
+	drain(read, limit)
 	if r.chunked { // the last chunk may wait behind the last byte
-		r.readUntil(buf[:min(1, len(buf))], end)
+		var one [1]byte
+		read(one[:])
 	}
 }
 

@@ -108,6 +108,7 @@ func startLab(t *testing.T) *lab {
 			l.DumpLogs(os.Stderr)
 		}
 	})
+	l.serveStock()
 	return l
 }
 

@@ -44,6 +44,9 @@ func main() {
 	if filepath.Base(os.Args[0]) == swiftReconstructor {
 		os.Exit(asReconstructor(os.Args))
 	}
+	if filepath.Base(os.Args[0]) == swiftServer {
+		os.Exit(asServer(os.Args))
+	}
 	root := &cobra.Command{
 		Use:   "imping",
 		Short: "rebuild lost erasure-coded fragment archives of OpenStack Swift",
@@ -55,7 +58,7 @@ Exit status: 0 all done, 1 could not run, 2 ran but something was left.`,
 		SilenceUsage:  true,
 		SilenceErrors: true,
 	}
-	root.AddCommand(reconstructCommand(), versionCommand(), demoCommand(), labCommand(), benchCommand(), fragmentCommand(), soakCommand())
+	root.AddCommand(reconstructCommand(), versionCommand(), demoCommand(), labCommand(), benchCommand(), fragmentCommand(), soakCommand(), serveCommand())
 	root.CompletionOptions.HiddenDefaultCmd = true
 	err := root.Execute()
 	if err == nil {

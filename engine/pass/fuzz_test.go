@@ -6,6 +6,7 @@ import (
 	"strings"
 	"testing"
 
+	"imping/io/diskfile"
 	"imping/netfast/ssync"
 	"imping/swift/recon"
 	"imping/swift/timestamp"
@@ -35,10 +36,10 @@ func FuzzFields(f *testing.F) {
 				}
 				return b.String()
 			}
-			if got := wire(latin1(s)); got != s {
+			if got := diskfile.Wire(latin1(s)); got != s {
 				t.Fatalf("%q was kept as %q and sent as %q", s, latin1(s), got)
 			}
-			if got := wire(s); got != s && latin1(got) != s {
+			if got := diskfile.Wire(s); got != s && latin1(got) != s {
 				t.Fatalf("%q is sent as %q", s, got)
 			}
 		}

@@ -3,10 +3,9 @@ package pass
 import (
 	"sort"
 	"strconv"
-	"strings"
-	"unicode/utf8"
 
 	"imping/engine/rebuild"
+	"imping/io/diskfile"
 	"imping/netfast/ssync"
 )
 
@@ -33,35 +32,8 @@ func fields(meta map[string]string, skip map[string]bool, replace map[string]str
 		if v, ok := replace[key]; ok {
 			value = v
 		}
-		list = append(list, ssync.Field{Key: wire(key), Value: wire(value)})
+		list = append(list, ssync.Field{Key: diskfile.Wire(key), Value: diskfile.Wire(value)})
 	}
 	sort.Slice(list, func(i, j int) bool { return list[i].Key < list[j].Key })
 	return list
-}
-
-// wire turns metadata as Python 3 keeps it on disk (the client's bytes, each taken for a
-// Latin-1 character, in UTF-8) back into the client's bytes. The sender of 2.30.1 sends
-// the UTF-8, which the receiver then encodes once more: metadata changed by a rebuild.
-// What was not written that way goes as it is.
-func wire(s string) string {
-	ascii := true
-	for i := 0; i < len(s); i++ {
-		if s[i] >= utf8.RuneSelf {
-			ascii = false
-			break
-		}
-	}
-	if ascii {
-		return s
-	}
-	var b strings.Builder
-	for i := 0; i < len(s); {
-		r, n := utf8.DecodeRuneInString(s[i:])
-		if r > 0xff || (r == utf8.RuneError && n == 1) {
-			return s
-		}
-		b.WriteByte(byte(r))
-		i += n
-	}
-	return b.String()
 }

@@ -82,7 +82,7 @@ func shownFields(file *diskfile.Object) map[string]netfast.Field {
 			switch key := lower(k); {
 			case key == "name", key == "etag", key == "x-timestamp", key == "content-length", key == "content-type-timestamp":
 			case take(key):
-				all[lower(wire(k))] = netfast.Field{Key: wire(k), Value: wire(v)}
+				all[lower(diskfile.Wire(k))] = netfast.Field{Key: diskfile.Wire(k), Value: diskfile.Wire(v)}
 			}
 		}
 	}
@@ -263,7 +263,7 @@ func (pt *point) compositions(plain, newest []*holding) (*pointSource, error) {
 			return nil, err
 		}
 		src.put = func(index int) []ssync.Field { return putFields(file.DataMeta, index) }
-		own = wire(file.DataMeta["Content-Type"])
+		own = diskfile.Wire(file.DataMeta["Content-Type"])
 		reference.Source = file.Path
 	default:
 		from, what := plain, "the answers of %s"

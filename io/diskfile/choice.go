@@ -22,9 +22,11 @@ type choice struct {
 
 // query says which fragment is wanted.
 type query struct {
-	limit      int  // indexes from here on are none of the policy's; 0 = any
-	index      int  // wanted fragment index; -1 = the highest
-	nonDurable bool // the newest set is taken, durable or not
+	replicated bool         // the policy keeps whole objects: files have no index and all are durable
+	limit      int          // indexes from here on are none of the policy's; 0 = any
+	index      int          // wanted fragment index; -1 = the highest
+	nonDurable bool         // the newest set is taken, durable or not
+	prefer     []Preference // not nil: nonDurable, and which set and fragment of it are wanted most
 }
 
 // anyDurable is the query of a caller that only wants to know what can go.
@@ -32,12 +34,18 @@ var anyDurable = query{index: -1}
 
 // choose sorts out the names in an object directory, which come in descending order.
 // warn is told the names that could not be read, but for those of rsync.
-// Swift: BaseDiskFileManager.get_ondisk_files and ECDiskFileManager._process_ondisk_files.
+// Swift: BaseDiskFileManager.get_ondisk_files, ECDiskFileManager._process_ondisk_files and
+// DiskFileManager._process_ondisk_files.
 func choose(names []string, q query, warn func(name string, err error)) *choice {
 	c := &choice{}
+	parse := func(name string) (*file, error) { return parseName(name, q.limit) }
+	chooseData := c.chooseData
+	if q.replicated {
+		parse, chooseData = parseReplicated, c.chooseReplicated
+	}
 	exts := map[string][]*file{}
 	for _, name := range names {
-		f, err := parseName(name, q.limit)
+		f, err := parse(name)
 		if err != nil {
 			c.unexpected = append(c.unexpected, name)
 			if !rsyncTemporary.MatchString(name) {
@@ -65,7 +73,7 @@ func choose(names []string, q query, warn func(name string, err error)) *choice 
 	}
 
 	c.chooseMeta(exts)
-	c.chooseData(exts, q)
+	chooseData(exts, q)
 
 	if c.data == nil {
 		if ts := exts[".ts"]; len(ts) > 0 {
@@ -126,13 +134,17 @@ func (c *choice) chooseData(exts map[string][]*file, q query) {
 	}
 
 	chosen := c.durable
-	if q.nonDurable && len(c.sets) > 0 {
+	index := q.index
+	switch {
+	case q.prefer != nil:
+		chosen, index = c.preferred(q)
+	case q.nonDurable && len(c.sets) > 0:
 		chosen = c.sets[0]
 	}
 	for _, f := range chosen {
-		if q.index < 0 || f.index == q.index {
+		if index < 0 || f.index == index {
 			c.data = f
-			if q.index >= 0 {
+			if index >= 0 {
 				break
 			}
 		}
@@ -163,6 +175,46 @@ func (c *choice) chooseData(exts map[string][]*file, q query) {
 	}
 	if c.durable == nil {
 		c.strays = append(c.strays, exts[".meta"]...)
+	}
+}
+
+// preferred gives the first set that a preference names and that has a fragment besides those
+// excluded, and the highest index of these; else the newest set of which no preference
+// excludes all.
+func (c *choice) preferred(q query) (set []*file, index int) {
+	left := slices.Clone(c.sets)
+	for _, p := range q.prefer {
+		i := slices.IndexFunc(left, func(set []*file) bool { return set[0].time == p.Timestamp })
+		if i < 0 {
+			continue
+		}
+		for _, f := range slices.Backward(left[i]) {
+			if !slices.Contains(p.Exclude, f.index) {
+				return left[i], f.index
+			}
+		}
+		left = slices.Delete(left, i, i+1)
+	}
+	if len(left) == 0 {
+		return nil, -1
+	}
+	return left[0], q.index
+}
+
+// chooseReplicated keeps the newest object, and of the other files those that are newer.
+func (c *choice) chooseReplicated(exts map[string][]*file, _ query) {
+	data := exts[".data"]
+	if len(data) == 0 {
+		c.strays = append(c.strays, exts[".meta"]...)
+		return
+	}
+	c.data = data[0]
+	c.data.durable = true
+	c.durable = data[:1:1]
+	for ext, files := range exts {
+		n := count(files, func(f *file) bool { return f.time.After(c.data.time) || ext == ".data" && f.time == c.data.time })
+		exts[ext] = files[:n]
+		c.obsolete = append(c.obsolete, files[n:]...)
 	}
 }
 

@@ -54,6 +54,7 @@ func (m *Manager) cleanup(dir string, q query) (c *choice, left []string, err er
 
 // choose passes what it can not read to Warn.
 func (m *Manager) choose(dir string, names []string, q query) *choice {
+	q.replicated = m.replicated()
 	return choose(names, q, func(name string, err error) {
 		m.warn("Unexpected file %s: %v", filepath.Join(dir, name), err)
 	})

@@ -1,4 +1,4 @@
-// Package diskfile is Swift's erasure-coded object directories on a local device: which
+// Package diskfile is Swift's object directories on a local device: which
 // files of a directory count, their metadata, the suffix hashes of a partition, locks
 // and quarantine. It moves no object data over the network and logs nothing: what an
 // operator should know goes to Config.Warn.
@@ -21,14 +21,15 @@ import (
 )
 
 // Swift's defaults for the options of the same names.
-// Swift: obj/diskfile.py, DEFAULT_RECLAIM_AGE and DEFAULT_COMMIT_WINDOW.
+// Swift: obj/diskfile.py, DEFAULT_RECLAIM_AGE, DEFAULT_COMMIT_WINDOW and mb_per_sync.
 const (
 	DefaultReclaimAge   = 7 * 24 * time.Hour
 	DefaultCommitWindow = 60 * time.Second
+	DefaultBytesPerSync = 512 << 20
 )
 
-// Config says where the objects of one policy are and how old they must be to be
-// cleaned up. No field has a default but Now and Warn: zero ages are zero ages.
+// Config says where the objects of one policy are, how old they must be to be cleaned up,
+// and how they are written. No field has a default but BytesPerSync, Now and Warn: zero ages are zero ages.
 type Config struct {
 	Devices      string // parent folder of the devices, such as /srv/node
 	MountCheck   bool   // devices must be mount points
@@ -36,12 +37,16 @@ type Config struct {
 	Hasher       objhash.Hasher
 	ReclaimAge   time.Duration // tombstones and strays older than this are removed
 	CommitWindow time.Duration // fragments that are not durable stay at least this long
+	Reserve      Reserve       // fallocate_reserve
+	NoFallocate  bool          // disable_fallocate: neither is room allocated nor the reserve looked at
+	BytesPerSync int64         // mb_per_sync, in bytes: large files are synced so often on the way; 0 = DefaultBytesPerSync
 	Now          func() time.Time
 	Warn         func(format string, args ...any) // findings that are no errors of the caller; may be called from any goroutine
 }
 
 // Manager gives access to the objects of one policy on the local devices. It keeps no
-// state but its Config and is goroutine-safe. Swift: obj/diskfile.py, ECDiskFileManager.
+// state but its Config and is goroutine-safe. Swift: obj/diskfile.py, ECDiskFileManager and
+// DiskFileManager.
 type Manager struct {
 	devices      string
 	mountCheck   bool
@@ -51,16 +56,24 @@ type Manager struct {
 	commitWindow time.Duration
 	now          func() time.Time
 	warn         func(format string, args ...any)
-	sync         func(*os.File) error // (*os.File).Sync, but in tests that have no time for it
+	reserve      Reserve
+	noFallocate  bool
+	bytesPerSync int64
+	sync         func(*os.File) error                     // (*os.File).Sync, but in tests that have no time for it
+	fault        func(step string, do func() error) error // nil but in tests
 	watch        Watch
 }
 
-// NewManager makes a Manager. The policy must be one of erasure coding.
+// NewManager makes a Manager for a policy of either type.
 func NewManager(c Config) *Manager {
 	m := &Manager{
 		devices: c.Devices, mountCheck: c.MountCheck, policy: c.Policy, hasher: c.Hasher,
 		reclaimAge: c.ReclaimAge, commitWindow: c.CommitWindow, now: c.Now, warn: c.Warn,
+		reserve: c.Reserve, noFallocate: c.NoFallocate, bytesPerSync: c.BytesPerSync,
 		sync: (*os.File).Sync, watch: nobody{},
+	}
+	if m.bytesPerSync <= 0 {
+		m.bytesPerSync = DefaultBytesPerSync
 	}
 	if m.now == nil {
 		m.now = time.Now
@@ -70,6 +83,9 @@ func NewManager(c Config) *Manager {
 	}
 	return m
 }
+
+// replicated tells that the policy keeps whole objects.
+func (m *Manager) replicated() bool { return m.policy.Type == policy.Replication }
 
 // NotMountedError says why a device can not be used.
 type NotMountedError struct{ Device, Path, Reason string }
@@ -210,17 +226,27 @@ func listDir(path string) ([]string, error) {
 }
 
 // makeDirs makes the folders on the way from top, which must exist, down to path: an
-// unmounted device must not be written on. Modes are Swift's: what umask leaves.
-func makeDirs(top, path string) error {
-	rel, err := filepath.Rel(top, path)
-	if err != nil {
-		return err
-	}
-	for name := range strings.SplitSeq(rel, "/") {
-		top = filepath.Join(top, name)
-		if err := os.Mkdir(top, 0o777); err != nil && (!errors.Is(err, fs.ErrExist) || !isDir(top)) {
-			return err
+// unmounted device must not be written on. Modes are Swift's: what umask leaves. made is
+// the first of those that were missing, "" if none was.
+func makeDirs(top, path string) (made string, err error) {
+	for range 2 {
+		switch err = os.Mkdir(path, 0o777); {
+		case err == nil && made == "":
+			return path, nil
+		case err == nil || errors.Is(err, fs.ErrExist) && isDir(path):
+			return made, nil
+		}
+		parent := filepath.Dir(path)
+		if !errors.Is(err, fs.ErrNotExist) || len(parent) <= len(top) {
+			return made, err
+		}
+		above, err := makeDirs(top, parent)
+		if made == "" {
+			made = above
+		}
+		if err != nil {
+			return made, err
 		}
 	}
-	return nil
+	return made, err
 }

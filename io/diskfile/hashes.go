@@ -48,8 +48,11 @@ func (m *Manager) SuffixHashes(dev string, part int, recalculate []string, listd
 		m.watch.Step()
 		var done bool
 		hashes, hashed, done, err = m.tryHashes(path, recalculate, &listdir)
-		if errors.Is(err, fs.ErrNotExist) && !exists(path) {
-			return suffix.Hashes{}, 0, nil
+		if errors.Is(err, fs.ErrNotExist) {
+			if !exists(path) {
+				return suffix.Hashes{}, 0, nil
+			}
+			continue // a writer has made the partition in between
 		}
 		if err != nil {
 			return nil, 0, fmt.Errorf("cannot get suffix hashes of %s: %w", path, err)
@@ -57,6 +60,9 @@ func (m *Manager) SuffixHashes(dev string, part int, recalculate []string, listd
 		if done {
 			return hashes, hashed, nil
 		}
+	}
+	if err != nil {
+		return nil, 0, fmt.Errorf("cannot get suffix hashes of %s: %w", path, err)
 	}
 	return nil, 0, fmt.Errorf("cannot get suffix hashes of %s: %s changed %d times meanwhile", path, hashesFile, hashesTries)
 }

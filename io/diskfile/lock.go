@@ -70,7 +70,7 @@ func (m *Manager) lockDir(ctx context.Context, top, dir, name string, timeout ti
 	for {
 		f, err := os.OpenFile(path, os.O_WRONLY|os.O_CREATE|syscall.O_NONBLOCK, 0o777)
 		if errors.Is(err, fs.ErrNotExist) && top != "" && time.Since(start) <= timeout {
-			if err := makeDirs(top, dir); err != nil {
+			if _, err := makeDirs(top, dir); err != nil {
 				return nil, fmt.Errorf("cannot make the folder of lock %s: %w", path, err)
 			}
 			continue

@@ -16,7 +16,7 @@ type file struct {
 	time    timestamp.Timestamp
 	ext     string              // with its dot, "" if none
 	ctype   timestamp.Timestamp // of a .meta file with a content type, else zero
-	index   int                 // fragment index of .data, else -1
+	index   int                 // fragment index of .data, else (and where the policy is replicated) -1
 	durable bool                // a fragment whose name or whose set is durable
 }
 
@@ -57,6 +57,20 @@ func parseName(name string, limit int) (*file, error) {
 	return f, nil
 }
 
+// parseReplicated reads the name of a file of a replicated object, which has no index:
+// TIME.data and otherwise as parseName. Swift: BaseDiskFileManager.parse_on_disk_filename.
+func parseReplicated(name string) (*file, error) {
+	stem, ext := splitExt(name)
+	if ext != ".data" {
+		return parseName(name, 0)
+	}
+	at, err := timestamp.Parse(stem)
+	if err != nil {
+		return nil, fmt.Errorf("invalid Timestamp value in filename %q", name)
+	}
+	return &file{name: name, time: at, ext: ext, index: -1}, nil
+}
+
 // splitExt is Python's os.path.splitext of a name without slashes: leading dots start no
 // extension.
 func splitExt(name string) (stem, ext string) {
@@ -68,14 +82,14 @@ func splitExt(name string) (stem, ext string) {
 }
 
 // format is the name that Swift gives to such a file; of a content type's offset it keeps
-// none. Swift: ECDiskFileManager.make_on_disk_filename.
+// none. Swift: BaseDiskFileManager.make_on_disk_filename and ECDiskFileManager's.
 func (f *file) format() string {
 	switch {
 	case f.ext == ".meta" && !f.ctype.IsZero():
 		return timestamp.EncodePair(f.time, f.ctype) + f.ext
-	case f.ext == ".data" && f.durable:
+	case f.ext == ".data" && f.index >= 0 && f.durable:
 		return f.time.Internal() + "#" + strconv.Itoa(f.index) + "#d" + f.ext
-	case f.ext == ".data":
+	case f.ext == ".data" && f.index >= 0:
 		return f.time.Internal() + "#" + strconv.Itoa(f.index) + f.ext
 	}
 	return f.time.Internal() + f.ext

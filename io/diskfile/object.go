@@ -30,12 +30,13 @@ func (e *DeletedError) Error() string {
 	return fmt.Sprintf("object %q was deleted at %s", e.Name, e.Timestamp.Internal())
 }
 
-// Object is an open fragment archive. ReadAt and DropCache are goroutine-safe.
+// Object is an open fragment archive, or a whole object where the policy is replicated.
+// ReadAt and DropCache are goroutine-safe.
 type Object struct {
 	Path        string // of the .data file
 	Name        string // "/account/container/object", raw bytes
 	Hash        string
-	FragIndex   int
+	FragIndex   int // -1 where the policy is replicated
 	Data        timestamp.Timestamp
 	Durable     timestamp.Timestamp // newest durable time in the directory, zero if none; equals Data if this fragment is durable
 	Meta        timestamp.Timestamp // of the .meta file, zero if none
@@ -43,6 +44,7 @@ type Object struct {
 	DataMeta    map[string]string   // metadata of the .data file, raw bytes
 	FileMeta    map[string]string   // metadata of the .meta files, without the name; nil if none
 	Length      int64               // of the archive, in bytes
+	Sets        []FragmentSet       // all fragments in the directory but those older than Durable, newest first; none where the policy is replicated
 
 	file  *os.File
 	watch Watch
@@ -50,7 +52,8 @@ type Object struct {
 
 // Open opens a fragment archive of the object in a hash directory: that of fragIndex, or
 // of the highest index if fragIndex is negative, of the newest durable time, or of the
-// newest time at all with nonDurable. Expired objects open too. Files that are
+// newest time at all with nonDurable; both count for nothing where the policy is
+// replicated. Expired objects open too. Files that are
 // obsolete are removed before, as Swift does. Errors: ErrNotExist, *DeletedError,
 // *CorruptError (nothing is quarantined for it here; its field Quarantine says whether
 // Swift would), *NotMountedError, those of the file system. A hash directory that is none is quarantined, and does not exist.
@@ -80,7 +83,7 @@ func (m *Manager) Open(dev string, part int, hash string, fragIndex int, nonDura
 		}
 		return nil, m.deleted(dir, hash, c.tombstone)
 	}
-	return m.open(dir, hash, c)
+	return m.open(dir, hash, c, nil)
 }
 
 // parseHash refuses what is not the name of a hash directory: it becomes part of a path.
@@ -128,7 +131,8 @@ func isObjectName(name string) bool {
 	return len(parts) == 4 && parts[0] == "" && parts[1] != "" && parts[2] != "" && parts[3] != ""
 }
 
-func (m *Manager) open(dir, hash string, c *choice) (*Object, error) {
+// open opens what was chosen; view is nil for callers that know the hash only.
+func (m *Manager) open(dir, hash string, c *choice, view *View) (*Object, error) {
 	path := filepath.Join(dir, c.data.name)
 	m.watch.Step()
 	// Nonblocking, so that a pipe can not hold us up.
@@ -146,14 +150,14 @@ func (m *Manager) open(dir, hash string, c *choice) (*Object, error) {
 	if c.durable != nil {
 		o.Durable = c.durable[0].time
 	}
-	if err := m.load(o, dir, c); err != nil {
+	if err := m.load(o, dir, c, view); err != nil {
 		f.Close()
 		return nil, err
 	}
 	return o, nil
 }
 
-func (m *Manager) load(o *Object, dir string, c *choice) (err error) {
+func (m *Manager) load(o *Object, dir string, c *choice, view *View) (err error) {
 	info, err := o.file.Stat()
 	if err != nil {
 		return fmt.Errorf("cannot stat fragment archive: %w", err)
@@ -179,7 +183,7 @@ func (m *Manager) load(o *Object, dir string, c *choice) (err error) {
 			return checkTime(o.Path, c.data, o.DataMeta)
 		}
 	}
-	if err := m.checkAsSwift(o, path, newest); err != nil {
+	if err := m.checkAsSwift(o, path, newest, view); err != nil {
 		return err
 	}
 	return o.checkFurther(path, newest, c)
@@ -187,7 +191,7 @@ func (m *Manager) load(o *Object, dir string, c *choice) (err error) {
 
 // checkAsSwift finds what Swift finds and quarantines.
 // Swift: BaseDiskFile._verify_name_matches_hash, _verify_data_file.
-func (m *Manager) checkAsSwift(o *Object, path string, newest map[string]string) error {
+func (m *Manager) checkAsSwift(o *Object, path string, newest map[string]string, view *View) error {
 	bad := func(path, format string, args ...any) error {
 		return &CorruptError{Path: path, Reason: fmt.Sprintf(format, args...), Quarantine: true}
 	}
@@ -195,12 +199,19 @@ func (m *Manager) checkAsSwift(o *Object, path string, newest map[string]string)
 	if !ok {
 		return bad(path, "missing name metadata")
 	}
-	if objhash.Hex(m.hasher.Object("/"+strings.TrimLeft(name, "/"))) != o.Hash {
+	if view != nil && name != view.Name {
+		return &CollisionError{Name: view.Name, Stored: name}
+	}
+	if view == nil && objhash.Hex(m.hasher.Object("/"+strings.TrimLeft(name, "/"))) != o.Hash {
 		return bad(path, "hash of name in metadata (%.200q) does not match directory name", name)
 	}
 	if deleteAt, ok := newest["X-Delete-At"]; ok {
-		if _, _, ok := wholeNumber(deleteAt); !ok {
+		number, negative, ok := wholeNumber(deleteAt)
+		if !ok {
 			return bad(path, "bad metadata x-delete-at value %.80q", deleteAt)
+		}
+		if view != nil && !view.Expired && (negative || passed(number, view.Now)) {
+			return &ExpiredError{o.Newest(), o.Metadata()}
 		}
 	}
 	length, ok := o.DataMeta["Content-Length"]
@@ -226,7 +237,7 @@ func (o *Object) checkFurther(path string, newest map[string]string, c *choice) 
 	if err := checkTime(o.Path, c.data, o.DataMeta); err != nil {
 		return err
 	}
-	if index, ok := o.DataMeta["X-Object-Sysmeta-Ec-Frag-Index"]; ok {
+	if index, ok := o.DataMeta["X-Object-Sysmeta-Ec-Frag-Index"]; ok && o.FragIndex >= 0 {
 		if n, err := parseIndex(index); err != nil || n != o.FragIndex {
 			return &CorruptError{Path: o.Path, Reason: fmt.Sprintf("fragment index %.80q in metadata does not match file name", index)}
 		}

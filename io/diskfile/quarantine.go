@@ -54,7 +54,7 @@ func (m *Manager) quarantine(device, from, suffixDir string) (to string, err err
 func renameNew(top, from, to string) error {
 	var err error
 	for range 2 { // the folder may be removed in between
-		if err = makeDirs(top, filepath.Dir(to)); err != nil {
+		if _, err = makeDirs(top, filepath.Dir(to)); err != nil {
 			continue
 		}
 		err = unix.Renameat2(unix.AT_FDCWD, from, unix.AT_FDCWD, to, unix.RENAME_NOREPLACE)

@@ -139,6 +139,7 @@ type world struct {
 	reclaimAge   time.Duration
 	commitWindow time.Duration
 	damaged      bool // some metadata is
+	replicated   bool // the policy is
 	odd          bool // folders are in place of files
 }
 
@@ -184,6 +185,9 @@ func (w *world) randomDir(dir, object string) []testFile {
 			file = fmt.Sprintf("%s#%d.data", at.Internal(), index)
 			if r.IntN(2) == 0 {
 				file = fmt.Sprintf("%s#%d#d.data", at.Internal(), index)
+			}
+			if w.replicated && r.IntN(12) > 0 {
+				file = at.Internal() + ".data"
 			}
 			f.Content = strings.Repeat("x", r.IntN(20))
 			f.Meta["Content-Length"] = strconv.Itoa(len(f.Content))
@@ -322,7 +326,7 @@ type question struct {
 	world world
 }
 
-func randomPartition(r *rand.Rand, groups [][]string) *question {
+func randomPartition(r *rand.Rand, groups [][]string, replicated bool) *question {
 	w := world{
 		r: r,
 		// Half a second is exact in binary, so that edges are met.
@@ -330,6 +334,7 @@ func randomPartition(r *rand.Rand, groups [][]string) *question {
 		reclaimAge:   []time.Duration{7 * 24 * time.Hour, 7 * 24 * time.Hour, time.Hour, time.Minute, 0}[r.IntN(5)],
 		commitWindow: []time.Duration{time.Minute, time.Minute, 500 * time.Millisecond, 0}[r.IntN(4)],
 		damaged:      r.IntN(5) == 0,
+		replicated:   replicated,
 	}
 	w.odd = !w.damaged && r.IntN(8) == 0
 	q := &question{Now: 1795342301.5, ReclaimAge: int(w.reclaimAge.Seconds()), CommitWindow: w.commitWindow.Seconds(), Duplication: 1 + r.IntN(2), world: w}
@@ -405,12 +410,22 @@ func randomPartition(r *rand.Rand, groups [][]string) *question {
 // leave the same bytes behind. `go test -run RandomPartitions -partitions 100000 -seed 7
 // -timeout 0` looks longer.
 func TestRandomPartitionsAreTreatedAsSwiftDoes(t *testing.T) {
+	compareAll(t, false, kinds...)
+}
+
+// The same of a policy that keeps whole objects.
+func TestRandomReplicatedPartitionsAreTreatedAsSwiftDoes(t *testing.T) {
+	compareAll(t, true, "deleted", "error", "file", "offers", "with ctype", "merged ctype", "quarantined", "refused", "directories")
+}
+
+func compareAll(t *testing.T, replicated bool, kinds ...string) {
+	t.Parallel()
 	syscall.Umask(0o022)
 	r := rand.New(rand.NewPCG(*seed, 26))
 	groups := objectsBySuffix()
 	seen := map[string]int{}
 	for done := 0; done < *partitions; done += batch {
-		compare(t, r, groups, min(batch, *partitions-done), seen)
+		compare(t, r, groups, replicated, min(batch, *partitions-done), seen)
 		if t.Failed() {
 			return
 		}
@@ -556,12 +571,12 @@ func quickDir(t testing.TB) string {
 	return t.TempDir()
 }
 
-func compare(t *testing.T, r *rand.Rand, groups [][]string, n int, seen map[string]int) {
+func compare(t *testing.T, r *rand.Rand, groups [][]string, replicated bool, n int, seen map[string]int) {
 	base := quickDir(t)
 	defer os.RemoveAll(base)
 	var questions []*question
 	for i := range n {
-		q := randomPartition(r, groups)
+		q := randomPartition(r, groups, replicated)
 		q.Root = filepath.Join(base, "swift", strconv.Itoa(i))
 		for _, f := range q.files {
 			f.write(t, filepath.Join(q.Root, "sda"))
@@ -572,7 +587,11 @@ func compare(t *testing.T, r *rand.Rand, groups [][]string, n int, seen map[stri
 		Answers [][]any
 		Tripped int
 	}
-	oracle.Ask(t, swiftScript, questions, &answers)
+	script := swiftScript
+	if replicated {
+		script = asReplicated(script)
+	}
+	oracle.Ask(t, script, questions, &answers)
 	seen["tripped"] += answers.Tripped
 	for i, q := range questions {
 		root := filepath.Join(base, "ours", strconv.Itoa(i))
@@ -585,6 +604,9 @@ func compare(t *testing.T, r *rand.Rand, groups [][]string, n int, seen map[stri
 		before := tree(t, root)
 		m := newManager(t, root)
 		m.policy.Duplication = q.Duplication
+		if replicated {
+			m.policy = replicatedPolicy()
+		}
 		m.warn = func(string, ...any) {}
 		m.sync = func(*os.File) error { return nil }
 		m.now = func() time.Time { return q.world.now }

@@ -16,7 +16,8 @@ import (
 
 // hashSuffix cleans up a suffix directory and hashes what its object directories hold. It
 // is nil without an error if there is no such directory (any more).
-// Swift: BaseDiskFileManager._hash_suffix_dir, ECDiskFileManager._update_suffix_hashes.
+// Swift: BaseDiskFileManager._hash_suffix_dir, ECDiskFileManager._update_suffix_hashes
+// and DiskFileManager's, which keeps one sum for a suffix.
 func (m *Manager) hashSuffix(path string) (*suffix.Entry, error) {
 	names, err := listDir(path)
 	if errors.Is(err, fs.ErrNotExist) || errors.Is(err, syscall.ENOTDIR) {
@@ -27,6 +28,9 @@ func (m *Manager) hashSuffix(path string) (*suffix.Entry, error) {
 	}
 	slices.Sort(names)
 	sums := sums{}
+	if m.replicated() {
+		sums[noIndex] = md5.New() // an empty sum where nothing counts
+	}
 	for _, name := range names {
 		m.watch.Step()
 		c, left, err := m.cleanup(filepath.Join(path, name), query{limit: m.policy.UniqueFragments(), index: -1})
@@ -44,7 +48,11 @@ func (m *Manager) hashSuffix(path string) (*suffix.Entry, error) {
 	case nil, syscall.ENOENT:
 		return nil, nil
 	}
-	return sums.entry(), nil
+	e := sums.entry()
+	if m.replicated() {
+		e.Plain, e.None = e.None, ""
+	}
+	return e, nil
 }
 
 // noIndex is the key of what belongs to no fragment: Python's None.
@@ -66,7 +74,9 @@ func (s sums) add(c *choice) {
 			s.write(f.index, f.time.Internal())
 		}
 	}
-	if c.data != nil {
+	if c.data != nil && c.data.index < 0 {
+		s.write(noIndex, c.data.time.Internal()+c.data.ext)
+	} else if c.data != nil {
 		// The same whether a .durable file or the name of the data says so.
 		s.write(noIndex, c.durable[0].time.Internal()+".durable")
 	}

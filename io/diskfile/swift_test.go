@@ -32,6 +32,10 @@ func testPolicy() *policy.Policy {
 
 const reclaimAge = 7 * 24 * time.Hour
 
+func replicatedPolicy() *policy.Policy {
+	return &policy.Policy{Index: 1, Name: "ec", Type: policy.Replication}
+}
+
 func newManager(t testing.TB, devices string) *Manager {
 	return NewManager(Config{
 		Devices: devices, Policy: testPolicy(), Hasher: testHasher,
@@ -69,6 +73,16 @@ func setMetadata(t testing.TB, path string, raw []byte, checksum bool) {
 	}
 }
 
+// asReplicated makes of a script that asks about the erasure-coded policy of swiftSetup one
+// that asks about a replicated policy of the same index.
+func asReplicated(script string) string {
+	return strings.NewReplacer(
+		`[storage_policy.ECStoragePolicy(1, name='ec', ec_type='liberasurecode_rs_vand', ec_ndata=4, ec_nparity=2,
+                                      ec_duplication_factor=n) for n in (1, 2)]`, "[storage_policy.StoragePolicy(1, name='ec')] * 2",
+		"ECDiskFile", "DiskFile",
+	).Replace(script)
+}
+
 // swiftSetup begins the scripts that ask Swift about the devices of this test.
 const swiftSetup = `
 import sys, json, os, re, stat, time, hashlib, logging
@@ -97,6 +111,9 @@ class Names(list):
         else: Names.tripped += 1
 os.listdir = lambda path: Names(sorted(listdir(path), reverse=True))
 
+def by_index(h):
+    return {'plain': h} if isinstance(h, str) else h or {}
+
 def known(part):
     """What hashes.pkl says, but for the time."""
     h = diskfile.read_hashes(part)
@@ -104,7 +121,7 @@ def known(part):
     if not h.pop('valid'):
         return 'invalid'
     return ' '.join(['valid'] + ['%s:%s' % (s, ','.join('%s=%s' % e for e in sorted(
-        (-1 if k is None else k, v) for k, v in (h[s] or {}).items()))) for s in sorted(h)])
+        (-1 if k is None else k, v) for k, v in by_index(h[s]).items()))) for s in sorted(h)])
 
 def tree(root):
     out = []
@@ -144,7 +161,7 @@ def run(mgr, root, op):
         return None
     if kind == 'hashes':
         hashed, hashes = mgr._get_hashes('sda', 7, ec, recalculate=op['Recalc'], do_listdir=op['Listdir'])
-        return {'hashed': hashed, 'hashes': {s: {str(k): v for k, v in (h or {}).items()} for s, h in hashes.items()}}
+        return {'hashed': hashed, 'hashes': {s: {str(k): v for k, v in by_index(h).items()} for s, h in hashes.items()}}
     if kind == 'yield':
         out = []
         for h, t in mgr.yield_hashes('sda', 7, ec, op['Suffixes'], frag_index=index, frag_prefs=prefs):
@@ -249,6 +266,9 @@ func known(part string) string {
 	for _, s := range slices.Sorted(maps.Keys(f.Hashes)) {
 		var sums []string
 		if e := f.Hashes[s]; e != nil {
+			if e.Plain != "" {
+				sums = append(sums, "plain="+e.Plain)
+			}
 			if e.None != "" {
 				sums = append(sums, "-1="+e.None)
 			}
@@ -266,6 +286,9 @@ func plain(h suffix.Hashes) map[string]any {
 	for s, e := range h {
 		m := map[string]any{}
 		if e != nil {
+			if e.Plain != "" {
+				m["plain"] = e.Plain
+			}
 			if e.None != "" {
 				m["None"] = e.None
 			}

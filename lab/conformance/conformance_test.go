@@ -1,5 +1,5 @@
-// Package conformance_test runs Swift's own probe tests against the installed Swift with
-// one of its daemons replaced by ours: the suites start it by its name, as operators do.
+// Package conformance_test runs Swift's own tests against the installed Swift with one of
+// its daemons replaced by ours: the suites start it by its name, as operators do.
 // It holds no tests of its own, and nothing of Swift's: those come from Debian's source
 // package, by lab/conformance/run, without which every test here is skipped.
 package conformance_test
@@ -19,8 +19,8 @@ import (
 )
 
 const (
-	workEnv    = "IMPING_CONFORMANCE_WORK"    // folder of lab/conformance/run, with Swift's source in it
-	programEnv = "IMPING_CONFORMANCE_PROGRAM" // folder of our swift-object-reconstructor
+	workEnv     = "IMPING_CONFORMANCE_WORK"     // folder of lab/conformance/run, with Swift's source in it
+	programsEnv = "IMPING_CONFORMANCE_PROGRAMS" // folder of folders, each with one of our programs
 )
 
 // oneTest bounds one of Swift's tests. The slowest takes a minute with stock on two
@@ -51,19 +51,28 @@ func TestMain(m *testing.M) {
 	os.Exit(m.Run())
 }
 
-// That they pass with stock is the proof that the suites are given what they need.
-func TestProbe(t *testing.T) {
-	work, ours := os.Getenv(workEnv), os.Getenv(programEnv)
+// our returns where Swift's source is and the folder that holds the program of ours. The test
+// is skipped without the former.
+func our(t *testing.T, kind, program string) (work, folder string) {
+	t.Helper()
+	work = os.Getenv(workEnv)
 	if work == "" {
 		t.Skip("needs Swift's source package: `make conformance` fetches it")
 	}
 	if err := real.CheckPackages(); err != nil {
 		t.Fatal(err)
 	}
+	folder = filepath.Join(os.Getenv(programsEnv), kind)
 	// Without it Swift's own would be found on PATH, and pass.
-	if _, err := exec.LookPath(filepath.Join(ours, "swift-object-reconstructor")); err != nil {
+	if _, err := exec.LookPath(filepath.Join(folder, program)); err != nil {
 		t.Fatalf("cannot test ours: %v", err)
 	}
+	return work, folder
+}
+
+// That they pass with stock is the proof that the suites are given what they need.
+func TestProbe(t *testing.T) {
+	work, ours := our(t, "reconstructor", "swift-object-reconstructor")
 	m := newMachine(t, work)
 	for _, program := range []struct{ name, folder string }{{"stock", ""}, {"imping", ours}} {
 		t.Run(program.name, func(t *testing.T) {

@@ -32,14 +32,7 @@ func App(path, app string) (*Section, error) {
 	if err != nil {
 		return nil, err
 	}
-	var items []Item
-	for _, key := range slices.Sorted(maps.Keys(context.global)) {
-		items = append(items, Item{key, context.global[key]})
-	}
-	for _, key := range slices.Sorted(maps.Keys(context.local)) {
-		items = append(items, Item{key, context.local[key]})
-	}
-	return newSection(app, path, items), nil
+	return context.section(app, path), nil
 }
 
 // pasteKind says which prefixes a section's name may have: of each group, only the first
@@ -69,7 +62,49 @@ type pasteFile struct {
 
 // pasteContext is what a section amounts to: global options, which [DEFAULT] gives and
 // "set" changes, and those of its own.
-type pasteContext struct{ global, local map[string]string }
+type pasteContext struct {
+	global, local map[string]string
+	program       string  // what it names: "egg:swift#object"
+	stages        []Stage // of a pipeline
+}
+
+// Stage is one program of a pipeline, with its options.
+type Stage struct {
+	*Section
+	Program string // as "use" or "paste.filter_factory" names it: "egg:swift#recon"
+}
+
+// Pipeline reads what a server is made of, [pipeline:main] or a lone [app:main]: filters, and
+// the app behind them. The rules are those of App. PasteDeploy: loadwsgi, loadapp.
+func Pipeline(path string) ([]Stage, error) {
+	path, err := filepath.Abs(path)
+	if err != nil {
+		return nil, fmt.Errorf("cannot read %s: %w", path, err)
+	}
+	left := maxUse
+	context, err := loadPaste(path, kindApp, "main", nil, &left)
+	if err != nil {
+		return nil, err
+	}
+	if context.stages == nil {
+		return []Stage{context.stage("main", path)}, nil
+	}
+	return context.stages, nil
+}
+
+func (c *pasteContext) stage(name, path string) Stage { return Stage{c.section(name, path), c.program} }
+
+// section holds the options of both kinds, global ones first.
+func (c *pasteContext) section(name, path string) *Section {
+	var items []Item
+	for _, key := range slices.Sorted(maps.Keys(c.global)) {
+		items = append(items, Item{key, c.global[key]})
+	}
+	for _, key := range slices.Sorted(maps.Keys(c.local)) {
+		items = append(items, Item{key, c.local[key]})
+	}
+	return newSection(name, path, items)
+}
 
 func loadPaste(path string, kind *pasteKind, name string, global map[string]string, left *int) (*pasteContext, error) {
 	f := &pasteFile{path: strip(path), ini: NewINI(Paste)}
@@ -161,7 +196,7 @@ func (f *pasteFile) context(kind *pasteKind, name string, outer map[string]strin
 	if _, err := f.context(kindFilter, filterWith, global, left); err != nil {
 		return nil, err
 	}
-	return &pasteContext{global, local}, nil
+	return &pasteContext{global: global, local: local}, nil
 }
 
 // body reads what the section leads to, by the kind of its name.
@@ -178,7 +213,7 @@ func (f *pasteFile) body(kind *pasteKind, section string, local, global, additio
 		if _, err := f.used(kindFilter, section, local, global, additions, left); err != nil {
 			return nil, err
 		}
-		return &pasteContext{global, local}, nil
+		return &pasteContext{global: global, local: local}, nil
 	}
 	if !strings.HasPrefix(section, "pipeline:") {
 		return f.used(kind, section, local, global, additions, left)
@@ -188,16 +223,19 @@ func (f *pasteFile) body(kind *pasteKind, section string, local, global, additio
 	if len(pipeline) == 0 || len(local) > 0 {
 		return nil, fmt.Errorf("cannot read %s: section [%s] must have \"pipeline\" and nothing else", f.path, section)
 	}
+	whole := &pasteContext{global: global, local: local}
 	for i, name := range pipeline {
 		kind := kindFilter
 		if i == len(pipeline)-1 {
 			kind = kindApp
 		}
-		if _, err := f.context(kind, name, global, left); err != nil {
+		c, err := f.context(kind, name, global, left)
+		if err != nil {
 			return nil, err
 		}
+		whole.stages = append(whole.stages, c.stage(name, f.path))
 	}
-	return &pasteContext{global, local}, nil
+	return whole, nil
 }
 
 // used follows "use", or makes sure that the section names its program itself.
@@ -216,8 +254,9 @@ func (f *pasteFile) used(kind *pasteKind, section string, local, global, additio
 		if len(found) != 1 {
 			return nil, fmt.Errorf("cannot read %s: section [%s] must have one \"use\" or \"paste.app_factory\"", f.path, section)
 		}
+		program := local[found[0]]
 		delete(local, found[0])
-		return &pasteContext{global, local}, nil
+		return &pasteContext{global: global, local: local, program: program}, nil
 	}
 	delete(local, "use")
 	c, err := f.context(kind, use, global, left)
@@ -252,7 +291,7 @@ func (f *pasteFile) elsewhere(kind *pasteKind, scheme, rest string, global map[s
 		if strings.ContainsFunc(rest, isSpace) {
 			return nil, fmt.Errorf("cannot read %s: %.80q names no program", f.path, scheme+":"+rest)
 		}
-		return &pasteContext{maps.Clone(global), map[string]string{}}, nil
+		return &pasteContext{global: maps.Clone(global), local: map[string]string{}, program: scheme + ":" + rest}, nil
 	case "config", "config_dir":
 		path, name, named := strings.Cut(rest, "#")
 		if !named {

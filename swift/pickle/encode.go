@@ -6,7 +6,7 @@ import (
 	"math"
 )
 
-// Encode writes a value of the kinds that Decode returns in protocol 2, without a memo.
+// Encode writes a value of the kinds that Decode returns, and *HeaderKeyDict, in protocol 2, without a memo.
 // It panics on any other kind: such a value is a mistake in the caller.
 func Encode(v any) []byte {
 	return append(appendValue([]byte{0x80, 2}, v), '.')
@@ -44,6 +44,12 @@ func appendValue(b []byte, v any) []byte {
 		return append(appendAll(append(b, ']', '('), v.Items), 'e')
 	case *Dict:
 		b = append(b, '}', '(')
+		for _, p := range v.Pairs {
+			b = appendValue(appendValue(b, p.Key), p.Value)
+		}
+		return append(b, 'u')
+	case *HeaderKeyDict:
+		b = append(b, "cswift.common.header_key_dict\nHeaderKeyDict\n)\x81("...)
 		for _, p := range v.Pairs {
 			b = appendValue(appendValue(b, p.Key), p.Value)
 		}

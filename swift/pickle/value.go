@@ -30,6 +30,10 @@ type Dict struct {
 	depth int
 }
 
+// HeaderKeyDict is the dict of headers that Swift keeps in container updates that wait: it is
+// written, not read. Swift: common/header_key_dict.py.
+type HeaderKeyDict struct{ Pairs []Pair }
+
 // Pair is a key of a Dict and its value.
 type Pair struct{ Key, Value any }
 

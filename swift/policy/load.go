@@ -32,6 +32,9 @@ func Load(path string) (*Swift, error) {
 	if err := s.loadHash(); err != nil {
 		return nil, err
 	}
+	if err := s.loadConstraints(); err != nil {
+		return nil, err
+	}
 	if err := s.loadPolicies(); err != nil {
 		return nil, fmt.Errorf("Invalid Storage Policy Configuration in %s (%w)", path, err) //lint:ignore ST1005 Swift's words
 	}

@@ -72,6 +72,10 @@ func (p *Policy) DataDir() string { return indexed("objects", p.Index) }
 // TmpDir is the folder of the policy's unfinished files on a device: "tmp", "tmp-1".
 func (p *Policy) TmpDir() string { return indexed("tmp", p.Index) }
 
+// AsyncDir is the folder of the policy's container updates that wait on a device:
+// "async_pending", "async_pending-1".
+func (p *Policy) AsyncDir() string { return indexed("async_pending", p.Index) }
+
 // RingName is the name of the policy's ring: "object", "object-1".
 func (p *Policy) RingName() string { return indexed("object", p.Index) }
 
@@ -90,6 +94,7 @@ func indexed(base string, index int) string {
 type Swift struct {
 	HashPrefix, HashSuffix []byte    // never both empty
 	Policies               []*Policy // by ascending index; indexes may be missing between
+	Constraints            Constraints
 	Path                   string
 	Warnings               []string // what a person should be told once
 }

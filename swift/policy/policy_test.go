@@ -37,10 +37,10 @@ func TestPoliciesAreFoundByIndexAndByAnyNameInAnyCase(t *testing.T) {
 
 func TestNamesOnDiskCarryTheIndexUnlessItIsZero(t *testing.T) {
 	zero, three := &Policy{}, &Policy{Index: 3}
-	if zero.DataDir() != "objects" || zero.TmpDir() != "tmp" || zero.RingName() != "object" {
+	if zero.DataDir() != "objects" || zero.TmpDir() != "tmp" || zero.AsyncDir() != "async_pending" || zero.RingName() != "object" {
 		t.Error(zero.DataDir(), zero.TmpDir(), zero.RingName())
 	}
-	if three.DataDir() != "objects-3" || three.TmpDir() != "tmp-3" || three.RingName() != "object-3" {
+	if three.DataDir() != "objects-3" || three.TmpDir() != "tmp-3" || three.AsyncDir() != "async_pending-3" || three.RingName() != "object-3" {
 		t.Error(three.DataDir(), three.TmpDir(), three.RingName())
 	}
 }

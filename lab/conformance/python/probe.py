@@ -5,8 +5,6 @@ The suites build some daemons in their own process. Here these are programs on P
 started as swift-init starts them, whose log is read from the UDP socket they are told.
 """
 import os
-import re
-import socket
 import subprocess
 import sys
 import tempfile
@@ -15,38 +13,10 @@ import unittest
 from swift.common import utils
 from test.probe import common
 
-LEVELS = {2: 'critical', 3: 'error', 4: 'warning', 5: 'notice', 6: 'info', 7: 'debug'}
+from log import Log
+
 # How long a pass over a few objects may take. Beyond it something hangs.
 PASS_SECONDS = 120
-
-
-class Log:
-    """What a program logged: syslog datagrams on a UDP socket of loopback."""
-
-    def __init__(self):
-        self.lines = {level: [] for level in LEVELS.values()}
-        self.logger = self  # the tests ask daemon.logger.logger
-        self.socket = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
-        self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4 << 20)
-        self.socket.bind(('127.0.0.1', 0))
-        self.port = self.socket.getsockname()[1]
-
-    def read(self):
-        """Takes what has arrived: on loopback, all that an ended program has sent."""
-        self.socket.setblocking(False)
-        while True:
-            try:
-                data = self.socket.recv(1 << 16)
-            except BlockingIOError:
-                return
-            match = re.match(rb'<(\d+)>(?:[^ :]+: )?(.*)', data.rstrip(b'\0\n'), re.S)
-            text = match.group(2).decode('utf8', 'replace')
-            level = LEVELS.get(int(match.group(1)) & 7, 'critical')
-            self.lines[level].append(text)
-            print('%s: %s' % (level, text))
-
-    def get_lines_for_level(self, level):
-        return self.lines[level]
 
 
 class Daemon:

@@ -1,0 +1,377 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"maps"
+	"net"
+	"os"
+	"os/exec"
+	"os/signal"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+	"syscall"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"imping/daemon"
+	"imping/netfast/server"
+	"imping/swift/ring"
+)
+
+// The guardian is the process that swift-init knows: it keeps root's rights and the listening
+// sockets, and a child that serves them as Swift's user. So sockets outlive a child, and a
+// new child, of a new program even, takes over without a refused connection while the old
+// one ends its requests (rule 30). A child that loses its guardian ends its requests too.
+const (
+	// childEnv holds the addresses of the sockets that a child got, in order, with commas.
+	childEnv = "IMPING_SERVE_SOCKETS"
+	// guardEnv is what a guardian leaves to the program that it becomes at SIGUSR1: the pid of the
+	// child and the descriptor that keeps it alive, then address=descriptor of each socket.
+	guardEnv = "IMPING_SERVE_KEEP"
+
+	childControl = 3 // ends when the child shall finish
+	childReady   = 4 // takes "ready"
+	childSockets = 5 // the first of them
+
+	// childPause is waited before a child is replaced that died on its own.
+	childPause = time.Second
+	// bindPause is between two tries for an address in use.
+	bindPause = 100 * time.Millisecond
+)
+
+// listen binds an address, waiting for one in use as long as bind_timeout says.
+// Swift: common/wsgi.py, get_socket.
+func listen(c *server.Config, address string) (net.Listener, error) {
+	for end := time.Now().Add(c.BindTimeout); ; time.Sleep(bindPause) {
+		l, err := bind(address, c.Backlog)
+		if err == nil {
+			return l, nil
+		}
+		if !errors.Is(err, syscall.EADDRINUSE) || time.Now().After(end) {
+			return nil, fmt.Errorf("cannot bind to %s: %w", address, err)
+		}
+	}
+}
+
+// bind is net.Listen, but for the backlog, which listen(2) takes when it is called again.
+func bind(address string, backlog int) (net.Listener, error) {
+	l, err := net.Listen("tcp", address)
+	if err != nil {
+		return nil, err
+	}
+	raw, err := l.(*net.TCPListener).SyscallConn()
+	if err == nil {
+		_ = raw.Control(func(fd uintptr) { _ = unix.Listen(int(fd), backlog) })
+	}
+	return l, nil
+}
+
+// addressesOf are those to listen on: bind_port, or with servers_per_port each port that a
+// ring gives to a device of this node. Swift: common/storage_policy.py, BindPortsCache.
+func addressesOf(s *serving) ([]string, error) {
+	c := s.conf
+	if c.ServersPerPort == 0 {
+		return []string{net.JoinHostPort(c.BindIP, strconv.Itoa(c.BindPort))}, nil
+	}
+	ips, err := ring.LocalIPs(c.RingIP)
+	if err != nil {
+		return nil, err
+	}
+	ports := map[int]bool{}
+	for _, p := range s.server.Policies() {
+		r, err := ring.Load(filepath.Join(c.SwiftDir, p.RingName()+".ring.gz"))
+		if errors.Is(err, os.ErrNotExist) {
+			continue
+		}
+		if err != nil {
+			return nil, err
+		}
+		for _, d := range r.Devs {
+			if d != nil && slices.Contains(ips, d.IP) {
+				ports[d.Port] = true
+			}
+		}
+	}
+	if len(ports) == 0 {
+		return nil, fmt.Errorf("no ring in %s has a device of this node (%s): there is no port to serve", c.SwiftDir, c.RingIP)
+	}
+	var addresses []string
+	for _, port := range slices.Sorted(maps.Keys(ports)) {
+		addresses = append(addresses, net.JoinHostPort(c.BindIP, strconv.Itoa(port)))
+	}
+	return addresses, nil
+}
+
+// child is a process that serves.
+type child struct {
+	pid     int
+	control *os.File      // closed to let it finish
+	ended   chan struct{} // closed when it is gone
+}
+
+// adopt watches over a child of this process.
+func adopt(pid int, control *os.File) *child {
+	c := &child{pid: pid, control: control, ended: make(chan struct{})}
+	go func() {
+		defer close(c.ended)
+		if p, err := os.FindProcess(pid); err == nil {
+			p.Wait()
+		}
+	}()
+	return c
+}
+
+// finish lets the child end its requests and then itself.
+func (c *child) finish() { c.control.Close() }
+
+type guardian struct {
+	*serving
+	program, dir string         // of this process, as it was started
+	sockets      map[string]int // descriptors, by address. No os.File: that would make them blocking, for the child too
+	addresses    []string       // that are served now
+	child        *child
+}
+
+// guard binds the sockets, starts a child and replaces it when it dies, until a signal ends
+// it. SIGTERM ends the child too; after SIGHUP the child ends its requests while this process is
+// gone already; at SIGUSR1 this process becomes the program anew, with a new child.
+// Swift: common/wsgi.py, run_wsgi.
+func guard(s *serving) error {
+	g := &guardian{serving: s, sockets: map[string]int{}}
+	var err error
+	if g.program, err = exec.LookPath(os.Args[0]); err == nil {
+		g.program, err = filepath.Abs(g.program)
+	}
+	if err != nil {
+		return err
+	}
+	if g.dir, err = os.Getwd(); err != nil {
+		return err
+	}
+	old, err := g.inherit()
+	if err != nil {
+		return err
+	}
+	if err := g.bindAll(); err != nil {
+		return err
+	}
+	signals := make(chan os.Signal, 8)
+	signal.Notify(signals, syscall.SIGTERM, syscall.SIGINT, syscall.SIGHUP, syscall.SIGUSR1)
+	if err := daemon.Detach(); err != nil {
+		return err
+	}
+	if err := g.start(); err != nil {
+		return err
+	}
+	if old != nil {
+		old.finish()
+	}
+	if err := detachOutput(s.serveOptions); err != nil {
+		return err
+	}
+	daemon.Notify(s.log, "READY=1")
+	return g.watch(signals)
+}
+
+// watch runs until a signal ends it.
+func (g *guardian) watch(signals <-chan os.Signal) error {
+	var rings <-chan time.Time
+	if g.conf.ServersPerPort > 0 && g.conf.RingCheckInterval > 0 {
+		ticker := time.NewTicker(g.conf.RingCheckInterval)
+		defer ticker.Stop()
+		rings = ticker.C
+	}
+	for {
+		select {
+		case <-g.child.ended:
+			g.log.Errorf("Removing dead child %d from parent %d", g.child.pid, os.Getpid())
+			time.Sleep(childPause)
+			if err := g.start(); err != nil {
+				g.log.Errorf("%v", err)
+			}
+		case <-rings:
+			if err := g.follow(); err != nil {
+				g.log.Errorf("%v", err)
+			}
+		case sig := <-signals:
+			switch sig {
+			case syscall.SIGUSR1:
+				g.log.Noticef("SIGUSR1 received (%d)", os.Getpid())
+				g.log.Errorf("cannot be replaced, the old server goes on: %v", g.become()) // else it does not return
+				continue
+			case syscall.SIGHUP:
+				g.log.Noticef("SIGHUP received (%d)", os.Getpid())
+				g.child.finish()
+			case syscall.SIGINT:
+				g.log.Noticef("User quit")
+				g.kill()
+			default:
+				g.log.Noticef("SIGTERM received (%d)", os.Getpid())
+				g.kill()
+			}
+			g.log.Noticef("Exited (%d)", os.Getpid())
+			return nil
+		}
+	}
+}
+
+func (g *guardian) kill() {
+	_ = syscall.Kill(g.child.pid, syscall.SIGTERM)
+	<-g.child.ended
+}
+
+// bindAll binds what is to be served and not bound yet.
+func (g *guardian) bindAll() error {
+	addresses, err := addressesOf(g.serving)
+	if err != nil {
+		return err
+	}
+	for _, address := range addresses {
+		if _, ok := g.sockets[address]; ok {
+			continue
+		}
+		l, err := listen(g.conf, address)
+		if err != nil {
+			return err
+		}
+		fd, err := duplicate(l)
+		l.Close()
+		if err != nil {
+			return err
+		}
+		g.sockets[address] = fd
+	}
+	for address, fd := range g.sockets {
+		if !slices.Contains(addresses, address) {
+			g.log.Noticef("Closing unnecessary sock for %s", address)
+			unix.Close(fd)
+			delete(g.sockets, address)
+		}
+	}
+	g.addresses = addresses
+	return nil
+}
+
+// duplicate gives a descriptor of the socket of a listener.
+func duplicate(l net.Listener) (fd int, err error) {
+	raw, err := l.(*net.TCPListener).SyscallConn()
+	if err != nil {
+		return 0, err
+	}
+	err2 := raw.Control(func(from uintptr) { fd, err = unix.FcntlInt(from, unix.F_DUPFD_CLOEXEC, 0) })
+	return fd, errors.Join(err, err2)
+}
+
+// follow starts a new child when the rings have other ports.
+func (g *guardian) follow() error {
+	before := g.addresses
+	if err := g.bindAll(); err != nil || slices.Equal(before, g.addresses) {
+		return err
+	}
+	old := g.child
+	if err := g.start(); err != nil {
+		return err
+	}
+	old.finish()
+	return nil
+}
+
+// start starts a child and waits until it serves.
+func (g *guardian) start() error {
+	controlRead, control, err := os.Pipe()
+	if err != nil {
+		return err
+	}
+	defer controlRead.Close()
+	ready, readyWrite, err := os.Pipe()
+	if err != nil {
+		control.Close()
+		return err
+	}
+	defer ready.Close()
+	files := []uintptr{0, 1, 2, controlRead.Fd(), readyWrite.Fd()}
+	for _, address := range g.addresses {
+		files = append(files, uintptr(g.sockets[address]))
+	}
+	pid, err := syscall.ForkExec("/proc/self/exe", os.Args, &syscall.ProcAttr{
+		Dir: g.dir, Env: append(os.Environ(), childEnv+"="+strings.Join(g.addresses, ",")), Files: files,
+	})
+	readyWrite.Close()
+	if err != nil {
+		control.Close()
+		return fmt.Errorf("cannot start a child: %w", err)
+	}
+	c := adopt(pid, control)
+	if word, err := io.ReadAll(ready); err != nil || string(word) != "ready" {
+		control.Close()
+		<-c.ended
+		return errors.New("the child did not start normally")
+	}
+	g.log.Noticef("Started child %d from parent %d", c.pid, os.Getpid())
+	g.child = c
+	return nil
+}
+
+// become replaces this process by the program as it is on disk now, which finds the sockets
+// and the child in its environment. It returns only when it could not; a conf that is
+// wrong is found before.
+func (g *guardian) become() error {
+	again, err := prepare(&serveOptions{conf: g.serveOptions.conf, swiftConf: g.swiftConf, swiftName: true})
+	if err != nil {
+		return err
+	}
+	again.log.Close()
+	keep := []string{strconv.Itoa(g.child.pid), strconv.Itoa(int(g.child.control.Fd()))}
+	fds := []int{int(g.child.control.Fd())}
+	for address, fd := range g.sockets {
+		keep = append(keep, address+"="+strconv.Itoa(fd))
+		fds = append(fds, fd)
+	}
+	for _, fd := range fds {
+		if _, err := unix.FcntlInt(uintptr(fd), unix.F_SETFD, 0); err != nil {
+			return err
+		}
+		defer unix.CloseOnExec(fd)
+	}
+	if err := os.Chdir(g.dir); err != nil {
+		return err
+	}
+	g.log.Infof("Old server PID=%d re'execing as: %q", os.Getpid(), os.Args)
+	err = syscall.Exec(g.program, os.Args, append(os.Environ(), guardEnv+"="+strings.Join(keep, " ")))
+	_ = os.Chdir("/")
+	return fmt.Errorf("cannot run %s: %w", g.program, err)
+}
+
+// inherit takes what a guardian has left before it became this process; nil, nil where there
+// was none.
+func (g *guardian) inherit() (*child, error) {
+	kept := strings.Fields(os.Getenv(guardEnv))
+	os.Unsetenv(guardEnv)
+	if len(kept) < 2 {
+		return nil, nil
+	}
+	var numbers [2]int
+	for i := range numbers {
+		n, err := strconv.Atoi(kept[i])
+		if err != nil {
+			return nil, fmt.Errorf("%s is damaged: %w", guardEnv, err)
+		}
+		numbers[i] = n
+	}
+	for _, socket := range kept[2:] {
+		address, fd, _ := strings.Cut(socket, "=")
+		n, err := strconv.Atoi(fd)
+		if err != nil {
+			return nil, fmt.Errorf("%s is damaged: %w", guardEnv, err)
+		}
+		unix.CloseOnExec(n)
+		g.sockets[address] = n
+	}
+	unix.CloseOnExec(numbers[1])
+	return adopt(numbers[0], os.NewFile(uintptr(numbers[1]), "control")), nil
+}

@@ -1,0 +1,297 @@
+package main
+
+import (
+	"bufio"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+)
+
+// served is a daemon under the name swift-object-server.
+type served struct {
+	t                *testing.T
+	cmd              *exec.Cmd
+	conf, addr, log  string
+	ended            chan error
+	port             int
+	devices, logName string
+}
+
+func (s *served) write(more string) {
+	s.t.Helper()
+	text := fmt.Sprintf("[DEFAULT]\nbind_ip = 127.0.0.1\nbind_port = %d\ndevices = %s\nmount_check = no\nuser = root\nworkers = 1\nlog_address = %s\nclient_timeout = 20\n%s\n"+
+		"[pipeline:main]\npipeline = healthcheck object-server\n[app:object-server]\nuse = egg:swift#object\n[filter:healthcheck]\nuse = egg:swift#healthcheck\n", s.port, s.devices, s.logName, more)
+	if err := os.WriteFile(s.conf, []byte(text), 0o644); err != nil {
+		s.t.Fatal(err)
+	}
+}
+
+// startServed starts the daemon and waits until it has closed its output, as swift-init does.
+func startServed(t *testing.T) *served {
+	t.Helper()
+	dir := t.TempDir()
+	program := filepath.Join(dir, swiftServer)
+	exe, err := os.Executable()
+	if err == nil {
+		err = os.Symlink(exe, program)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	s := &served{t: t, conf: filepath.Join(dir, "object-server.conf"), addr: l.Addr().String(), log: filepath.Join(dir, "log"), ended: make(chan error, 1),
+		port: l.Addr().(*net.TCPAddr).Port, devices: t.TempDir(), logName: filepath.Join(dir, "none")}
+	l.Close()
+	s.write("")
+	if err := os.MkdirAll(filepath.Join(s.devices, "sda"), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	log, err := os.Create(s.log)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer log.Close()
+	s.cmd = exec.Command(program, s.conf, "verbose")
+	s.cmd.Env = append(os.Environ(), asProgram+"=1")
+	s.cmd.Stderr = log
+	out, err := s.cmd.StdoutPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := s.cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	go func() {
+		io.Copy(io.Discard, out)
+		s.ended <- nil
+		s.ended <- s.cmd.Wait()
+	}()
+	select {
+	case <-s.ended:
+	case <-time.After(time.Minute):
+		t.Fatal("the daemon does not close its output")
+	}
+	t.Cleanup(func() {
+		s.cmd.Process.Kill()
+		if t.Failed() {
+			t.Logf("log:\n%s", s.text())
+		}
+	})
+	return s
+}
+
+func (s *served) text() string {
+	b, _ := os.ReadFile(s.log)
+	return string(b)
+}
+
+// children are the processes whose parent is the daemon.
+func (s *served) children() []int {
+	var pids []int
+	threads, _ := filepath.Glob(fmt.Sprintf("/proc/%d/task/*/children", s.cmd.Process.Pid))
+	for _, thread := range threads {
+		b, _ := os.ReadFile(thread)
+		for _, word := range strings.Fields(string(b)) {
+			pid, _ := strconv.Atoi(word)
+			pids = append(pids, pid)
+		}
+	}
+	return pids
+}
+
+func (s *served) await(what string, done func() bool) {
+	s.t.Helper()
+	for end := time.Now().Add(30 * time.Second); !done(); time.Sleep(10 * time.Millisecond) {
+		if time.Now().After(end) {
+			s.t.Fatalf("waited in vain for %s", what)
+		}
+	}
+}
+
+func (s *served) signal(sig syscall.Signal) {
+	s.t.Helper()
+	if err := s.cmd.Process.Signal(sig); err != nil {
+		s.t.Fatal(err)
+	}
+}
+
+func (s *served) healthy() bool {
+	c := http.Client{Transport: &http.Transport{DisableKeepAlives: true}, Timeout: 20 * time.Second}
+	r, err := c.Get("http://" + s.addr + "/healthcheck")
+	if err != nil {
+		return false
+	}
+	r.Body.Close()
+	return r.StatusCode == 200
+}
+
+// begin sends half a request; the rest is for finish.
+func (s *served) begin() net.Conn {
+	s.t.Helper()
+	c, err := net.Dial("tcp", s.addr)
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	io.WriteString(c, "OPTIONS /x HTTP/1.1\r\nContent-Length: 4\r\n\r\nab")
+	return c
+}
+
+func (s *served) finish(c net.Conn) {
+	s.t.Helper()
+	defer c.Close()
+	io.WriteString(c, "cd")
+	c.SetReadDeadline(time.Now().Add(30 * time.Second))
+	if r, err := http.ReadResponse(bufio.NewReader(c), nil); err != nil || r.StatusCode != 200 {
+		s.t.Errorf("a request under way: %v %v", r, err)
+	}
+}
+
+// Under Swift's name the server is what swift-init expects (rules 30 and 35).
+func TestServerObeysSwiftInit(t *testing.T) {
+	s := startServed(t)
+	if !s.healthy() {
+		t.Fatal("the server does not answer")
+	}
+	if b, _ := os.ReadFile(fmt.Sprintf("/proc/%d/cmdline", s.cmd.Process.Pid)); !strings.Contains(string(b), swiftServer) {
+		t.Errorf("swift-init looks for the server's name in %q", b)
+	}
+
+	// A child that dies is replaced, and nobody is refused meanwhile.
+	first := s.children()
+	syscall.Kill(first[0], syscall.SIGKILL)
+	s.await("another child", func() bool { now := s.children(); return len(now) == 1 && now[0] != first[0] })
+	if !s.healthy() {
+		t.Error("the second child does not answer")
+	}
+
+	// SIGUSR1: a new program takes over; the old child ends its requests; the pid stays.
+	under := s.begin()
+	s.await("the request to be seen", func() bool { return s.busy() })
+	old := s.children()[0]
+	s.signal(syscall.SIGUSR1)
+	s.await("the new child", func() bool {
+		if !s.healthy() {
+			t.Error("a connection was refused")
+		}
+		return len(s.children()) == 2
+	})
+	s.finish(under)
+	s.await("the old child to end", func() bool { now := s.children(); return len(now) == 1 && now[0] != old })
+
+	// With a conf that is wrong the old one goes on.
+	s.write("replication_concurrency = many")
+	s.signal(syscall.SIGUSR1)
+	s.await("the complaint", func() bool { return strings.Contains(s.text(), "the old server goes on") })
+	if !strings.Contains(s.text(), "replication_concurrency") || !s.healthy() {
+		t.Error("the server does not go on")
+	}
+	s.write("")
+
+	// SIGHUP: the daemon is gone at once, its child when its requests are.
+	under = s.begin()
+	s.await("the request to be seen", func() bool { return s.busy() })
+	last := s.children()[0]
+	s.signal(syscall.SIGHUP)
+	if err := <-s.ended; err != nil {
+		t.Errorf("after SIGHUP: %v", err)
+	}
+	s.await("the socket to close", func() bool {
+		c, err := net.Dial("tcp", s.addr)
+		if err == nil {
+			c.Close()
+		}
+		return err != nil
+	})
+	s.finish(under)
+	s.await("the last child to end", func() bool { return errors.Is(syscall.Kill(last, 0), syscall.ESRCH) || zombie(last) })
+	for _, text := range []string{"Started child ", "Removing dead child ", "SIGUSR1 received (", "SIGHUP received (", "Exited (", "exiting normally"} {
+		if !strings.Contains(s.text(), text) {
+			t.Errorf("the log lacks %q", text)
+		}
+	}
+}
+
+// busy reports a connection on which bytes were read: nothing waits in the kernel.
+func (s *served) busy() bool {
+	b, err := os.ReadFile("/proc/net/tcp")
+	if err != nil {
+		return false
+	}
+	local := fmt.Sprintf("0100007F:%04X", s.port)
+	for line := range strings.Lines(string(b)) {
+		words := strings.Fields(line)
+		if len(words) > 4 && words[1] == local && words[3] == "01" && strings.HasSuffix(words[4], ":00000000") {
+			return true
+		}
+	}
+	return false
+}
+
+func zombie(pid int) bool {
+	b, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
+	return err != nil || strings.Contains(string(b), ") Z ")
+}
+
+func TestServerStopsAtSIGTERM(t *testing.T) {
+	s := startServed(t)
+	under := s.begin()
+	defer under.Close()
+	child := s.children()[0]
+	s.signal(syscall.SIGTERM)
+	if err := <-s.ended; err != nil {
+		t.Errorf("after SIGTERM: %v", err)
+	}
+	if !zombie(child) {
+		t.Error("the child is left")
+	}
+}
+
+// Without its guardian a child serves nobody new, so that another server can start.
+func TestServerWithoutItsGuardianEnds(t *testing.T) {
+	s := startServed(t)
+	child := s.children()[0]
+	s.cmd.Process.Kill()
+	<-s.ended
+	s.await("the child to end", func() bool { return zombie(child) })
+}
+
+func TestServerThatCanNotStartSaysWhy(t *testing.T) {
+	dir := t.TempDir()
+	program := filepath.Join(dir, swiftServer)
+	exe, err := os.Executable()
+	if err == nil {
+		err = os.Symlink(exe, program)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	conf := filepath.Join(dir, "object-server.conf")
+	for text, why := range map[string]string{
+		"[pipeline:main]\npipeline = keymaster object-server\n[filter:keymaster]\nuse = egg:swift#keymaster\n[app:object-server]\nuse = egg:swift#object\nbind_port = 1\n":                   "keymaster",
+		"[pipeline:main]\npipeline = object-server\n[app:object-server]\nuse = egg:swift#object\nbind_port = 0\nbind_ip = 127.0.0.1\nuser = nobody-at-all\nlog_address = " + dir + "/none\n": "nobody-at-all",
+		"[pipeline:main]\npipeline = object-server\n[app:object-server]\nuse = egg:swift#object\n":                                                                                           "bind_port",
+	} {
+		if err := os.WriteFile(conf, []byte(text), 0o644); err != nil {
+			t.Fatal(err)
+		}
+		cmd := exec.Command(program, conf)
+		cmd.Env = append(os.Environ(), asProgram+"=1")
+		out, err := cmd.CombinedOutput()
+		if err == nil || !strings.Contains(string(out), why) {
+			t.Errorf("%s: %v %s", why, err, out)
+		}
+	}
+}

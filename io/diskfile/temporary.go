@@ -1,0 +1,227 @@
+package diskfile
+
+import (
+	"crypto/rand"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strconv"
+	"syscall"
+
+	"golang.org/x/sys/unix"
+)
+
+// temporary is a file that no one sees until link gives it its name. All system calls of
+// the writing side but those on directories that are there are made here.
+type temporary struct {
+	m      *Manager
+	device string // path of the device: nothing is made above it
+	dir    string // directory of the file to be
+	made   string // the topmost of the directories that were made for it, "" if none were
+	file   *os.File
+	name   string // path of a file that has one, "" under O_TMPFILE
+}
+
+// linkTries bounds how often a directory that others remove is made again.
+const linkTries = 5
+
+// step does one of the operations that lead to a file. Tests fail operations by name, and
+// end the process before and after them.
+func (m *Manager) step(name string, do func() error) error {
+	if m.fault == nil {
+		return do()
+	}
+	return m.fault(name, do)
+}
+
+// Intercept has f do each step of every write from now on, for tests of what becomes of one that
+// fails or ends there. Not while the manager is in use.
+func (m *Manager) Intercept(f func(step string, do func() error) error) { m.fault = f }
+
+// newTemporary makes the directories down to dir and opens a file in the last one, where
+// XFS then keeps its inode and data; or, if the file system has no O_TMPFILE, a named one in
+// the folder of temporary files. Swift: BaseDiskFileWriter._get_tempfile.
+func (m *Manager) newTemporary(device, dir string) (t *temporary, err error) {
+	t = &temporary{m: m, device: device, dir: dir}
+	for range linkTries {
+		if err = t.makeDirs(); err != nil {
+			break
+		}
+		if err = m.step("open", t.open); !errors.Is(err, fs.ErrNotExist) {
+			break
+		}
+		// Someone removed the empty directory.
+	}
+	if errors.Is(err, unix.EOPNOTSUPP) || errors.Is(err, unix.EISDIR) || errors.Is(err, unix.EINVAL) {
+		err = m.step("open named", func() error { return t.openNamed("") })
+	}
+	if err != nil {
+		t.drop()
+		return nil, noSpace(err, dir, "cannot open a temporary file for %s", dir)
+	}
+	return t, nil
+}
+
+func (t *temporary) makeDirs() error {
+	return t.m.step("mkdir", func() error {
+		made, err := makeDirs(t.device, t.dir)
+		if made != "" && (t.made == "" || len(made) < len(t.made)) {
+			t.made = made
+		}
+		return err
+	})
+}
+
+func (t *temporary) open() error {
+	for {
+		// The mode is that of Python's os.open, less umask.
+		fd, err := unix.Open(t.dir, unix.O_TMPFILE|unix.O_WRONLY|unix.O_CLOEXEC, 0o777)
+		if err == unix.EINTR {
+			continue
+		}
+		if err != nil {
+			return &fs.PathError{Op: "open O_TMPFILE", Path: t.dir, Err: err}
+		}
+		t.file = os.NewFile(uintptr(fd), t.dir+"/(temporary file)")
+		return nil
+	}
+}
+
+// openNamed opens a file in the folder of temporary files, with mkstemp's mode.
+func (t *temporary) openNamed(ext string) error {
+	folder := filepath.Join(t.device, t.m.policy.TmpDir())
+	if _, err := makeDirs(t.device, folder); err != nil {
+		return err
+	}
+	f, err := os.CreateTemp(folder, "tmp*"+ext)
+	if err != nil {
+		return err
+	}
+	t.file, t.name = f, f.Name()
+	return nil
+}
+
+func (t *temporary) fd() int { return int(t.file.Fd()) }
+
+func (t *temporary) write(b []byte) (int, error) {
+	n := 0
+	err := t.m.step("write", func() (err error) {
+		n, err = t.file.Write(b)
+		return err
+	})
+	return n, err
+}
+
+// fdatasync is for large files on the way: what was written since from is synced and leaves
+// the page cache.
+func (t *temporary) fdatasync(from, n int64) error {
+	return t.m.step("fdatasync", func() error {
+		for {
+			if err := unix.Fdatasync(t.fd()); err != unix.EINTR {
+				if err == nil {
+					t.dropCache(from, n)
+				}
+				return err
+			}
+		}
+	})
+}
+
+func (t *temporary) fsync() error {
+	return t.m.step("fsync", func() error { return t.m.sync(t.file) })
+}
+
+func (t *temporary) dropCache(off, n int64) {
+	_ = unix.Fadvise(t.fd(), off, n, unix.FADV_DONTNEED)
+}
+
+// link gives the file its name, in place of any file that has it: at no moment there is
+// none (stock unlinks the old one first). A directory that was removed in the meantime is made again.
+// Swift: common/utils, link_fd_to_path and renamer.
+func (t *temporary) link(target string) error {
+	var err error
+	for range linkTries {
+		if t.name != "" {
+			err = t.m.step("rename", func() error { return unix.Rename(t.name, target) })
+		} else {
+			err = t.m.step("link", func() error { return t.linkTo(target) })
+		}
+		switch err {
+		case nil:
+			t.name = ""
+			return nil
+		case unix.ENOENT:
+			if err := t.makeDirs(); err != nil {
+				return err
+			}
+		case unix.EEXIST:
+			if err := t.m.step("link named", t.giveName); err != nil {
+				return err
+			}
+		default:
+			return err
+		}
+	}
+	return err
+}
+
+func (t *temporary) linkTo(path string) error {
+	return unix.Linkat(unix.AT_FDCWD, "/proc/self/fd/"+strconv.Itoa(t.fd()), unix.AT_FDCWD, path, unix.AT_SYMLINK_FOLLOW)
+}
+
+// giveName makes a named temporary file of an unnamed one, since only rename replaces.
+func (t *temporary) giveName() error {
+	folder := filepath.Join(t.device, t.m.policy.TmpDir())
+	if _, err := makeDirs(t.device, folder); err != nil {
+		return err
+	}
+	name := filepath.Join(folder, "tmp"+rand.Text())
+	if err := t.linkTo(name); err != nil {
+		return err
+	}
+	t.name = name
+	return nil
+}
+
+// syncDirs syncs the directory of the file and the parents of all that were made for it. A
+// directory that is gone was emptied by someone who has found the file obsolete.
+func (t *temporary) syncDirs() error {
+	for dir := t.dir; ; dir = filepath.Dir(dir) {
+		err := t.m.step("fsync dir", func() error { return t.m.syncDir(dir) })
+		if err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return fmt.Errorf("cannot sync directory %s: %w", dir, err)
+		}
+		if t.made == "" || dir == filepath.Dir(t.made) || dir == t.device {
+			t.made = ""
+			return nil
+		}
+	}
+}
+
+// close closes the file, which keeps its name if it has been linked.
+func (t *temporary) close() {
+	if t.file != nil {
+		t.file.Close()
+		t.file = nil
+	}
+}
+
+// drop removes the file and the object directory and suffix that were made for it, unless
+// there is something in them by now. (Stock leaves the directories.)
+func (t *temporary) drop() {
+	t.close()
+	if t.name != "" {
+		_ = syscall.Unlink(t.name)
+		t.name = ""
+	}
+	dir := t.dir
+	for range 2 {
+		if t.made == "" || len(dir) < len(t.made) || syscall.Rmdir(dir) != nil {
+			break
+		}
+		dir = filepath.Dir(dir)
+	}
+	t.made = ""
+}

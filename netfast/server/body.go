@@ -1,0 +1,301 @@
+package server
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"math/rand/v2"
+	"net"
+	"sync"
+	"syscall"
+
+	"imping/codec"
+	"imping/io/digest"
+	"imping/io/diskfile"
+	"imping/netfast"
+)
+
+const (
+	// pieceSize is how much of an object is read at once where its bytes are looked at. It stays
+	// in the second-level cache between disk, MD5 and socket.
+	pieceSize = 128 << 10
+	// dropWindow is how much may be sent before the page cache is told that it is not needed
+	// any more. Swift: obj/diskfile.py, DROP_CACHE_WINDOW.
+	dropWindow = 1 << 20
+)
+
+var pieces = sync.Pool{New: func() any { return new([pieceSize]byte) }}
+
+// unsent is the length of a body that a HEAD does not get.
+type unsent int64
+
+func (u unsent) Length() int64                      { return int64(u) }
+func (unsent) Send(c *netfast.Conn, h []byte) error { _, err := c.Write(h); return err }
+func (unsent) Close()                               {}
+
+// objectBody is the bytes of an object that is open. Swift: obj/diskfile.py,
+// BaseDiskFileReader and ECDiskFileReader.
+type objectBody struct {
+	s        *Server
+	r        *Request
+	place    *place
+	o        *diskfile.Object
+	etag     string
+	fragment int64 // length of a whole fragment whose headers are checked; 0 = none is
+	drop     bool  // from the page cache, once sent
+
+	sum     *digest.Stream // of what is sent, nil where it is not to be compared
+	dropped int64
+	length  int64
+	send    func(c *netfast.Conn, head []byte) error
+}
+
+func (s *Server) newBody(p *place, o *diskfile.Object, r *Request) *objectBody {
+	_, token := r.Header.Lookup("X-Auth-Token")
+	_, storage := r.Header.Lookup("X-Storage-Token")
+	keep := (s.conf.KeepCachePrivate || !token && !storage) && o.Length < s.conf.KeepCacheSize
+	return &objectBody{s: s, r: r, place: p, o: o, etag: o.DataMeta["ETag"], drop: !keep}
+}
+
+func (b *objectBody) Length() int64 { return b.length }
+
+func (b *objectBody) Send(c *netfast.Conn, head []byte) error {
+	err := b.send(c, head)
+	if err != nil && !isA[*diskfile.QuarantinedError](err) && !netfast.IsTimeout(err) && !errors.Is(err, syscall.EPIPE) && !errors.Is(err, syscall.ECONNRESET) && c.Interrupted() == nil {
+		b.s.errorf(b.r, "ERROR sending %s: %v", b.o.Path, err)
+	}
+	return err
+}
+
+// Close closes the object.
+func (b *objectBody) Close() {
+	if b.sum != nil {
+		b.sum.Close()
+	}
+	b.o.Close()
+}
+
+// whole sends all of the object, compared with its ETag as often as etag_validate_pct says.
+func (b *objectBody) whole() Stream { return b.from0(b.o.Length) }
+
+// part sends one range. Only from the start on can anything be checked.
+func (b *objectBody) part(r span) Stream {
+	if r.start == 0 {
+		return b.from0(r.end)
+	}
+	b.length = r.end - r.start
+	b.send = func(c *netfast.Conn, head []byte) error {
+		return c.Corked(func() error {
+			if _, err := c.Write(head); err != nil {
+				return err
+			}
+			return b.unseen(c, r)
+		})
+	}
+	return b
+}
+
+// parts sends several ranges as multipart/byteranges. Swift: common/swob.py,
+// multi_range_iterator.
+func (b *objectBody) parts(ranges []span, contentType, boundary string) Stream {
+	heads := make([]string, len(ranges))
+	for i, r := range ranges {
+		heads[i] = "--" + boundary + "\r\nContent-Type: " + contentType + "\r\nContent-Range: " + r.value(b.o.Length) + "\r\n\r\n"
+		b.length += int64(len(heads[i])) + r.end - r.start + 2
+	}
+	last := "--" + boundary + "--"
+	b.length += int64(len(last))
+	b.send = func(c *netfast.Conn, head []byte) error {
+		return c.Corked(func() error {
+			if _, err := c.Write(head); err != nil {
+				return err
+			}
+			for i, r := range ranges {
+				if _, err := io.WriteString(c, heads[i]); err != nil {
+					return err
+				}
+				if err := b.unseen(c, r); err != nil {
+					return err
+				}
+				if _, err := c.Write(crlf); err != nil {
+					return err
+				}
+			}
+			_, err := io.WriteString(c, last)
+			return err
+		})
+	}
+	return b
+}
+
+// unseen sends bytes that nobody looks at.
+func (b *objectBody) unseen(c *netfast.Conn, r span) error {
+	for r.start < r.end {
+		n := min(dropWindow, r.end-r.start)
+		if err := c.SendFile(b.o.File(), r.start, n); err != nil {
+			return b.failed(err)
+		}
+		if b.drop {
+			b.o.DropCache(r.start, n)
+		}
+		r.start += n
+	}
+	return nil
+}
+
+// from0 sends bytes 0 to end-1. The headers of fragments are looked at, and all bytes
+// where the MD5 is wanted, which takes the end of the object too.
+func (b *objectBody) from0(end int64) Stream {
+	b.length, b.fragment = end, b.place.fragmentSize
+	validated := end == b.o.Length && rand.Float64() < b.s.conf.EtagValidate
+	b.send = func(c *netfast.Conn, head []byte) error {
+		if validated {
+			b.sum = digest.New(b.s.hashing.expect(end))
+			defer b.s.hashing.done()
+			return b.seen(c, head, end)
+		}
+		return c.Corked(func() error {
+			if _, err := c.Write(head); err != nil {
+				return err
+			}
+			return b.headersSeen(c, end)
+		})
+	}
+	return b
+}
+
+// headersSeen sends by sendfile, fragment after fragment once its header was seen.
+func (b *objectBody) headersSeen(c *netfast.Conn, end int64) error {
+	if b.fragment == 0 {
+		return b.unseen(c, span{0, end})
+	}
+	// Many short fragments go out together, so that a large object is not sent in small pieces.
+	for at := int64(0); at < end; {
+		next := at
+		for next < end && next-at < dropWindow {
+			if err := b.checkAt(next); err != nil {
+				return err
+			}
+			next = min(end, next+b.fragment)
+		}
+		if err := b.unseen(c, span{at, next}); err != nil {
+			return err
+		}
+		at = next
+	}
+	return nil
+}
+
+// checkAt looks at the header of the fragment there.
+func (b *objectBody) checkAt(off int64) error {
+	var header [codec.HeaderSize]byte
+	n, err := b.o.ReadAt(header[:], off)
+	if err != nil && err != io.EOF {
+		return b.failed(err)
+	}
+	return b.check(header[:n], off)
+}
+
+func (b *objectBody) check(header []byte, off int64) error {
+	if _, err := codec.ParseHeader(header); err != nil {
+		return b.condemn(fmt.Sprintf("Invalid EC metadata at offset 0x%x", off))
+	}
+	return nil
+}
+
+// seen sends what was read and looked at. The last piece of a fragment archive goes out
+// only when the whole was seen to be right: nobody shall rebuild from a wrong one.
+func (b *objectBody) seen(c *netfast.Conn, head []byte, end int64) error {
+	piece := pieces.Get().(*[pieceSize]byte)
+	defer pieces.Put(piece)
+	var header [codec.HeaderSize]byte // of a fragment that began in the piece before
+	have := 0                         // bytes of it
+	next := int64(0)                  // where the next fragment begins
+	for off := int64(0); off < end || head != nil; {
+		p := piece[:min(pieceSize, end-off)]
+		if n, err := b.o.ReadAt(p, off); n < len(p) {
+			if err == io.EOF {
+				return b.condemn(fmt.Sprintf("Bytes read: %d, does not match metadata: %d", off+int64(n), b.o.Length))
+			}
+			return b.failed(err)
+		}
+		b.sum.Write(p)
+		for b.fragment > 0 && next < off+int64(len(p)) {
+			// next may lie before off: then the header began there.
+			have += copy(header[have:], p[next+int64(have)-off:])
+			if have < len(header) && off+int64(len(p)) < end {
+				break // the rest is in the next piece
+			}
+			if err := b.check(header[:have], next); err != nil {
+				return err
+			}
+			next, have = next+b.fragment, 0
+		}
+		off += int64(len(p))
+		if off == end {
+			// A replicated object is sent whole even so: its client has been promised that much,
+			// and Swift's own do the same.
+			if sum := b.sum.Sum(); sum != b.etag {
+				err := b.condemn("ETag " + b.etag + " and file's md5 " + sum + " do not match")
+				if b.place.fragments() {
+					return err
+				}
+			}
+		}
+		var err error
+		if head != nil {
+			_, err = c.Writev(&net.Buffers{head, p})
+			head = nil
+		} else {
+			_, err = c.Write(p)
+		}
+		if err != nil {
+			return err
+		}
+		if b.drop && (off-b.dropped > dropWindow || off == end) {
+			b.o.DropCache(b.dropped, off-b.dropped)
+			b.dropped = off
+		}
+	}
+	return nil
+}
+
+// failed quarantines an object that the disk can not give back.
+func (b *objectBody) failed(err error) error {
+	if errors.Is(err, syscall.EIO) {
+		return b.condemn(err.Error())
+	}
+	return err
+}
+
+// condemn quarantines the object; the error says so. The line is Warn's.
+func (b *objectBody) condemn(reason string) error {
+	b.s.statsd.Increment("quarantines")
+	return b.place.Condemn(b.o, reason)
+}
+
+// hashing counts the streams whose MD5 is computed, to tell those that have company.
+type hashing struct {
+	mu sync.Mutex
+	n  int
+}
+
+// expect is the length to tell io/digest: lanes help only streams that have company.
+func (h *hashing) expect(length int64) int64 {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.n++
+	if h.n < 3 {
+		return 0
+	}
+	return length
+}
+
+func (h *hashing) done() {
+	h.mu.Lock()
+	h.n--
+	h.mu.Unlock()
+}
+
+// fragments tells a policy whose files are fragment archives.
+func (st *store) fragments() bool { return st.policy.Type == "erasure_coding" }

@@ -1,0 +1,345 @@
+package server
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"strconv"
+	"strings"
+
+	"imping/io/diskfile"
+	"imping/netfast"
+	"imping/netfast/ssync"
+	"imping/swift/conf"
+)
+
+// receiving is one SSYNC request under way. Its memory is buf, a line, the head of one
+// subrequest, and what is wanted of the objects offered.
+type receiving struct {
+	s                 *Server
+	r                 *Request
+	st                *store
+	device, partition string
+	number            int // of the partition
+	fragIndex         int // negative = none was told
+
+	rc      ssync.Receiver
+	buf     []byte
+	pending []byte // of buf: not yet fed
+	broken  error  // what ended the sender's bytes; nothing is read after it
+	told    bool   // of broken, in the line about the subrequest that it cut short
+}
+
+// unread is the end of a sender's bytes in the middle of something: there is nobody to tell.
+type unread struct{ err error }
+
+func (u *unread) Error() string { return u.err.Error() }
+
+// receiveSize is how much is read at once where lines are expected: network_chunk_size.
+const receiveSize = 64 << 10
+
+// ssync receives a partition's objects. Swift: obj/server.py, SSYNC; obj/ssync_receiver.py.
+func (s *Server) ssync(r *Request) (*Response, error) {
+	x, err := s.newReceiving(r)
+	if err != nil {
+		return nil, err
+	}
+	return (&Response{Status: 200, Duplex: x.run}).with("X-Backend-Accept-No-Commit", "True"), nil
+}
+
+// replication2013 is ssync as it was called before there were policies (rule 27).
+func (s *Server) replication2013(r *Request) (*Response, error) {
+	r.Header.Del("X-Backend-Storage-Policy-Index")
+	r.Header.Del("X-Backend-Ssync-Frag-Index")
+	if st := s.stores[0]; st == nil || st.fragments() {
+		return nil, answerText(503, "text/plain", "No replicated policy with index 0")
+	}
+	x, err := s.newReceiving(r)
+	if err != nil {
+		return nil, err
+	}
+	x.rc.Old = true
+	return &Response{Status: 200, Duplex: x.run}, nil
+}
+
+func (s *Server) newReceiving(r *Request) (*receiving, error) {
+	st, err := s.store(r)
+	if err != nil {
+		return nil, err
+	}
+	segs, err := splitPath(r.Path, 2, 2)
+	if err != nil {
+		return nil, err
+	}
+	x := &receiving{s: s, r: r, st: st, device: segs[0], partition: segs[1], fragIndex: -1}
+	x.rc.Threshold, x.rc.Ratio = s.conf.ReplicationFailureThreshold, s.conf.ReplicationFailureRatio
+	if value := r.Header.Get("X-Backend-Ssync-Frag-Index"); value != "" {
+		index, ok := conf.ParseInt(value)
+		if !ok {
+			return nil, &Response{Status: 400, Body: []byte("Invalid X-Backend-Ssync-Frag-Index " + ssync.Repr(value))}
+		}
+		x.fragIndex = index
+	}
+	if x.number, err = number(x.partition); err != nil {
+		return nil, err
+	}
+	if _, err := st.DevicePath(x.device); err != nil {
+		return nil, unavailable(x.device, err)
+	}
+	return x, nil
+}
+
+// run is the answer: whatever goes wrong is told in it, and then the connection is closed.
+// Swift: Receiver.__call__.
+func (x *receiving) run(w io.Writer) error {
+	err := x.converse(w)
+	if err == nil {
+		return nil
+	}
+	who := x.r.Remote + "/" + x.device + "/" + x.partition
+	said := (*ssync.Failure)(nil)
+	locked, gone, answered := (*diskfile.LockTimeoutError)(nil), (*unread)(nil), (*Response)(nil)
+	switch {
+	case x.told:
+		// As in Swift it is the subrequest that failed.
+	case errors.Is(err, ssync.Disconnected):
+		x.s.errorf(x.r, "ssync client disconnected")
+	case errors.As(err, &gone):
+		x.s.errorf(x.r, "%s read failed in ssync.Receiver: %v", who, err)
+	case errors.As(err, &locked):
+		said = &ssync.Failure{Text: inSeconds(locked.Wait.Seconds(), false) + ": " + locked.Path}
+		x.s.log.Debugf("%s SSYNC LOCK TIMEOUT: %s", who, said.Text)
+	case errors.As(err, &answered):
+		answered.complete("SSYNC")
+		said = &ssync.Failure{Code: answered.Status, Text: string(answered.Body)}
+	case errors.As(err, &said) && said.Code == 408:
+		x.s.errorf(x.r, "%s TIMEOUT in ssync.Receiver: %s", who, said.Text)
+	case said != nil && said.Code != 0:
+	default:
+		if said == nil {
+			said = &ssync.Failure{Text: err.Error()}
+		}
+		x.s.errorf(x.r, "%s EXCEPTION in ssync.Receiver: %s", who, said.Text)
+	}
+	if said != nil {
+		if _, writeErr := w.Write(said.Line()); writeErr == nil {
+			// Closed over unread bytes the line would be lost.
+			if in, ok := x.r.Body.(*netfast.Incoming); ok {
+				in.Conn().HangUp(lingering, lingerBytes)
+			}
+		}
+	}
+	return err
+}
+
+// inSeconds is a duration as Python's eventlet tells that of a timeout.
+func inSeconds(seconds float64, isFloat bool) string {
+	text := strconv.FormatFloat(seconds, 'f', -1, 64)
+	if isFloat && !strings.Contains(text, ".") {
+		text += ".0"
+	}
+	if seconds == 1 {
+		return text + " second"
+	}
+	return text + " seconds"
+}
+
+// converse is the exchange, with semaphore and locks held no longer than it takes.
+func (x *receiving) converse(w io.Writer) error {
+	if _, err := w.Write(x.rc.Begin()); err != nil {
+		return &unread{err}
+	}
+	if !x.s.replication.tryAcquire() {
+		return answer(503)
+	}
+	defer x.s.replication.release()
+	ctx, cancel := context.WithCancel(context.Background())
+	defer cancel()
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		select {
+		case <-x.s.closing:
+			cancel()
+		case <-ctx.Done():
+		}
+	}()
+	defer func() { cancel(); <-done }()
+	release, err := x.st.LockReplication(ctx, x.device, x.number, x.s.conf.ReplicationLockTimeout, x.s.conf.ReplicationConcurrencyPerDevice)
+	if err != nil {
+		return unavailable(x.device, err)
+	}
+	defer release()
+	x.buf = make([]byte, receiveSize)
+	for {
+		ev, err := x.next()
+		if err != nil {
+			return err
+		}
+		switch ev.Kind {
+		case ssync.Offered:
+			err = x.check(ev.Offer)
+		case ssync.OffersEnd:
+			for piece := range x.rc.CheckAnswer() {
+				if _, err = w.Write(piece); err != nil {
+					return &unread{err}
+				}
+			}
+		case ssync.Asked:
+			err = x.subrequest(&ev.Subrequest)
+		case ssync.Done:
+			out, err := x.rc.UpdatesAnswer()
+			if err != nil {
+				return err
+			}
+			if _, err = w.Write(out); err != nil {
+				return &unread{err}
+			}
+			return nil
+		}
+		if err != nil {
+			return err
+		}
+	}
+}
+
+// next reads until something has come.
+func (x *receiving) next() (ssync.Received, error) {
+	for x.broken == nil {
+		n, ev, err := x.rc.Feed(x.pending)
+		x.pending = x.pending[n:]
+		if err != nil {
+			x.broken = err
+			break
+		}
+		if ev.Kind != ssync.More {
+			return ev, nil
+		}
+		n, err = x.r.Body.Read(x.buf)
+		x.pending = x.buf[:n]
+		if n > 0 {
+			continue // an error comes again
+		}
+		if err == io.EOF {
+			ev, err := x.rc.Close()
+			if err != nil {
+				x.broken = err
+			}
+			return ev, err
+		}
+		if err != nil {
+			x.broken = x.cut(err)
+		}
+	}
+	return ssync.Received{}, x.broken
+}
+
+// cut says what it means that the sender's bytes came to an end before their time.
+func (x *receiving) cut(err error) error {
+	if netfast.IsTimeout(err) {
+		return &ssync.Failure{Code: 408, Text: inSeconds(x.s.conf.ClientTimeout.Seconds(), true) + ": " + x.rc.Context()}
+	}
+	return &unread{fmt.Errorf("%s: %w", x.rc.Context(), err)}
+}
+
+// check compares an offer with what is here. A fragment that is here and only lacks the mark
+// of durability gets it. Swift: Receiver._check_local.
+func (x *receiving) check(o ssync.Offer) error {
+	have, err := x.held(o.Hash)
+	if err != nil {
+		return err
+	}
+	if (have.Durable.IsZero() || have.Durable.Before(o.Data)) && have.HasFragment(o.Data, x.fragIndex) {
+		if o.NonDurable {
+			have.Data = o.Data // nothing older is better
+		} else if err := x.st.MakeHashDurable(x.device, x.number, o.Hash, x.fragIndex, o.Data); err != nil {
+			// All of it is asked for then.
+			x.s.errorf(x.r, "%s/%s/%s EXCEPTION in ssync.Receiver while attempting commit of %s: %v", x.r.Remote, x.device, x.partition, o.Hash, err)
+		} else if have, err = x.held(o.Hash); err != nil {
+			return err
+		}
+	}
+	return x.rc.Want(ssync.Compare(o, ssync.Local{Data: have.Data, Meta: have.Meta, CType: have.ContentType}))
+}
+
+func (x *receiving) held(hash string) (*diskfile.Held, error) {
+	have, err := x.st.Held(x.device, x.number, hash, x.fragIndex)
+	return have, unavailable(x.device, err)
+}
+
+// subrequest has a subrequest answered, and reads what the answer left of its payload.
+func (x *receiving) subrequest(q *ssync.Subrequest) error {
+	path, query, _ := strings.Cut(q.Path, "?")
+	r := &Request{Method: q.Method, Path: "/" + x.device + "/" + x.partition + unquote(path), Query: query,
+		Body: &subrequestBody{x, q.Length}, Remote: "-", served: "localhost:80"}
+	for _, f := range q.Fields {
+		r.Header.Set(f.Key, f.Value)
+	}
+	r.Header.Set("X-Backend-Storage-Policy-Index", strconv.Itoa(x.st.policy.Index))
+	r.Header.Set("X-Backend-Replication", "True")
+	if x.fragIndex >= 0 {
+		r.Header.Set("X-Backend-Ssync-Frag-Index", strconv.Itoa(x.fragIndex))
+	}
+	if names := q.ReplicationHeaders(); names != "" {
+		r.Header.Set("X-Backend-Replication-Headers", names)
+	}
+	resp := x.s.Do(r)
+	resp.close()
+	if (resp.Status < 200 || resp.Status > 299) && resp.Status != 404 {
+		x.s.log.Warnf("ssync subrequest failed with %d: %s %s (b%s)", resp.Status, q.Method, netfast.Quote(r.Path), ssync.Repr(string(resp.Body)))
+		x.told = x.broken != nil && resp.Status == 499
+	}
+	if x.broken != nil {
+		return x.broken
+	}
+	if err := x.rc.Answered(resp.Status); err != nil {
+		return err
+	}
+	for x.rc.Left() > 0 {
+		if _, err := x.next(); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// subrequestBody is the payload of a subrequest.
+type subrequestBody struct {
+	x      *receiving
+	length int64
+}
+
+func (b *subrequestBody) Length() int64 { return b.length }
+
+// Read reads straight into p where nothing was read ahead.
+func (b *subrequestBody) Read(p []byte) (int, error) {
+	x := b.x
+	if x.broken != nil {
+		return 0, io.ErrUnexpectedEOF
+	}
+	left := x.rc.Left()
+	if left == 0 {
+		return 0, io.EOF
+	}
+	p = p[:min(int64(len(p)), left)]
+	if len(x.pending) > 0 {
+		n := copy(p, x.pending)
+		x.rc.Feed(p[:n])
+		x.pending = x.pending[n:]
+		return n, nil
+	}
+	n, err := x.r.Body.Read(p)
+	if n > 0 {
+		x.rc.Feed(p[:n])
+		return n, nil
+	}
+	if err == io.EOF {
+		_, x.broken = x.rc.Close()
+		return 0, io.ErrUnexpectedEOF
+	}
+	if err != nil {
+		x.broken = x.cut(err)
+	}
+	return 0, err
+}
