@@ -18,6 +18,7 @@ import (
 	"strconv"
 	"sync"
 
+	"golang.org/x/sync/errgroup"
 	"golang.org/x/sys/unix"
 
 	"imping/codec"
@@ -186,6 +187,22 @@ func (c *Cluster) Stop() {
 		c.log.Close()
 		c.log = nil
 	}
+}
+
+// Remove stops the cluster and removes its folder. All devices are emptied at once: a file
+// system that is busy with syncing lets one who removes wait at every file.
+func (c *Cluster) Remove() error {
+	c.Stop()
+	var group errgroup.Group
+	for _, n := range c.Nodes() {
+		for _, d := range c.Devices(n) {
+			group.Go(func() error { return os.RemoveAll(c.DevicePath(d)) })
+		}
+	}
+	if err := errors.Join(group.Wait(), os.RemoveAll(c.opts.Root)); err != nil {
+		return fmt.Errorf("cannot remove the cluster: %w", err)
+	}
+	return nil
 }
 
 // StopNode ends a node's server: its devices look dead to its partners.

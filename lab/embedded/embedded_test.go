@@ -43,7 +43,9 @@ func start(t *testing.T, o embedded.Options) *embedded.Cluster {
 		if t.Failed() {
 			c.DumpLogs(os.Stderr)
 		}
-		c.Stop()
+		if err := c.Remove(); err != nil {
+			t.Error(err)
+		}
 	})
 	return c
 }
