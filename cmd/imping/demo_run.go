@@ -115,7 +115,7 @@ func (d *demonstration) room(folder string) error {
 		return fmt.Errorf("cannot tell the room in %s: %w", folder, err)
 	}
 	free, files := int64(st.Bavail)*st.Bsize, int64(st.Ffree)
-	if d.stored > free {
+	if st.Blocks > 0 && d.stored > free { // of 0 it is not told
 		return fmt.Errorf("%s has room for %s, and about %s would be stored: --dir or TMPDIR names another place, --objects and --size ask for less",
 			folder, size(float64(free)), size(float64(d.stored)))
 	}

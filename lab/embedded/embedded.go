@@ -251,11 +251,12 @@ func (e *NoAttributesError) Unwrap() error { return e.Err }
 
 // lay makes the folders and checks that they can serve.
 func (c *Cluster) lay() error {
-	u, err := user.LookupId(strconv.Itoa(os.Geteuid()))
-	if err != nil {
-		return fmt.Errorf("cannot tell Swift's daemons whom to run as: they need a name: %w", err)
+	// In a container a user may have no name. His cluster is served all the same; only daemons
+	// that are started on its confs will find nobody to become.
+	c.user = strconv.Itoa(os.Geteuid())
+	if u, err := user.LookupId(c.user); err == nil {
+		c.user = u.Username
 	}
-	c.user = u.Username
 	folders := []string{c.SwiftDir(), filepath.Dir(c.LogPath()), filepath.Dir(c.Conf(1))}
 	for _, n := range c.Nodes() {
 		folders = append(folders, c.ReconPath(n))
