@@ -129,14 +129,12 @@ func (d *demonstration) room(folder string) error {
 // choose names the devices that are lost, on as many nodes as can be, and proves that the
 // others suffice.
 func (d *demonstration) choose(context.Context) error {
-	var all []string
-	for i := range d.devices {
-		for _, node := range d.cluster.Nodes() {
-			all = append(all, d.cluster.Devices(node)[i])
-		}
-	}
 	for i := range d.losses {
-		d.victims = append(d.victims, all[(2+i*len(all)/d.losses)%len(all)])
+		// The first device of nodes far apart, then the second of them, ...
+		slot := i / d.nodes
+		among := min(d.losses-slot*d.nodes, d.nodes)
+		node := (2+i%d.nodes*d.nodes/among)%d.nodes + 1
+		d.victims = append(d.victims, d.cluster.Devices(node)[slot])
 	}
 	lost := map[string]bool{}
 	for _, dev := range d.victims {
