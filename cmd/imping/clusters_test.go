@@ -263,7 +263,7 @@ func TestDemoTellsMachinesToo(t *testing.T) {
 	if err := json.Unmarshal([]byte(out), &r); err != nil || exit != exitDone {
 		t.Fatalf("status %d, %v\n%s%s", exit, err, out, problems)
 	}
-	if r.Archives != 3 || r.Rebuilt < 3 || r.Bytes < 3*(512<<10) || r.ObjectBytes != 3<<20 || r.Rounds < 1 || !r.Identical || r.Seconds <= 0 || r.CPU <= 0 || r.Share > 1 || r.LimitedBy == "" {
+	if r.Archives != 3 || r.Rebuilt < 3 || r.Bytes < 3*(512<<10) || r.ObjectBytes != 3<<20 || r.Rounds < 1 || r.Sessions < 1 || !r.Identical || r.Seconds <= 0 || r.CPU <= 0 || r.Share > 1 || r.LimitedBy == "" {
 		t.Errorf("%+v", r)
 	}
 	if _, err := os.Stat(r.Folder + "/etc/swift.conf"); err != nil {

@@ -50,6 +50,7 @@ type demoResult struct {
 	Rebuilt     int64    `json:"archives_rebuilt"`
 	Bytes       int64    `json:"bytes_rebuilt"`
 	BytesRead   int64    `json:"survivor_bytes_read"`
+	Sessions    int64    `json:"sessions"` // of which a device takes one at a time
 	Left        []string `json:"left_to_another_pass,omitempty"`
 	load                 // of the passes
 	Identical   bool     `json:"all_byte_identical"`
@@ -278,7 +279,8 @@ func (d *demonstration) rebuild(ctx context.Context) error {
 	}
 	fmt.Fprintf(d.tale, "rebuilt %d archives, %s, from %s of survivors in %.2f s (passes on all nodes at once, rounds: %d): %.0f archives/s, %s/s\n",
 		r.Rebuilt, size(float64(r.Bytes)), size(float64(r.BytesRead)), r.Seconds, r.Rounds, float64(r.Rebuilt)/r.Seconds, size(float64(r.Bytes)/r.Seconds))
-	fmt.Fprintf(d.tale, "limited by %s\n", r.LimitedBy)
+	// No counter tells how long a node waits for another; that it has to is known.
+	fmt.Fprintf(d.tale, "limited by %s (%d sessions; a device takes one at a time)\n", r.LimitedBy, r.Sessions)
 	return nil
 }
 
@@ -340,6 +342,7 @@ func (d *demonstration) round(ctx context.Context) error {
 		d.result.Rebuilt += did.Rebuilt
 		d.result.Bytes += did.BytesRebuilt
 		d.result.BytesRead += did.BytesRead
+		d.result.Sessions += did.Sessions
 	}
 	return err
 }
