@@ -1,6 +1,7 @@
 package main
 
 import (
+	"bufio"
 	"bytes"
 	"encoding/json"
 	"fmt"
@@ -9,6 +10,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"syscall"
 	"testing"
 
 	"imping/lab/embedded"
@@ -324,5 +326,37 @@ func TestLimitIsJudgedByWhatWasMeasured(t *testing.T) {
 	w := startLoad()
 	if l := w.end(); l.Seconds <= 0 || l.Processors < 1 || l.Share < 0 || l.Share > 1 || l.LimitedBy == "" {
 		t.Errorf("%+v", l)
+	}
+}
+
+func TestDemoLeavesNothingAfterASignal(t *testing.T) {
+	exe, err := os.Executable()
+	if err != nil {
+		t.Fatal(err)
+	}
+	dir := t.TempDir()
+	cmd := exec.CommandContext(t.Context(), exe, "demo", "--dir", dir)
+	cmd.Env = append(os.Environ(), asProgram+"=1")
+	out, err := cmd.StdoutPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	var problems bytes.Buffer
+	cmd.Stderr = &problems
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	if line, err := bufio.NewReader(out).ReadString('\n'); err != nil || !strings.HasPrefix(line, "serving ") {
+		t.Errorf("%q, %v", line, err)
+	}
+	if err := cmd.Process.Signal(syscall.SIGTERM); err != nil {
+		t.Fatal(err)
+	}
+	cmd.Wait()
+	if exit := cmd.ProcessState.ExitCode(); exit != exitFailed || !strings.Contains(problems.String(), "ended early by a signal") {
+		t.Errorf("status %d\n%s", exit, problems.String())
+	}
+	if left, err := os.ReadDir(dir); err != nil || len(left) > 0 {
+		t.Errorf("left are %v, %v", left, err)
 	}
 }
