@@ -1,4 +1,4 @@
-# imping: make demo and make test need nothing but Debian 12, Go and root.
+# imping: make demo needs nothing but Go; make test Debian 12, Go and root.
 GO       ?= go
 PREFIX   ?= bin
 SOAKTIME ?= 45m
@@ -20,7 +20,7 @@ build:                ## bin/imping, and bin/as/NAME/NAME for each Swift daemon 
 deps:                 ## Debian's Swift and what belongs to it; their services are not started
 	@./lab/deps $(PACKAGES) $(if $(filter isal,$(TAGS)),libisal-dev)
 
-demo: build deps      ## wipe a disk of a real Swift cluster and rebuild it, compared byte for byte
+demo: build           ## wipe a disk of a cluster in one process and rebuild it, compared byte for byte; neither root nor Swift
 	$(PREFIX)/imping demo
 
 test: build deps      ## everything that must always hold; needs root for the lab; TAGS=isal with ISA-L's kernel too

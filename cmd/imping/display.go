@@ -15,8 +15,19 @@ import (
 	"imping/engine/pass"
 )
 
-// display shows how a pass gets on: a bar on a terminal, a line now and then elsewhere.
+// gauge is what a display shows. Its functions may be called at any time, from another
+// goroutine.
+type gauge struct {
+	what    string                // is counted: "partitions"
+	count   func() (n, all int64) // all is 0 as long as it is not known
+	amounts func() string         // what came of it, with the rate
+	elapsed func() time.Duration
+	every   time.Duration // between plain lines
+}
+
+// display shows how work gets on: a bar on a terminal, a line now and then elsewhere.
 type display struct {
+	gauge
 	stop chan struct{}
 	wg   sync.WaitGroup
 }
@@ -26,12 +37,28 @@ const lineEvery = 10 * time.Second
 
 // showProgress starts a display of g on f (standard error).
 func showProgress(f *os.File, g *pass.Progress) *display {
-	d := &display{stop: make(chan struct{})}
+	return show(f, gauge{
+		what: "partitions",
+		count: func() (n, all int64) {
+			if !g.Collected() {
+				return 0, 0
+			}
+			return g.PartitionsDone.Load(), g.Partitions.Load()
+		},
+		amounts: func() string { return amounts(g) },
+		elapsed: g.Elapsed,
+		every:   lineEvery,
+	})
+}
+
+// show starts a display.
+func show(f *os.File, g gauge) *display {
+	d := &display{gauge: g, stop: make(chan struct{})}
 	d.wg.Add(1)
 	if term.IsTerminal(int(f.Fd())) {
-		go d.bar(f, g)
+		go d.bar(f)
 	} else {
-		go d.lines(f, g)
+		go d.lines(f)
 	}
 	return d
 }
@@ -42,22 +69,23 @@ func (d *display) Stop() {
 	d.wg.Wait()
 }
 
-func (d *display) lines(w io.Writer, g *pass.Progress) {
+func (d *display) lines(w io.Writer) {
 	defer d.wg.Done()
-	tick := time.NewTicker(lineEvery)
+	tick := time.NewTicker(d.every)
 	defer tick.Stop()
 	for {
 		select {
 		case <-d.stop:
 			return
 		case <-tick.C:
-			fmt.Fprintln(w, progressLine(g))
+			fmt.Fprintln(w, d.line())
 		}
 	}
 }
 
-func progressLine(g *pass.Progress) string {
-	return fmt.Sprintf("partitions %d/%d, %s", g.PartitionsDone.Load(), g.Partitions.Load(), amounts(g))
+func (d *display) line() string {
+	n, all := d.count()
+	return fmt.Sprintf("%s %d/%d, %s", d.what, n, all, d.amounts())
 }
 
 func amounts(g *pass.Progress) string {
@@ -70,14 +98,14 @@ func amounts(g *pass.Progress) string {
 	return s
 }
 
-func (d *display) bar(w io.Writer, g *pass.Progress) {
+func (d *display) bar(w io.Writer) {
 	defer d.wg.Done()
 	progress := mpb.New(mpb.WithOutput(w), mpb.WithWidth(64), mpb.WithAutoRefresh())
 	bar := progress.AddBar(0,
-		mpb.PrependDecorators(decor.CountersNoUnit("partitions %d/%d ")),
+		mpb.PrependDecorators(decor.CountersNoUnit(d.what+" %d/%d ")),
 		mpb.AppendDecorators(
 			decor.Percentage(),
-			decor.Any(func(decor.Statistics) string { return "  " + amounts(g) + "  ETA " + remaining(g) }),
+			decor.Any(func(decor.Statistics) string { return "  " + d.amounts() + "  ETA " + d.remaining() }),
 		),
 	)
 	tick := time.NewTicker(100 * time.Millisecond)
@@ -88,22 +116,22 @@ func (d *display) bar(w io.Writer, g *pass.Progress) {
 			running = false
 		case <-tick.C:
 		}
-		if g.Collected() {
-			bar.SetTotal(g.Partitions.Load(), false)
-			bar.SetCurrent(g.PartitionsDone.Load())
+		if n, all := d.count(); all > 0 {
+			bar.SetTotal(all, false)
+			bar.SetCurrent(n)
 		}
 	}
 	bar.SetTotal(-1, true)
 	progress.Wait()
 }
 
-// remaining is the time that the partitions still to come will take at the pace so far.
-func remaining(g *pass.Progress) string {
-	done, total := g.PartitionsDone.Load(), g.Partitions.Load()
-	if done == 0 || total == 0 {
+// remaining is the time that what is still to come will take at the pace so far.
+func (d *display) remaining() string {
+	n, all := d.count()
+	if n == 0 || all == 0 {
 		return "-"
 	}
-	left := time.Duration(float64(g.Elapsed()) * float64(total-done) / float64(done))
+	left := time.Duration(float64(d.elapsed()) * float64(max(all-n, 0)) / float64(n))
 	return left.Round(time.Second).String()
 }
 

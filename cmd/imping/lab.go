@@ -1,13 +1,9 @@
 package main
 
 import (
-	"context"
-	"errors"
 	"fmt"
 	"os"
-	"os/exec"
 	"path/filepath"
-	"syscall"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -80,18 +76,4 @@ func labStatus(root string) error {
 	}
 	fmt.Printf("the lab in %s is %s until %s\n", root, state, s.Until.Format(time.RFC3339))
 	return nil
-}
-
-// onTerminal runs a program on this process's own standard streams, so that a progress
-// display of its has the terminal, and returns its exit status.
-func onTerminal(ctx context.Context, argv ...string) (exit int, err error) {
-	cmd := exec.CommandContext(ctx, argv[0], argv[1:]...)
-	cmd.Stdin, cmd.Stdout, cmd.Stderr = os.Stdin, os.Stdout, os.Stderr
-	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
-	err = cmd.Run()
-	var status *exec.ExitError
-	if errors.As(err, &status) {
-		return status.ExitCode(), nil
-	}
-	return 0, err
 }

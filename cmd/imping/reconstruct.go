@@ -39,6 +39,10 @@ type reconstructOptions struct {
 	hash       string
 	policy     string
 	swiftName  bool // called as swift-object-reconstructor
+
+	// watch is told of a pass that begins, and gives what is to be called at its end; nil: a
+	// display on standard error.
+	watch func(*pass.Progress) (end func())
 }
 
 func reconstructCommand() *cobra.Command {
@@ -128,43 +132,7 @@ func reconstruct(o *reconstructOptions, stdout io.Writer) error {
 	if err := o.checkPoint(); err != nil {
 		return err
 	}
-	path, err := filepath.Abs(o.conf)
-	if err != nil {
-		return err
-	}
-	sec, err := conf.Read(path, "object-reconstructor")
-	if err != nil {
-		return err
-	}
-	daemonize, err := sec.Bool("daemonize", true)
-	if err != nil {
-		return err
-	}
-	once := o.once || !daemonize
-	if !once && !o.point() {
-		if !o.swiftName && len(o.devices)+len(o.partitions) > 0 {
-			return errors.New("-d and -p need the word `once`: a daemon covers all devices")
-		}
-		return errors.New("only single passes so far: add the word `once` (running as a daemon is not there yet)")
-	}
-	cfg, err := passConfig(sec, o)
-	if err != nil {
-		return err
-	}
-	if o.swiftConf != "" {
-		if o.swiftConf, err = filepath.Abs(o.swiftConf); err != nil {
-			return err
-		}
-	}
-	if cfg.Swift, err = swiftConf(o.swiftConf, cfg.SwiftDir); err != nil {
-		return err
-	}
-
-	var console io.Writer
-	if o.verbose {
-		console = os.Stderr
-	}
-	log, err := daemon.NewLogger(sec, "object-reconstructor", console)
+	sec, cfg, log, err := prepareReconstruct(o)
 	if err != nil {
 		return err
 	}
@@ -198,6 +166,48 @@ func reconstruct(o *reconstructOptions, stdout io.Writer) error {
 		return &exitError{status: exitLeft}
 	}
 	return nil
+}
+
+// prepareReconstruct reads all that a reconstructor needs. The log is to be closed.
+func prepareReconstruct(o *reconstructOptions) (*conf.Section, *pass.Config, *daemon.Logger, error) {
+	path, err := filepath.Abs(o.conf)
+	if err != nil {
+		return nil, nil, nil, err
+	}
+	sec, err := conf.Read(path, "object-reconstructor")
+	if err != nil {
+		return nil, nil, nil, err
+	}
+	daemonize, err := sec.Bool("daemonize", true)
+	if err != nil {
+		return nil, nil, nil, err
+	}
+	once := o.once || !daemonize
+	if !once && !o.point() {
+		if !o.swiftName && len(o.devices)+len(o.partitions) > 0 {
+			return nil, nil, nil, errors.New("-d and -p need the word `once`: a daemon covers all devices")
+		}
+		return nil, nil, nil, errors.New("only single passes so far: add the word `once` (running as a daemon is not there yet)")
+	}
+	cfg, err := passConfig(sec, o)
+	if err != nil {
+		return nil, nil, nil, err
+	}
+	if o.swiftConf != "" {
+		if o.swiftConf, err = filepath.Abs(o.swiftConf); err != nil {
+			return nil, nil, nil, err
+		}
+	}
+	if cfg.Swift, err = swiftConf(o.swiftConf, cfg.SwiftDir); err != nil {
+		return nil, nil, nil, err
+	}
+
+	var console io.Writer
+	if o.verbose {
+		console = os.Stderr
+	}
+	log, err := daemon.NewLogger(sec, "object-reconstructor", console)
+	return sec, cfg, log, err
 }
 
 var errEnded = errors.New("the pass was ended early by a signal")
@@ -244,14 +254,15 @@ func onePass(ctx context.Context, cfg *pass.Config, log *daemon.Logger, o *recon
 	}
 	log.Infof("Running object reconstructor in script mode.")
 	begin := time.Now()
-	var show *display
-	if !o.verbose && !o.swiftName {
-		show = showProgress(os.Stderr, &p.Progress)
+	end := func() {}
+	switch {
+	case o.watch != nil:
+		end = o.watch(&p.Progress)
+	case !o.verbose && !o.swiftName:
+		end = showProgress(os.Stderr, &p.Progress).Stop
 	}
 	left := p.Run(ctx)
-	if show != nil {
-		show.Stop()
-	}
+	end()
 	if left.Handoffs > 0 {
 		log.Warnf("%d partitions hold fragments that belong elsewhere: reverting them is left to swift-object-reconstructor", left.Handoffs)
 	}

@@ -22,6 +22,8 @@ import (
 
 	"golang.org/x/sync/errgroup"
 	"golang.org/x/sys/unix"
+
+	"imping/lab/syslog"
 )
 
 // startLimit bounds the start of a cluster: 17 Python programs, which take about ten
@@ -37,7 +39,7 @@ const memcached = "memcached"
 // Cluster is a running cluster. Its methods may be called from several goroutines.
 type Cluster struct {
 	opts       Options
-	log        *syslog
+	log        *syslog.Log
 	client     *Client
 	credential *syscall.Credential // of Options.User
 
@@ -101,7 +103,7 @@ func Start(ctx context.Context, o Options) (_ *Cluster, err error) {
 	if err := c.buildRings(ctx); err != nil {
 		return nil, err
 	}
-	if c.log, err = startSyslog(c.logSocket(), c.LogPath()); err != nil {
+	if c.log, err = syslog.Start(c.logSocket(), c.LogPath()); err != nil {
 		return nil, err
 	}
 	if err := c.startServers(ctx); err != nil {
@@ -133,7 +135,7 @@ func (c *Cluster) stop() bool {
 	wg.Wait()
 	c.client.Close()
 	if c.log != nil {
-		c.log.close()
+		c.log.Close()
 	}
 	// Nothing of ours uses it any more; a program of the caller's may.
 	unix.Unmount("/etc/swift", unix.MNT_DETACH)
@@ -388,16 +390,16 @@ func (c *Cluster) ReconPath(node int) string {
 }
 
 // Mark is a place in the log for Log: everything that was logged before is behind it.
-func (c *Cluster) Mark() (int64, error) { return c.log.size() }
+func (c *Cluster) Mark() (int64, error) { return c.log.Size() }
 
 // Log are the lines that were logged since mark; 0 is the beginning.
-func (c *Cluster) Log(since int64) ([]string, error) { return c.log.lines(since) }
+func (c *Cluster) Log(since int64) ([]string, error) { return c.log.Lines(since) }
 
 // DumpLogs writes all that the servers and daemons have logged and printed: what a
 // person wants to see when a test has failed.
 func (c *Cluster) DumpLogs(w io.Writer) {
 	if c.log != nil {
-		c.log.size() // so that the last lines are in the file
+		c.log.Size() // so that the last lines are in the file
 	}
 	for _, path := range c.logFiles() {
 		data, err := os.ReadFile(path)

@@ -30,7 +30,8 @@ type LoadOptions struct {
 	Kinds []Kind  // besides Sized and Random; nil: Posted, Overwritten, Deleted, Foreign, Expiring
 
 	Random    int   // how many Random objects per policy
-	RandomMax int64 // sizes up to this, in bytes; default 256 KiB
+	RandomMin int64 // sizes from this, in bytes,
+	RandomMax int64 // up to this; default 256 KiB
 
 	Concurrency int                                        // requests at once; default 6
 	Progress    func(objects, allObjects int, name string) // told after each object; may be nil
@@ -177,7 +178,7 @@ func (l *Layout) choose(p *policy.Policy, o *LoadOptions) ([]*Object, error) {
 	}
 	random := rand.New(rand.NewPCG(o.Seed, uint64(p.Index)))
 	for i := range o.Random {
-		if err := add(Random, fmt.Sprintf("random-%d", i), random.Int64N(most+1), ""); err != nil {
+		if err := add(Random, fmt.Sprintf("random-%d", i), o.RandomMin+random.Int64N(most-o.RandomMin+1), ""); err != nil {
 			return nil, err
 		}
 	}

@@ -1,4 +1,6 @@
-package real
+// Package syslog stands in for the host's syslog: what daemons send to a unix socket becomes
+// lines of a file. It judges no line.
+package syslog
 
 import (
 	"bytes"
@@ -13,9 +15,9 @@ import (
 	"time"
 )
 
-// syslog stands in for the host's: it takes datagrams from a unix socket and appends
-// each as one line, without its priority, to a file.
-type syslog struct {
+// Log takes datagrams from a unix socket and appends each as one line, without its
+// priority, to a file. It is goroutine-safe.
+type Log struct {
 	conn *net.UnixConn
 	file *os.File
 	done chan struct{}
@@ -33,7 +35,8 @@ const maxLogLine = 256 << 10
 // syncLine is what Sync sends through the socket; it is not written to the file.
 const syncLine = "imping lab: sync"
 
-func startSyslog(socket, path string) (*syslog, error) {
+// Start opens the socket for all users, and the file; what is in that stays.
+func Start(socket, path string) (*Log, error) {
 	// The kernel's sockaddr_un holds 108 bytes with the final zero.
 	if len(socket) > 107 {
 		return nil, fmt.Errorf("the lab's root is too long a path for the log socket %q (more than 107 bytes)", socket)
@@ -55,12 +58,12 @@ func startSyslog(socket, path string) (*syslog, error) {
 		conn.Close()
 		return nil, fmt.Errorf("cannot open the lab's log: %w", err)
 	}
-	s := &syslog{conn: conn, file: file, done: make(chan struct{}), seen: make(chan struct{})}
+	s := &Log{conn: conn, file: file, done: make(chan struct{}), seen: make(chan struct{})}
 	go s.run()
 	return s, nil
 }
 
-func (s *syslog) run() {
+func (s *Log) run() {
 	defer close(s.done)
 	buf := make([]byte, maxLogLine)
 	for {
@@ -92,14 +95,14 @@ func (s *syslog) run() {
 	}
 }
 
-func (s *syslog) fail(err error) {
+func (s *Log) fail(err error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.err = err
 }
 
 // sync returns when all that was sent to the socket before is in the file.
-func (s *syslog) sync(ctx context.Context) error {
+func (s *Log) sync(ctx context.Context) error {
 	s.mu.Lock()
 	s.sent++
 	want := s.sent
@@ -133,14 +136,15 @@ func (s *syslog) sync(ctx context.Context) error {
 	}
 }
 
-func (s *syslog) close() {
+// Close ends the log; the file stays.
+func (s *Log) Close() {
 	s.conn.Close()
 	<-s.done
 	s.file.Close()
 }
 
-// size is the length of the log file, after a sync.
-func (s *syslog) size() (int64, error) {
+// Size is the length of the log file, after a sync.
+func (s *Log) Size() (int64, error) {
 	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
 	defer cancel()
 	if err := s.sync(ctx); err != nil {
@@ -153,9 +157,9 @@ func (s *syslog) size() (int64, error) {
 	return st.Size(), nil
 }
 
-// lines are the log's lines from byte from on.
-func (s *syslog) lines(from int64) ([]string, error) {
-	end, err := s.size()
+// Lines are the log's lines from byte from on.
+func (s *Log) Lines(from int64) ([]string, error) {
+	end, err := s.Size()
 	if err != nil {
 		return nil, err
 	}
