@@ -19,7 +19,7 @@ import (
 func benchServeCommand() *cobra.Command {
 	var rounds int
 	var scale float64
-	var write string
+	var write, load string
 	var asJSON bool
 	cmd := &cobra.Command{
 		Use:   "serve",
@@ -30,8 +30,8 @@ Markdown table of medians of the servers' CPU time.`,
 		Example: "  imping bench serve --write BENCHMARKS.md\n  imping bench serve --rounds 1 --scale 0.2",
 		Args:    cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			if rounds < 1 || scale <= 0 {
-				return fmt.Errorf("--rounds %d --scale %v: both must be more than zero", rounds, scale)
+			if rounds < 1 || rounds > 25 || scale <= 0 {
+				return fmt.Errorf("--rounds %d --scale %v: from 1 to 25, and more than zero", rounds, scale)
 			}
 			real.Enter()
 			ctx, stop := signal.NotifyContext(cmd.Context(), os.Interrupt, syscall.SIGTERM)
@@ -49,7 +49,7 @@ Markdown table of medians of the servers' CPU time.`,
 			if err := os.Symlink(self, as); err != nil {
 				return err
 			}
-			rows, err := benchserve.Run(ctx, benchserve.Options{Root: root, Server: []string{as}, Rounds: rounds, Scale: scale, Out: os.Stderr})
+			rows, err := benchserve.Run(ctx, benchserve.Options{Root: root, Server: []string{as}, Rounds: rounds, Scale: scale, Load: load, Out: os.Stderr})
 			if err != nil {
 				return err
 			}
@@ -71,6 +71,7 @@ Markdown table of medians of the servers' CPU time.`,
 	}
 	cmd.Flags().IntVar(&rounds, "rounds", 3, "rounds per engine and load")
 	cmd.Flags().Float64Var(&scale, "scale", 1, "times the usual number of requests")
+	cmd.Flags().StringVar(&load, "load", "", "only loads with this in their name")
 	cmd.Flags().BoolVar(&asJSON, "json", false, "print every figure as JSON")
 	cmd.Flags().StringVar(&write, "write", "", "put the table into this file, between its serve marks")
 	return cmd
