@@ -404,7 +404,8 @@ func TestUsualMetadataIsReadTheShortWay(t *testing.T) {
 		"memo above 255": {long, true},
 		"one":            {map[string]string{"name": "/a/c/o"}, false},
 		"none":           {map[string]string{}, false},
-		"short":          {map[string]string{"name": "/a/c/o", "X-Object-Meta-A": "1"}, false},
+		"short":          {map[string]string{"name": "/a/c/o", "X-Object-Meta-A": "1"}, true},
+		"short twice":    {map[string]string{"name": "/a/c/o", "X-Object-Meta-A": "1", "X-Object-Meta-B": "1"}, false},
 		"empty":          {map[string]string{"name": "/a/c/o", "X-Object-Meta-A": ""}, false},
 		"not ASCII":      {map[string]string{"name": "/a/c/ö", "X-Timestamp": "1.2"}, false},
 	} {
