@@ -36,7 +36,7 @@ type crashPlan struct {
 }
 
 type crashOp struct {
-	Kind    string // "put", "publish", "commit", "meta", "delete", "queue"
+	Kind    string // "put" in one step, "publish", "commit", "meta", "delete", "queue"
 	Time    timestamp.Timestamp
 	Index   int
 	Content string
@@ -91,7 +91,7 @@ func (p crashPlan) do(m *Manager) error {
 	at := Place{Device: "sda", Partition: p.partition(), Name: crashName, FragIndex: o.Index, NextPartPower: o.Next}
 	meta := newMetadata([2]string{"X-Timestamp", o.Time.Internal()}, [2]string{"X-Object-Meta-Long", strings.Repeat("x", 1000)})
 	switch o.Kind {
-	case "put", "publish":
+	case "put", "publish", "publish and commit":
 		w, err := m.Create(at, int64(len(o.Content)))
 		if err != nil {
 			return err
@@ -104,6 +104,9 @@ func (p crashPlan) do(m *Manager) error {
 		}
 		meta.Set("Content-Length", strconv.Itoa(len(o.Content)))
 		meta.Set("ETag", fmt.Sprintf("%x", md5.Sum([]byte(o.Content))))
+		if o.Kind == "put" {
+			return w.PublishDurable(meta)
+		}
 		if err := w.Publish(meta); err != nil || o.Kind == "publish" {
 			return err
 		}
@@ -184,6 +187,7 @@ func TestKilledWritersLeaveTheOldOrTheNewState(t *testing.T) {
 	}{
 		"first object":            {nil, put(now, 1, content)},
 		"newer object":            {[]crashOp{put(older, 2, "older"), {Kind: "meta", Time: old}}, put(now, 1, content)},
+		"in two steps":            {[]crashOp{put(older, 2, "older"), {Kind: "meta", Time: old}}, crashOp{Kind: "publish and commit", Time: now, Index: 1, Content: content}},
 		"fragment not durable":    {[]crashOp{put(old, 2, "old")}, crashOp{Kind: "publish", Time: now, Index: 1, Content: content}},
 		"fragment in place":       {[]crashOp{{Kind: "publish", Time: now, Index: 1, Content: content}}, put(now, 1, content)},
 		"known fragment":          {[]crashOp{put(old, 2, "old"), {Kind: "publish", Time: now, Index: 1, Content: content}}, crashOp{Kind: "commit", Time: now, Index: 1}},
@@ -194,7 +198,7 @@ func TestKilledWritersLeaveTheOldOrTheNewState(t *testing.T) {
 	for name, c := range cases {
 		for _, mode := range []string{"", "named", "replicated"} {
 			plan := crashPlan{Op: c.op, Named: mode == "named", Replicated: mode == "replicated"}
-			if plan.Replicated && (c.op.Kind == "commit" || c.op.Kind == "publish") || plan.Named && name != "newer object" && name != "fragment in place" {
+			if plan.Replicated && (c.op.Kind == "commit" || c.op.Kind == "publish" || c.op.Kind == "publish and commit") || plan.Named && name != "newer object" && name != "fragment in place" {
 				continue
 			}
 			t.Run(strings.TrimSpace(name+" "+mode), func(t *testing.T) {

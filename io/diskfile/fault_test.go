@@ -32,6 +32,8 @@ func TestStepsOfAWriteComeInOrder(t *testing.T) {
 		want       string
 	}{
 		{"fragment", false, false, crashOp{Kind: "publish", Content: "xx"}, begin + "write, write, setxattr, fsync, invalidate, link, fsync dir, fsync dir, fsync dir, fsync dir"},
+		{"durable at once", false, false, crashOp{Kind: "put", Content: "xx"}, begin + "write, write, setxattr, fsync, invalidate, link, fsync dir, fsync dir, fsync dir, fsync dir, invalidate, cleanup"},
+		{"known, and durable", false, false, crashOp{Kind: "put", Content: "xx"}, begin + "write, write, setxattr, fsync, invalidate, link, link named, rename, fsync dir, invalidate, rename durable, fsync dir, invalidate, cleanup"},
 		{"named", false, true, crashOp{Kind: "publish", Content: "xx"}, "mkdir, open, open named, allocate, write, write, setxattr, fsync, invalidate, rename, fsync dir, fsync dir, fsync dir, fsync dir"},
 		{"commit", false, false, crashOp{Kind: "commit"}, "invalidate, rename durable, fsync dir, invalidate, cleanup"},
 		{"replicated", true, false, crashOp{Kind: "publish", Content: "xx"}, begin + "write, write, setxattr, fsync, invalidate, link, fsync dir, fsync dir, fsync dir, fsync dir, cleanup"},
@@ -47,7 +49,7 @@ func TestStepsOfAWriteComeInOrder(t *testing.T) {
 		p.Op.Time, p.Op.Index = now, 1
 		check(t, os.MkdirAll(filepath.Join(p.Root, "sda/objects-1"), 0o755))
 		m := p.manager(t)
-		if !c.named && !c.replicated && c.name != "fragment" && c.name != "update" {
+		if !c.named && !c.replicated && c.name != "fragment" && c.name != "durable at once" && c.name != "update" {
 			first := p
 			first.Op = crashOp{Kind: "publish", Time: now, Index: 1, Content: "xx"}
 			if c.op.Kind == "meta" || c.op.Kind == "delete" {
@@ -70,6 +72,30 @@ func TestStepsOfAWriteComeInOrder(t *testing.T) {
 	}
 }
 
+// Hashing removes empty directories, at any moment between that in which a writer makes them and that in which it has a file in them.
+func TestDirectoriesThatOthersRemoveAreMadeAgain(t *testing.T) {
+	for _, step := range []string{"mkdir", "open", "link"} {
+		p := crashPlan{Root: t.TempDir(), Op: crashOp{Kind: "put", Time: timestamp.FromTime(time.Now()), Index: 1, Content: "xx"}}
+		check(t, os.MkdirAll(filepath.Join(p.Root, "sda/objects-1"), 0o755))
+		m := p.manager(t)
+		removed := 0
+		m.fault = func(s string, do func() error) error {
+			if s == step && removed < 2 {
+				removed++
+				if step == "mkdir" {
+					return syscall.ENOENT // what mkdir(2) says when its parent is gone
+				}
+				check(t, os.RemoveAll(m.PartitionPath("sda", p.partition())))
+			}
+			return do()
+		}
+		check(t, p.do(m))
+		if view := p.view(t, m, p.partition(), false); removed != 2 || !strings.HasSuffix(view, ": xx") {
+			t.Errorf("removed %d times before %s: a reader sees %q", removed, step, view)
+		}
+	}
+}
+
 // Whatever step fails, the writer says so, a reader sees the old state, and nothing is left
 // on the disk that was not there before: no file, no directory, no descriptor. Only where the new file was
 // published already, and the directory could not be synced, it stays.
@@ -77,7 +103,7 @@ func TestFailedStepsLeaveTheOldState(t *testing.T) {
 	now := timestamp.FromTime(time.Now())
 	for _, named := range []bool{false, true} {
 		for _, first := range []bool{true, false} {
-			for _, kind := range []string{"publish", "meta", "delete", "queue", "commit"} {
+			for _, kind := range []string{"publish", "put", "meta", "delete", "queue", "commit"} {
 				if kind == "commit" && first {
 					continue
 				}

@@ -14,6 +14,8 @@ import (
 	"strings"
 	"syscall"
 
+	"golang.org/x/sys/unix"
+
 	"imping/swift/suffix"
 )
 
@@ -162,7 +164,7 @@ func (m *Manager) consolidate(path string) (f *suffix.File, raw string, err erro
 	f, raw = readHashes(path)
 	m.watch.Step()
 
-	invalid, err := os.Open(filepath.Join(path, invalidFile))
+	invalid, err := open(filepath.Join(path, invalidFile), unix.O_RDONLY, 0)
 	if errors.Is(err, fs.ErrNotExist) {
 		return f, raw, nil
 	}
@@ -211,7 +213,7 @@ func readHashes(path string) (f *suffix.File, raw string) {
 
 // rawHashes is the content of hashes.pkl, empty if it can not be read.
 func rawHashes(path string) string {
-	in, err := os.Open(filepath.Join(path, hashesFile))
+	in, err := open(filepath.Join(path, hashesFile), unix.O_RDONLY, 0)
 	if err != nil {
 		return ""
 	}
@@ -255,7 +257,7 @@ func (m *Manager) writeHashes(path string, f *suffix.File) (raw string, err erro
 
 func (m *Manager) syncDir(path string) error {
 	m.watch.Step()
-	d, err := os.Open(path)
+	d, err := open(path, unix.O_RDONLY|unix.O_DIRECTORY, 0)
 	if err != nil {
 		return err
 	}
@@ -290,7 +292,7 @@ func (m *Manager) appendInvalid(top, path, suffix string) error {
 	}
 	defer lock.Unlock()
 	m.watch.Step()
-	f, err := os.OpenFile(filepath.Join(path, invalidFile), os.O_WRONLY|os.O_APPEND|os.O_CREATE, 0o666)
+	f, err := open(filepath.Join(path, invalidFile), unix.O_WRONLY|unix.O_APPEND|unix.O_CREAT, 0o666)
 	if err != nil {
 		return err
 	}

@@ -9,6 +9,7 @@ import (
 	"io/fs"
 	"os"
 	"strconv"
+	"sync"
 
 	"golang.org/x/sys/unix"
 
@@ -65,7 +66,9 @@ func readFileMetadata(f *os.File) (map[string]string, error) {
 
 func readMetadata(path string, get func(name string, b []byte) (int, error)) (map[string]string, error) {
 	var raw []byte
-	buf := make([]byte, 4<<10)
+	pooled := attributeBuffers.Get().(*[]byte)
+	defer attributeBuffers.Put(pooled)
+	buf := *pooled
 	for piece := 0; ; piece++ {
 		name := metadataKey
 		if piece > 0 {
@@ -106,6 +109,9 @@ func readMetadata(path string, get func(name string, b []byte) (int, error)) (ma
 	}
 	return m, nil
 }
+
+// attributeBuffers hold what most attributes fit into.
+var attributeBuffers = sync.Pool{New: func() any { b := make([]byte, 4<<10); return &b }}
 
 // attribute reads one extended attribute into buf, which grows if it has to.
 func attribute(get func(name string, b []byte) (int, error), name string, buf *[]byte) ([]byte, error) {

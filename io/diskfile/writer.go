@@ -84,7 +84,18 @@ func (w *Writer) Size() int64 { return w.written }
 // published, but for one that only the syncing of directories met; the Writer is aborted
 // either way. Errors: *NoSpaceError, *NoAttributesError, *LockTimeoutError (of the partition's lock), those of the file system.
 // Swift: BaseDiskFileWriter._put and _finalize_put, ECDiskFileWriter.put.
-func (w *Writer) Publish(meta *Metadata) error {
+func (w *Writer) Publish(meta *Metadata) error { return w.publish(meta, false) }
+
+// PublishDurable is Publish and Commit. Where no one has seen the fragment yet it gets its durable name at once, which spares a
+// rename and a sync of the disk: it is whole before it has any name.
+func (w *Writer) PublishDurable(meta *Metadata) error {
+	if err := w.publish(meta, true); err != nil {
+		return err
+	}
+	return w.Commit()
+}
+
+func (w *Writer) publish(meta *Metadata, durable bool) error {
 	if w.tmp == nil {
 		return errors.New("cannot publish a file that is published or aborted")
 	}
@@ -94,6 +105,9 @@ func (w *Writer) Publish(meta *Metadata) error {
 	if err != nil {
 		return fmt.Errorf("cannot publish a file in %s: %w", w.at.dir, err)
 	}
+	fragment := f.ext == ".data" && !w.m.replicated()
+	// With a partition that the object is going to have, or a fragment of that name, two names would have to change as one.
+	f.durable = fragment && durable && w.at.NextPartPower == 0 && !exists(filepath.Join(w.at.dir, f.format()))
 	meta.Set("name", w.at.Name)
 	path := filepath.Join(w.at.dir, f.format())
 	// Metadata first, so that one sync is for both.
@@ -115,9 +129,14 @@ func (w *Writer) Publish(meta *Metadata) error {
 		return fmt.Errorf("%s is published and perhaps not on the disk: %w", path, err)
 	}
 	w.m.linkNew(w.at, f.format())
-	if f.ext == ".data" && !w.m.replicated() {
+	if fragment && !f.durable {
 		w.data, w.index = f.time, f.index
 		return nil // what it makes obsolete is so only once it is durable
+	}
+	if fragment { // as makeDurable does (rule 21)
+		if err := w.m.invalidateAt(w.at); err != nil {
+			return noSpace(err, path, "cannot invalidate for %s", path)
+		}
 	}
 	w.m.tidy(w.at)
 	return nil

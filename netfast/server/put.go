@@ -140,13 +140,12 @@ func (s *Server) put(r *Request) (*Response, error) {
 	if sent := bare(r.Header.Get("Etag")); sent != "" && sent != etag {
 		return nil, answer(422)
 	}
-	if err := w.Publish(meta); err != nil {
-		return nil, s.unwritable(r, p.device, err)
+	publish := w.PublishDurable
+	if r.Header.True("X-Backend-No-Commit") {
+		publish = w.Publish
 	}
-	if !r.Header.True("X-Backend-No-Commit") {
-		if err := w.Commit(); err != nil {
-			return nil, s.unwritable(r, p.device, err)
-		}
+	if err := publish(meta); err != nil {
+		return nil, s.unwritable(r, p.device, err)
 	}
 	if err := s.updateAfterPut(r, p, now, is, meta); err != nil {
 		return nil, err

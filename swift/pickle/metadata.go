@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"slices"
 	"strconv"
+	"strings"
 )
 
 // Metadata pickles are a few KiB (Swift's limits on headers and user metadata); the
@@ -15,6 +16,9 @@ var metadataLimits = Limits{Bytes: 1 << 20, Objects: 100_000, Depth: 4}
 // become decimal text; keys that are not strings and all other values are refused.
 // Swift: obj/diskfile.py, read_metadata and _decode_metadata.
 func DecodeMetadata(b []byte) (map[string]string, error) {
+	if m, ok := decodeUsual(string(b)); ok {
+		return m, nil
+	}
 	v, err := Decode(b, metadataLimits)
 	if err != nil {
 		return nil, err
@@ -50,6 +54,89 @@ func DecodeMetadata(b []byte) (map[string]string, error) {
 		}
 	}
 	return m, nil
+}
+
+// decodeUsual reads what EncodeMetadata writes of up to 1000 pairs of ASCII texts, none empty and none of one byte twice, as nearly all metadata is, in a tenth of
+// the time that Decode takes. It is false for all else, which is for Decode to read or refuse.
+func decodeUsual(s string) (map[string]string, bool) {
+	if len(s) > metadataLimits.Bytes || len(s) < 8 || s[:6] != "\x80\x02}q\x00(" {
+		return nil, false
+	}
+	u := usual{s: s, pos: 6, memo: 1, encode: -1, latin1: -1}
+	m := make(map[string]string, 16)
+	for u.s[u.pos:] != "u." {
+		key, ok := u.text()
+		value, ok2 := u.text()
+		if !ok || !ok2 || len(m) == 1000 {
+			return nil, false
+		}
+		m[key] = value
+	}
+	return m, len(m) > 1
+}
+
+// usual is where decodeUsual is: memo is the number that the next value gets.
+type usual struct {
+	s                         string
+	pos, memo, encode, latin1 int
+}
+
+func (u *usual) skip(what string) bool {
+	if !strings.HasPrefix(u.s[u.pos:], what) {
+		return false
+	}
+	u.pos += len(what)
+	return true
+}
+
+// numbered skips an opcode with a memo number: of one byte, or of four where that is not enough.
+func (u *usual) numbered(short, long byte, n int) bool {
+	rest := u.s[u.pos:]
+	switch {
+	case n < 256 && len(rest) >= 2 && rest[0] == short && rest[1] == byte(n):
+		u.pos += 2
+	case n >= 256 && len(rest) >= 5 && rest[0] == long && rest[1:5] == string([]byte{byte(n), byte(n >> 8), byte(n >> 16), byte(n >> 24)}):
+		u.pos += 5
+	default:
+		return false
+	}
+	return true
+}
+
+func (u *usual) put() bool {
+	u.memo++
+	return u.numbered('q', 'r', u.memo-1)
+}
+
+// shared skips what is written out the first time and fetched from the memo later.
+func (u *usual) shared(n *int, what string) bool {
+	if *n >= 0 {
+		return u.numbered('h', 'j', *n)
+	}
+	*n = u.memo
+	return u.skip(what) && u.put()
+}
+
+func (u *usual) text() (string, bool) {
+	if !u.shared(&u.encode, "c_codecs\nencode\n") {
+		return "", false
+	}
+	rest := u.s[u.pos:]
+	if len(rest) < 5 || rest[0] != 'X' {
+		return "", false
+	}
+	n := int(rest[1]) | int(rest[2])<<8 | int(rest[3])<<16 | int(rest[4])<<24
+	if n < 1 || n > len(rest)-5 {
+		return "", false
+	}
+	text := rest[5 : 5+n]
+	for i := range len(text) {
+		if text[i] >= 0x80 {
+			return "", false
+		}
+	}
+	u.pos += 5 + n
+	return text, u.put() && u.shared(&u.latin1, "X\x06\x00\x00\x00latin1") && u.skip("\x86") && u.put() && u.skip("R") && u.put()
 }
 
 // EncodeMetadata writes metadata byte for byte as Python 3's pickle.dumps(m, 2) does for

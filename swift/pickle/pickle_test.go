@@ -5,7 +5,9 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"maps"
 	"math/rand/v2"
+	"slices"
 	"strings"
 	"testing"
 
@@ -381,6 +383,62 @@ func TestMetadataThatIsNoDictOfTextIsRefused(t *testing.T) {
 			t.Errorf("%q: error %v does not say %q", in, err, want)
 		}
 	}
+}
+
+// slowly is DecodeMetadata without its short cut.
+func slowly(b []byte) (map[string]string, error) {
+	return DecodeMetadata(append([]byte("\x80\x02"), b...)) // PROTO twice is nothing
+}
+
+func TestUsualMetadataIsReadTheShortWay(t *testing.T) {
+	m := map[string]string{"name": "/a/c/o", "ETag": strings.Repeat("0", 32), "X-Timestamp": "1.2"}
+	long := map[string]string{}
+	for i := range 999 {
+		long[fmt.Sprintf("X-Object-Meta-%d", i)] = fmt.Sprint(i + 10)
+	}
+	for name, c := range map[string]struct {
+		m     map[string]string
+		usual bool
+	}{
+		"some":           {m, true},
+		"memo above 255": {long, true},
+		"one":            {map[string]string{"name": "/a/c/o"}, false},
+		"none":           {map[string]string{}, false},
+		"short":          {map[string]string{"name": "/a/c/o", "X-Object-Meta-A": "1"}, true},
+		"short twice":    {map[string]string{"name": "/a/c/o", "X-Object-Meta-A": "1", "X-Object-Meta-B": "1"}, false},
+		"empty":          {map[string]string{"name": "/a/c/o", "X-Object-Meta-A": ""}, false},
+		"not ASCII":      {map[string]string{"name": "/a/c/ö", "X-Timestamp": "1.2"}, false},
+	} {
+		b := EncodeMetadata(c.m, nil)
+		got, ok := decodeUsual(string(b))
+		if ok != c.usual || ok && !maps.Equal(got, c.m) {
+			t.Errorf("%s: %v, %v", name, ok, got)
+		}
+		for i := range b { // nothing that is cut off or changed is read otherwise than by Decode
+			for _, changed := range [][]byte{b[:i], append(append(slices.Clone(b[:i]), b[i]^1), b[i+1:]...)} {
+				if got, ok := decodeUsual(string(changed)); ok {
+					if want, err := slowly(changed); err != nil || !maps.Equal(got, want) {
+						t.Fatalf("%s, byte %d: %q, but slowly %q, %v", name, i, got, want, err)
+					}
+				}
+			}
+			if i > 600 {
+				break
+			}
+		}
+	}
+}
+
+func FuzzDecodeMetadata(f *testing.F) {
+	f.Add(EncodeMetadata(map[string]string{"name": "/a/c/o", "ETag": "00", "X-Timestamp": "1.2"}, nil))
+	f.Add(EncodeMetadata(map[string]string{"name": "/a/c/ä", "": "x", "z": ""}, nil))
+	f.Fuzz(func(t *testing.T, b []byte) {
+		got, err := DecodeMetadata(b)
+		want, slowErr := slowly(b)
+		if (err == nil) != (slowErr == nil) || !maps.Equal(got, want) {
+			t.Fatalf("%q, %v, but slowly %q, %v", got, err, want, slowErr)
+		}
+	})
 }
 
 func FuzzDecode(f *testing.F) {
