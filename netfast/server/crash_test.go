@@ -277,7 +277,7 @@ func (o *written) send(ctx context.Context, x *ssync.Session, nonDurable bool) e
 	content := o.last().content
 	var header []ssync.Field
 	for _, f := range o.fields() {
-		header = append(header, ssync.Field{Key: f.Key, Value: f.Value})
+		header = append(header, ssync.Field(f))
 	}
 	p, err := x.Put(ssync.PutHead{Path: o.path, Length: int64(len(content)), Header: header, NoCommit: nonDurable})
 	if err != nil {
