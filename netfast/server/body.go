@@ -270,6 +270,7 @@ func (b *objectBody) failed(err error) error {
 
 // condemn quarantines the object; the error says so. The line is Warn's.
 func (b *objectBody) condemn(reason string) error {
+	b.s.statsd.Increment("quarantines")
 	return b.place.Condemn(b.o, reason)
 }
 

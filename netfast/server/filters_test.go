@@ -3,8 +3,10 @@ package server
 import (
 	"encoding/json"
 	"maps"
+	"net"
 	"os"
 	"path/filepath"
+	"regexp"
 	"slices"
 	"strconv"
 	"strings"
@@ -288,5 +290,42 @@ func TestReplicationIsLoggedAtDebug(t *testing.T) {
 	ask(t, s.addr, "GET", "/sda/7/a/c/o", "User-Agent: loud")
 	if log := s.log.String(); strings.Contains(log, "loud") {
 		t.Error(log)
+	}
+}
+
+// Statsd is told what Swift's server tells it (rule 37).
+func TestStatsdIsTold(t *testing.T) {
+	l, err := net.ListenPacket("udp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	_, port, _ := net.SplitHostPort(l.LocalAddr().String())
+	s := ours(t, sda(t), map[string]string{"log_statsd_host": "127.0.0.1", "log_statsd_port": port, "log_statsd_metric_prefix": "lab", "fallocate_reserve": "0",
+		"container_update_timeout": "20"})
+	for _, c := range []struct {
+		method, target string
+		header         []string
+		want           []string // but for the times
+	}{
+		{"PUT", "/sda/7/a/c/o", []string{"Content-Length: 0"}, []string{"lab.object-server.PUT.timing:|ms"}},
+		{"PUT", "/sda/7/a/c/p", []string{"Transfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n0"}, []string{"lab.object-server.PUT.sda.timing:|ms", "lab.object-server.PUT.timing:|ms"}},
+		{"PUT", "/sda/7/a/c/q", []string{"Content-Length: 0", "X-Container-Host: 127.0.0.1:1", "X-Container-Device: sdb", "X-Container-Partition: 1"},
+			[]string{"lab.object-server.async_pendings:1|c", "lab.object-server.PUT.timing:|ms"}},
+		{"GET", "/sda/7/a/c/o", nil, []string{"lab.object-server.GET.timing:|ms"}},
+		{"GET", "/sda/7/a/c/none", nil, []string{"lab.object-server.GET.timing:|ms"}},
+		{"DELETE", "/sdx/7/a/c/o", nil, []string{"lab.object-server.DELETE.errors.timing:|ms"}},
+		{"NONSENSE", "/sda/7/a/c/o", nil, nil},
+		{"OPTIONS", "/", nil, []string{"lab.object-server.OPTIONS.timing:|ms"}},
+	} {
+		ask(t, s.addr, c.method, c.target, append([]string{"X-Timestamp: " + after, "Content-Type: text/plain"}, c.header...)...)
+		for _, want := range c.want {
+			buf := make([]byte, 1000)
+			l.SetReadDeadline(time.Now().Add(20 * time.Second))
+			n, _, err := l.ReadFrom(buf)
+			if got := regexp.MustCompile(`:[0-9.]+\|ms`).ReplaceAllString(string(buf[:n]), ":|ms"); err != nil || got != want {
+				t.Errorf("%s %s: %q, want %q (%v)", c.method, c.target, got, want, err)
+			}
+		}
 	}
 }

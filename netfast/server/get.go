@@ -109,7 +109,9 @@ func (s *Server) open(r *Request) (*place, *diskfile.Object, error) {
 func (s *Server) missing(r *Request, p *place, err error) error {
 	resp := answer(404)
 	switch {
-	case errors.Is(err, diskfile.ErrNotExist), isA[*diskfile.QuarantinedError](err):
+	case isA[*diskfile.QuarantinedError](err):
+		s.statsd.Increment("quarantines")
+	case errors.Is(err, diskfile.ErrNotExist):
 	case isA[*diskfile.DeletedError](err):
 		e, _ := errors.AsType[*diskfile.DeletedError](err)
 		resp.with("X-Backend-Timestamp", e.Timestamp.Internal())

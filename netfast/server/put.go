@@ -8,6 +8,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -37,7 +38,9 @@ func (s *Server) present(r *Request, p *place, v diskfile.View) (*present, error
 	}
 	is := &present{gone: err}
 	switch {
-	case errors.Is(err, diskfile.ErrNotExist), isA[*diskfile.QuarantinedError](err), isA[*diskfile.CorruptError](err):
+	case isA[*diskfile.QuarantinedError](err):
+		s.statsd.Increment("quarantines")
+	case errors.Is(err, diskfile.ErrNotExist), isA[*diskfile.CorruptError](err):
 	case isA[*diskfile.DeletedError](err):
 		e, _ := errors.AsType[*diskfile.DeletedError](err)
 		is.at = e.Timestamp
@@ -159,10 +162,13 @@ func (s *Server) receive(r *Request, p *place, w *diskfile.Writer, size int64) (
 	defer s.hashing.done()
 	defer sum.Close()
 	end := s.now().Add(s.conf.MaxUploadTime)
+	writing := time.Duration(0)
 	for {
 		n, err := r.Body.Read(piece[:])
 		if n > 0 {
-			if s.now().After(end) {
+			start := s.now()
+			if start.After(end) {
+				s.statsd.Increment("PUT.timeouts")
 				return "", answer(408)
 			}
 			if _, err := sum.Write(piece[:n]); err != nil {
@@ -171,10 +177,12 @@ func (s *Server) receive(r *Request, p *place, w *diskfile.Writer, size int64) (
 			if _, err := w.Write(piece[:n]); err != nil {
 				return "", s.unwritable(r, p.device, err)
 			}
+			writing += s.now().Sub(start)
 		}
 		switch {
 		case err == nil:
 		case err == io.EOF && (size < 0 || size == w.Size()):
+			s.statsd.Transfer("PUT."+p.device+".timing", writing, w.Size())
 			return sum.Sum(), nil
 		case err != io.EOF && netfast.IsTimeout(err):
 			return "", answer(408)

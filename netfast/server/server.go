@@ -26,6 +26,7 @@ import (
 type Server struct {
 	conf   *Config
 	log    *daemon.Logger
+	statsd *daemon.Statsd
 	swift  *policy.Swift
 	stores map[int]*store
 	client *netfast.Client // for the updates of containers
@@ -69,6 +70,10 @@ func New(conf *Config, swift *policy.Swift, log *daemon.Logger) (*Server, error)
 		conns:       map[*connection]bool{},
 	}
 	s.client = netfast.NewClient(netfast.Options{ConnTimeout: conf.ConnTimeout, NodeTimeout: conf.NodeTimeout})
+	var err error
+	if s.statsd, err = daemon.NewStatsd(conf.Section, "object-server"); err != nil {
+		return nil, err
+	}
 	reserve, err := diskfile.ParseReserve(conf.FallocateReserve)
 	if err != nil {
 		return nil, fmt.Errorf("%s: %w", conf.Path, err)
@@ -110,6 +115,7 @@ func (s *Server) Do(r *Request) *Response {
 	resp := s.try(r)
 	resp.complete(r.Method)
 	spent := s.now().Sub(start)
+	s.count(r.Method, resp.Status, spent)
 	if s.conf.LogRequests {
 		s.logRequest(r, resp, spent)
 	}
@@ -117,6 +123,18 @@ func (s *Server) Do(r *Request) *Response {
 		time.Sleep(slow)
 	}
 	return resp
+}
+
+// count tells statsd about a request. Swift: common/utils.py, timing_stats.
+func (s *Server) count(method string, status int, spent time.Duration) {
+	v, known := s.verbs[method]
+	switch {
+	case !known || status == 405:
+	case status >= 500:
+		s.statsd.Timing(method+".errors.timing", spent, v.sampled)
+	default:
+		s.statsd.Timing(method+".timing", spent, v.sampled)
+	}
 }
 
 func (s *Server) try(r *Request) (resp *Response) {
@@ -231,6 +249,7 @@ func (s *Server) Close() {
 	s.once.Do(func() { close(s.closing) })
 	s.running.Wait()
 	s.client.Close()
+	s.statsd.Close()
 }
 
 var errStopping = errors.New("the server is stopping")

@@ -222,6 +222,7 @@ func (s *Server) tell(r *Request, u row, to peer) error {
 	if err := u.store.QueueUpdate(u.device, name, at, u.encode()); err != nil {
 		return s.unwritable(r, u.device, err)
 	}
+	s.statsd.Increment("async_pendings")
 	return nil
 }
 

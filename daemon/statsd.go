@@ -1,0 +1,120 @@
+package daemon
+
+import (
+	"math/rand/v2"
+	"net"
+	"strconv"
+	"sync"
+	"time"
+
+	"imping/swift/conf"
+)
+
+// Statsd sends what Swift sends to statsd, under its names. The zero value and nil send nothing. It is
+// goroutine-safe, and never waits for anybody: what can not be sent is lost.
+type Statsd struct {
+	host, port, prefix string
+	rate, factor       float64
+
+	mu     sync.Mutex
+	conn   net.Conn  // nil: there is none
+	looked time.Time // when the host was looked up last
+}
+
+// statsdLookup is how long an address is believed: whoever moves his statsd by its name need not
+// restart the daemons.
+const statsdLookup = time.Minute
+
+// NewStatsd reads the options log_statsd_host, _port, _default_sample_rate, _sample_rate_factor and
+// _metric_prefix. Names begin with that prefix and log_name, default name. Swift: common/utils.py, get_logger and StatsdClient.
+func NewStatsd(sec *conf.Section, name string) (*Statsd, error) {
+	s := &Statsd{host: sec.Get("log_statsd_host", "")}
+	port, err := sec.Int("log_statsd_port", 8125)
+	if err != nil {
+		return nil, err
+	}
+	s.port = strconv.Itoa(port)
+	if s.rate, err = sec.Float("log_statsd_default_sample_rate", 1); err != nil {
+		return nil, err
+	}
+	if s.factor, err = sec.Float("log_statsd_sample_rate_factor", 1); err != nil {
+		return nil, err
+	}
+	for _, part := range []string{sec.Get("log_statsd_metric_prefix", ""), sec.Get("log_name", name)} {
+		if part != "" {
+			s.prefix += part + "."
+		}
+	}
+	return s, nil
+}
+
+// Increment counts something.
+func (s *Statsd) Increment(metric string) { s.send(metric, "1", "c", -1) }
+
+// Timing tells how long something took. rate is the share of calls that is told; below 0 it is the default.
+func (s *Statsd) Timing(metric string, d time.Duration, rate float64) {
+	s.send(metric, milliseconds(d), "ms", rate)
+}
+
+// Transfer tells how long each thousand bytes took.
+func (s *Statsd) Transfer(metric string, d time.Duration, bytes int64) {
+	if bytes > 0 {
+		s.send(metric, strconv.FormatFloat(d.Seconds()*1000/float64(bytes)*1000, 'f', -1, 64), "ms", -1)
+	}
+}
+
+func milliseconds(d time.Duration) string {
+	return strconv.FormatFloat(float64(d)/float64(time.Millisecond), 'f', -1, 64)
+}
+
+func (s *Statsd) send(metric, value, kind string, rate float64) {
+	if s == nil || s.host == "" {
+		return
+	}
+	if rate < 0 {
+		rate = s.rate
+	}
+	rate *= s.factor
+	line := append([]byte(s.prefix), metric...)
+	line = append(append(append(line, ':'), value...), '|')
+	line = append(line, kind...)
+	if rate < 1 {
+		if rand.Float64() >= rate {
+			return
+		}
+		line = strconv.AppendFloat(append(line, "|@"...), rate, 'f', -1, 64)
+	}
+	if c := s.socket(); c != nil {
+		_, _ = c.Write(line) // as a rule nobody listens, if it fails
+	}
+}
+
+// socket is connected to the address that the host has now.
+func (s *Statsd) socket() net.Conn {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if time.Since(s.looked) < statsdLookup {
+		return s.conn
+	}
+	s.looked = time.Now()
+	if c, err := net.DialTimeout("udp", net.JoinHostPort(s.host, s.port), time.Second); err == nil {
+		if s.conn != nil {
+			s.conn.Close()
+		}
+		s.conn = c
+	}
+	return s.conn
+}
+
+// Close closes the socket.
+func (s *Statsd) Close() {
+	if s == nil {
+		return
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.conn != nil {
+		s.conn.Close()
+	}
+	s.conn, s.looked = nil, time.Now().Add(100*365*24*time.Hour)
+}

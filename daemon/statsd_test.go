@@ -1,0 +1,128 @@
+package daemon
+
+import (
+	"net"
+	"strconv"
+	"testing"
+	"time"
+
+	"imping/lab/oracle"
+	"imping/swift/conf"
+)
+
+// What is sent is what Swift's client sends (rule 37).
+func TestStatsdIsToldAsBySwift(t *testing.T) {
+	l, err := net.ListenPacket("udp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	next := func() string {
+		t.Helper()
+		buf := make([]byte, 1000)
+		l.SetReadDeadline(time.Now().Add(20 * time.Second))
+		n, _, err := l.ReadFrom(buf)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return string(buf[:n])
+	}
+	base := map[string]string{"log_statsd_host": "127.0.0.1", "log_statsd_port": strconv.Itoa(l.LocalAddr().(*net.UDPAddr).Port)}
+	var settings []map[string]string
+	for _, more := range []map[string]string{
+		{},
+		{"log_name": "object-6200", "log_statsd_metric_prefix": "dc1.node2"},
+		{"log_name": "", "log_statsd_metric_prefix": "x"},
+		{"log_statsd_default_sample_rate": "0.9999999", "log_statsd_sample_rate_factor": "1"},
+		{"log_statsd_sample_rate_factor": "0.9999999"},
+	} {
+		options := map[string]string{}
+		for _, m := range []map[string]string{base, more} {
+			for k, v := range m {
+				options[k] = v
+			}
+		}
+		settings = append(settings, options)
+	}
+	var done bool
+	oracle.Ask(t, `
+import sys, json
+from swift.common.utils import get_logger
+for i, conf in enumerate(json.load(sys.stdin)):
+    conf.setdefault('log_name', 'object-server')
+    log = get_logger(conf, log_route='server%d' % i)
+    log.increment('async_pendings')
+    log.timing('PUT.timing', 12.5)
+    log.timing('PUT.timing', 12.5, sample_rate=0.99999)
+    log.transfer_rate('PUT.sda.timing', 0.25, 1000)
+    log.transfer_rate('PUT.sda.timing', 0.25, 0)
+json.dump(True, sys.stdout)
+`, settings, &done)
+	var wanted [][]string
+	for range settings {
+		var want []string
+		for range 4 {
+			want = append(want, next())
+		}
+		wanted = append(wanted, want)
+	}
+	for i, options := range settings {
+		want := wanted[i]
+		s, err := NewStatsd(conf.NewSection("app:object-server", "x.conf", options), "object-server")
+		if err != nil {
+			t.Fatal(err)
+		}
+		s.Increment("async_pendings")
+		s.Timing("PUT.timing", 12500*time.Microsecond, -1)
+		s.Timing("PUT.timing", 12500*time.Microsecond, 0.99999)
+		s.Transfer("PUT.sda.timing", 250*time.Millisecond, 1000)
+		s.Transfer("PUT.sda.timing", 250*time.Millisecond, 0)
+		for i := range want {
+			if got := next(); !sameLine(got, want[i]) {
+				t.Errorf("%v: %q, and Swift sends %q", options, got, want[i])
+			}
+		}
+		s.Close()
+		s.Increment("nobody")
+	}
+	if s, err := NewStatsd(conf.NewSection("x", "x.conf", nil), "x"); err != nil {
+		t.Error(err)
+	} else {
+		s.Increment("nobody")
+	}
+	for option, value := range map[string]string{"log_statsd_port": "x", "log_statsd_default_sample_rate": "x", "log_statsd_sample_rate_factor": "x"} {
+		if _, err := NewStatsd(conf.NewSection("x", "x.conf", map[string]string{option: value}), "x"); err == nil {
+			t.Errorf("%s = %s is taken", option, value)
+		}
+	}
+	l.SetReadDeadline(time.Now())
+	if _, _, err := l.ReadFrom(make([]byte, 10)); err == nil {
+		t.Error("more was sent")
+	}
+}
+
+// sameLine forgives that Python writes 250.0 for 250.
+func sameLine(got, want string) bool {
+	number := func(s string) (string, string) {
+		i, j := len(s), len(s)
+		for k := range s {
+			if s[k] == ':' {
+				i = k + 1
+			}
+			if s[k] == '|' && j == len(s) {
+				j = k
+			}
+		}
+		if i > j {
+			return s, ""
+		}
+		f, err := strconv.ParseFloat(s[i:j], 64)
+		if err != nil {
+			return s, ""
+		}
+		return s[:i] + s[j:], strconv.FormatFloat(f, 'g', -1, 64)
+	}
+	a, x := number(got)
+	b, y := number(want)
+	return a == b && x == y
+}
