@@ -24,10 +24,11 @@ const (
 )
 
 // connection is one of a client's. idle is guarded by the server's mutex: no request is
-// under way, nothing is lost when it is closed.
+// under way.
 type connection struct {
 	*netfast.Conn
 	idle bool
+	used bool // there was a request
 }
 
 // isPassing reports that the process, not the listener, is in trouble.
@@ -42,9 +43,9 @@ func isPassing(err error) bool {
 
 func (s *Server) start(tcp *net.TCPConn) {
 	tcp.SetKeepAliveConfig(net.KeepAliveConfig{Enable: true, Idle: s.conf.KeepIdle})
-	c := &connection{Conn: netfast.Accepted(tcp, s.conf.ClientTimeout)}
+	c := &connection{Conn: netfast.Accepted(tcp, s.conf.ClientTimeout), idle: true}
 	s.mu.Lock()
-	if s.stopping {
+	if s.ending {
 		s.mu.Unlock()
 		tcp.Close()
 		<-s.slots
@@ -52,6 +53,9 @@ func (s *Server) start(tcp *net.TCPConn) {
 	}
 	s.conns[c] = true
 	s.running.Add(1)
+	if s.stopping { // it was accepted just before
+		s.lastCall(c)
+	}
 	s.mu.Unlock()
 	go func() {
 		defer s.running.Done()
@@ -73,7 +77,7 @@ func (s *Server) setIdle(c *connection, idle bool) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	c.idle = idle
-	return !idle || !s.stopping
+	return !idle || !s.stopping || !c.used && !s.ending
 }
 
 // serveOne reads one request and answers it, and reports whether another may follow.
@@ -82,6 +86,7 @@ func (s *Server) serveOne(c *connection, served string) bool {
 		return false
 	}
 	s.setIdle(c, false)
+	c.used = true
 	in, err := c.ReadRequest()
 	if bad := (*netfast.HeadError)(nil); errors.As(err, &bad) {
 		s.log.Errorf("ERROR WSGI: code %d, message %s", bad.Status, bad.Reason)

@@ -267,19 +267,31 @@ func TestFinishLetsRequestsEnd(t *testing.T) {
 	busy := dial(t, s.addr)
 	half := request("GET", "/sda/7/a/c/o", "Content-Length: 5")
 	io.WriteString(busy, half+"ab")
-	waitFor(t, "the request to be under way", func() bool {
-		s.mu.Lock()
-		defer s.mu.Unlock()
-		n := 0
+	state := func(w *wire) *connection {
 		for c := range s.conns {
-			if !c.idle {
-				n++
+			if c.Addr() == w.LocalAddr().String() {
+				return c
 			}
 		}
-		return n == 1
+		return nil
+	}
+	waitFor(t, "one request to be under way, and the other connection to be idle", func() bool {
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		a, b := state(busy), state(idle)
+		return a != nil && !a.idle && b != nil && b.idle
 	})
+	fresh := dial(t, s.addr)
+	waitFor(t, "the third connection", func() bool { return s.count() == 3 })
 	finished := make(chan error)
 	go func() { finished <- s.Finish(context.Background()) }()
+	waitFor(t, "the end to begin", s.isStopping)
+	// What was on its way is answered.
+	io.WriteString(fresh, request("HEAD", "/sda/7/a/c/o"))
+	if a, err := fresh.read("HEAD"); err != nil || a.Status != "200 OK" || a.Header["Connection"] != "close" {
+		t.Errorf("the request on its way: %v %v", a, err)
+	}
+	fresh.Close()
 	if _, err := io.ReadAll(idle); err != nil {
 		t.Errorf("the idle connection: %v", err)
 	}

@@ -42,7 +42,8 @@ type Server struct {
 	mu        sync.Mutex // guards what follows
 	listeners map[net.Listener]bool
 	conns     map[*connection]bool
-	stopping  bool
+	stopping  bool           // nothing new is accepted
+	ending    bool           // nor is anything under way finished
 	once      sync.Once      // closes closing
 	running   sync.WaitGroup // listeners and connections
 }
@@ -227,11 +228,7 @@ func (s *Server) isStopping() bool {
 // Finish stops accepting, closes idle connections, and waits for the requests under way,
 // until ctx ends at most. Close is still to be called.
 func (s *Server) Finish(ctx context.Context) error {
-	s.stop(func(c *connection) {
-		if c.idle {
-			c.Interrupt(errStopping)
-		}
-	})
+	s.stop(s.lastCall)
 	done := make(chan struct{})
 	go func() { s.running.Wait(); close(done) }()
 	select {
@@ -242,9 +239,30 @@ func (s *Server) Finish(ctx context.Context) error {
 	}
 }
 
+// lastCallTime is how long an idle connection stays when the server finishes: a request may be on its way,
+// and would be lost with it.
+const lastCallTime = time.Second
+
+// lastCall ends a connection on which nothing comes any more. The mutex is held.
+func (s *Server) lastCall(c *connection) {
+	if !c.idle {
+		return // it ends when it would become so
+	}
+	time.AfterFunc(lastCallTime, func() {
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		if c.idle {
+			c.Interrupt(errStopping)
+		}
+	})
+}
+
 // Close stops accepting and ends all connections, requests under way too, and returns when
 // no goroutine is left.
 func (s *Server) Close() {
+	s.mu.Lock()
+	s.ending = true
+	s.mu.Unlock()
 	s.stop(func(c *connection) { c.Interrupt(errStopping) })
 	s.once.Do(func() { close(s.closing) })
 	s.running.Wait()
