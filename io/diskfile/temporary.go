@@ -46,13 +46,13 @@ func (m *Manager) Intercept(f func(step string, do func() error) error) { m.faul
 func (m *Manager) newTemporary(device, dir string) (t *temporary, err error) {
 	t = &temporary{m: m, device: device, dir: dir}
 	for range linkTries {
-		if err = t.makeDirs(); err != nil {
+		if err = t.makeDirs(); err == nil {
+			err = m.step("open", t.open)
+		}
+		if !errors.Is(err, fs.ErrNotExist) {
 			break
 		}
-		if err = m.step("open", t.open); !errors.Is(err, fs.ErrNotExist) {
-			break
-		}
-		// Someone removed the empty directory.
+		// Someone removed the empty directory, or the one above.
 	}
 	if errors.Is(err, unix.EOPNOTSUPP) || errors.Is(err, unix.EISDIR) || errors.Is(err, unix.EINVAL) {
 		err = m.step("open named", func() error { return t.openNamed("") })
@@ -153,7 +153,7 @@ func (t *temporary) link(target string) error {
 			t.name = ""
 			return nil
 		case unix.ENOENT:
-			if err := t.makeDirs(); err != nil {
+			if err := t.makeDirs(); err != nil && !errors.Is(err, fs.ErrNotExist) {
 				return err
 			}
 		case unix.EEXIST:
