@@ -244,9 +244,9 @@ func open(path string, flags int, mode uint32) (*os.File, error) {
 
 // makeDirs makes the folders on the way from top, which must exist, down to path: an
 // unmounted device must not be written on. Modes are Swift's: what umask leaves. made is
-// the first of those that were missing, "" if none was.
+// the first of those that were missing, "" if none was. Others may remove them while they are empty.
 func makeDirs(top, path string) (made string, err error) {
-	for range 2 {
+	for range linkTries {
 		switch err = os.Mkdir(path, 0o777); {
 		case err == nil && made == "":
 			return path, nil

@@ -52,7 +52,7 @@ func (m *Manager) newTemporary(device, dir string) (t *temporary, err error) {
 		if !errors.Is(err, fs.ErrNotExist) {
 			break
 		}
-		// Someone removed an empty directory, as hashing does.
+		// Someone removed the empty directory, or the one above.
 	}
 	if errors.Is(err, unix.EOPNOTSUPP) || errors.Is(err, unix.EISDIR) || errors.Is(err, unix.EINVAL) {
 		err = m.step("open named", func() error { return t.openNamed("") })
