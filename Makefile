@@ -49,8 +49,8 @@ lint:                 ## gofmt, vet, staticcheck, for both architectures that ha
 		echo "vet, staticcheck for $$arch"; \
 		GOARCH=$$arch $(GO) vet ./... && GOARCH=$$arch $$staticcheck ./... || exit 1; \
 	done
-	@before=$$(cat native/kernels_*.s native/kernels_*.go | sha256sum); $(GO) generate ./native; \
-	[ "$$before" = "$$(cat native/kernels_*.s native/kernels_*.go | sha256sum)" ] || { echo "native's assembly was not what its generators write, and is now"; exit 1; }
+	@before=$$(cat native/kernels_*.s native/kernels_*.go native/md5/kernels_* | sha256sum); $(GO) generate ./native ./native/md5; \
+	[ "$$before" = "$$(cat native/kernels_*.s native/kernels_*.go native/md5/kernels_* | sha256sum)" ] || { echo "native's assembly was not what its generators write, and is now"; exit 1; }
 
 fuzz:                 ## every fuzz target for FUZZTIME (20s)
 	@./lab/fuzz $(or $(FUZZTIME),20s)

@@ -6,7 +6,6 @@ require (
 	github.com/google/go-cmp v0.7.0
 	github.com/klauspost/cpuid/v2 v2.4.2
 	github.com/klauspost/reedsolomon v1.14.2
-	github.com/minio/md5-simd v1.1.2
 	github.com/spf13/cobra v1.10.2
 	github.com/templexxx/reedsolomon v1.1.3
 	github.com/templexxx/xorsimd v0.1.1

@@ -19,7 +19,7 @@ import (
 )
 
 func TestMain(m *testing.M) {
-	goleak.VerifyTestMain(m, goleak.IgnoreTopFunction("github.com/minio/md5-simd.(*md5Server).process")) // lives as long as the process
+	goleak.VerifyTestMain(m)
 }
 
 var bg = context.Background()

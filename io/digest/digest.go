@@ -1,5 +1,5 @@
 // Package digest computes the MD5 of many streams at once, in SIMD lanes that all streams of the process share. It is not a
-// general hash package: a stream ends with one Sum, and one long stream alone is slower here than in crypto/md5.
+// general hash package: a stream ends with one Sum.
 package digest
 
 import (
@@ -8,199 +8,308 @@ import (
 	"errors"
 	"fmt"
 	"hash"
+	"runtime"
 	"sync"
 
-	"github.com/klauspost/cpuid/v2"
-	md5simd "github.com/minio/md5-simd"
+	lanes "imping/native/md5"
 )
 
 const (
-	// inlineBelow is the length in bytes under which a stream is hashed by crypto/md5 in the caller's goroutine: what the round trips to
-	// the lane server cost (about 1.5 us for a stream's life) is more than lanes save. CPU per stream, ten streams of one piece
-	// (AVX-512): 1000 bytes 1.5 us inline and 1.7 in lanes; 3000 bytes 4.1 and 2.2; 6634 bytes 8.4 and 3.4; 104938 bytes 134 and 30.
+	// inlineBelow is the length in bytes under which a stream is hashed by crypto/md5 in the caller's goroutine: what a round trip
+	// costs is more than lanes save.
 	inlineBelow = 2 << 10
 
-	// laneChunk is what a stream puts into its lane at once. It divides the server's buffer (32 KiB), so that no buffer is cut
-	// short, and leaves a stream room for three chunks in its queue. Measured for ten streams: 4 KiB 3.1 GB per CPU second, 16 KiB 3.6, 32 KiB 3.4.
-	laneChunk = 16 << 10
+	// turn is how many blocks lanes do before they are dealt anew: 8 KiB of each stream. Whoever comes meanwhile waits for so long
+	// (30 us); much less costs calls.
+	turn = 128
+
+	// company is the number of streams from which on lanes are faster than crypto/md5 stream by stream. With one stream in eight
+	// lanes they have 0.4 times its rate, with eight 4 times, with sixteen 5.5 times (AVX2, Zen 1).
+	company = 3
+
+	blockSize = lanes.BlockSize
 )
 
-// hasLanes tells whether this processor has lanes (AVX2 or AVX-512 on amd64).
-var hasLanes = cpuid.CPU.Supports(cpuid.AVX2)
-
-// lanes is the process-wide server and its hashers. A hasher is never closed: the server of md5-simd 1.1.2 does not forget closed
-// ones, and looks at each of them in every round. So they are reset and used again; there are as many as ever were needed at once.
-var lanes struct {
-	sync.Mutex
-	server md5simd.Server
-	idle   []md5simd.Hasher
-}
-
-func takeHasher() md5simd.Hasher {
-	lanes.Lock()
-	defer lanes.Unlock()
-	if n := len(lanes.idle); n > 0 {
-		h := lanes.idle[n-1]
-		lanes.idle = lanes.idle[:n-1]
-		return h
-	}
-	if lanes.server == nil {
-		lanes.server = md5simd.NewServer()
-	}
-	return lanes.server.NewHash()
-}
-
-func giveHasher(h md5simd.Hasher, used bool) {
-	// Reset puts a message into the hasher's queue of three without telling the server. Three such in a row and the next Write would wait for
-	// ever: so only after something that the server was told of.
-	if used {
-		h.Reset()
-	}
-	lanes.Lock()
-	lanes.idle = append(lanes.idle, h)
-	lanes.Unlock()
-}
+var hasLanes = lanes.Available()
 
 var inlinePool = sync.Pool{New: func() any { return md5.New() }}
 
 // Stream is the MD5 of one stream of bytes. It is not safe for use by several goroutines at once.
 type Stream struct {
-	inline hash.Hash      // one of these two while the stream is open
-	lane   md5simd.Hasher // fed whole blocks only: a lane that gets 64 bytes holds up those that get 16 KiB
-	carry  [md5.BlockSize]byte
-	nc     int    // bytes in carry
-	used   bool   // the lane's server was told of something
-	rest   []byte // what WriteAll has still to feed
+	inline hash.Hash // nil where lanes are used
+	ended  bool
 	sum    string
+
+	state lanes.State
+	done  uint64 // bytes written
+	carry [blockSize]byte
+	nc    int // bytes in carry
+
+	// While a call waits for blocks to be done: the carry if it is full, then rest, whole blocks of what the call was given.
+	full bool
+	rest []byte
+	tail []byte // less than a block, kept in the carry afterwards
+	call *call
 }
 
 // New starts a stream of about so many bytes; short ones are hashed in the caller's goroutine. A negative length is unknown, and taken
-// for long. A long stream that has no company (fewer than three at a time) is cheaper as New(0): lanes do not help it.
+// for long.
 func New(expected int64) *Stream {
-	s := &Stream{}
+	s := &Stream{state: lanes.Init}
 	if !hasLanes || expected >= 0 && expected < inlineBelow {
 		s.inline = inlinePool.Get().(hash.Hash)
-	} else {
-		s.lane = takeHasher()
 	}
 	return s
 }
 
+var errEnded = errors.New("write to an MD5 stream that has ended")
+
 // Write adds p, which may be used again after return. It fails only after Sum or Close.
 func (s *Stream) Write(p []byte) (int, error) {
 	switch {
+	case s.ended:
+		return 0, errEnded
 	case s.inline != nil:
 		return s.inline.Write(p)
-	case s.lane == nil:
-		return 0, errEnded
 	}
-	stage := takeStage()
-	for rest := p; len(rest) > 0; {
-		rest = s.feed(rest, stage[:])
-	}
-	stages.Put(stage)
+	one := [1]*Stream{s}
+	s.feed(p)
+	do(one[:])
 	return len(p), nil
 }
 
-var errEnded = errors.New("write to an MD5 stream that has ended")
-
-// WriteAll adds p[i] to streams[i] for all i: the pieces of one stripe. Fed like this the lanes are always full; from one goroutine
-// that writes stream after stream each lane would work alone (ten streams: 0.6 GB per CPU second against 3.5). The pieces
+// WriteAll adds p[i] to streams[i] for all i: the pieces of one stripe, which keep each other company. The pieces
 // may be used again after return. It panics if the lengths of the two slices differ.
 func WriteAll(streams []*Stream, p [][]byte) error {
 	if len(streams) != len(p) {
 		panic(fmt.Sprintf("BUG: %d streams, %d pieces", len(streams), len(p)))
 	}
-	left := 0
-	for i, s := range streams {
-		switch {
-		case s.inline != nil:
-			s.inline.Write(p[i])
-		case s.lane == nil:
+	for _, s := range streams {
+		if s.ended {
 			return errEnded
-		case len(p[i]) > 0:
-			s.rest = p[i]
-			left++
 		}
 	}
-	if left == 0 {
-		return nil
-	}
-	stage := takeStage()
-	for left > 0 {
-		for _, s := range streams {
-			if len(s.rest) == 0 {
-				continue
-			}
-			if s.rest = s.feed(s.rest, stage[:]); len(s.rest) == 0 {
-				s.rest = nil
-				left--
-			}
+	for i, s := range streams {
+		if s.inline != nil {
+			s.inline.Write(p[i])
+		} else {
+			s.feed(p[i])
 		}
 	}
-	stages.Put(stage)
+	do(streams)
 	return nil
 }
 
-// stages are where a carry and what follows it are joined: lanes copy what they get, so one serves all streams of a call.
-var stages = sync.Pool{New: func() any { return new([laneChunk]byte) }}
-
-func takeStage() *[laneChunk]byte { return stages.Get().(*[laneChunk]byte) }
-
-// feed puts the next chunk of p, in whole blocks, into the lane and returns what is left; less than a block is kept in the carry.
-func (s *Stream) feed(p, stage []byte) []byte {
-	switch whole := (s.nc + len(p)) &^ (md5.BlockSize - 1); {
-	case whole == 0:
-		s.nc += copy(s.carry[s.nc:], p)
-		return nil
-	case s.nc > 0:
-		s.used = true
-		n := min(whole, laneChunk) - s.nc
-		copy(stage, s.carry[:s.nc])
-		copy(stage[s.nc:], p[:n])
-		s.lane.Write(stage[:s.nc+n])
-		p, s.nc = p[n:], 0
-	default:
-		s.used = true
-		n := min(whole, laneChunk)
-		s.lane.Write(p[:n])
+// feed makes p what is to be done next.
+func (s *Stream) feed(p []byte) {
+	s.done += uint64(len(p))
+	if s.nc > 0 {
+		n := copy(s.carry[s.nc:], p)
+		s.nc += n
 		p = p[n:]
+		if s.nc < blockSize {
+			return
+		}
+		s.full = true
 	}
-	if len(p) < md5.BlockSize {
-		s.nc = copy(s.carry[:], p)
-		return nil
+	whole := len(p) &^ (blockSize - 1)
+	s.rest, s.tail = p[:whole], p[whole:]
+	if !s.full && whole == 0 {
+		s.settle()
 	}
-	return p
+}
+
+// pending tells whether there are blocks to be done.
+func (s *Stream) pending() bool { return s.full || len(s.rest) > 0 }
+
+// next is where the next blocks are, and how many there are in one piece.
+func (s *Stream) next() (p []byte, n int) {
+	if s.full {
+		return s.carry[:], 1
+	}
+	return s.rest, len(s.rest) / blockSize
+}
+
+// did says that n of the next blocks are done.
+func (s *Stream) did(n int) {
+	if s.full {
+		s.full, s.nc = false, 0
+	} else {
+		s.rest = s.rest[n*blockSize:]
+	}
+}
+
+// settle ends what feed began.
+func (s *Stream) settle() {
+	if s.tail != nil {
+		s.nc = copy(s.carry[:], s.tail)
+	}
+	s.rest, s.tail = nil, nil
+}
+
+// call is one Write or WriteAll that waits for its blocks.
+type call struct {
+	left   int       // streams that are pending
+	parked bool      // its goroutine waits for wake
+	wake   chan bool // true: it is to lead; false: all is done
+}
+
+var calls = sync.Pool{New: func() any { return &call{wake: make(chan bool, 1)} }}
+
+// queue holds the pending streams of all calls that nobody works at. The goroutines of the calls do the work themselves: one that leads
+// takes up to a lane's full of streams, whosever they are, does a turn of each and puts back what is left, until its own are done;
+// then another one leads. With enough streams for more, several lead.
+var queue struct {
+	sync.Mutex
+	streams []*Stream
+	leaders int
+}
+
+// do does the blocks of streams that were fed.
+func do(streams []*Stream) {
+	c := calls.Get().(*call)
+	queue.Lock()
+	for _, s := range streams {
+		if s.pending() {
+			s.call = c
+			c.left++
+			queue.streams = append(queue.streams, s)
+		}
+	}
+	lead, yielded := false, false
+	if c.left > 0 && (queue.leaders == 0 || len(queue.streams) >= lanes.Lanes/2) {
+		lead = true
+		queue.leaders++
+	}
+	for c.left > 0 {
+		switch {
+		case !lead:
+			c.parked = true
+			queue.Unlock()
+			lead = <-c.wake
+			queue.Lock()
+		case len(queue.streams) == 0: // others are at what is left
+			queue.leaders--
+			lead = false
+		case len(queue.streams) < company && !yielded: // others may be about to come
+			yielded = true
+			queue.Unlock()
+			runtime.Gosched()
+			queue.Lock()
+		default:
+			var batch [lanes.Lanes]*Stream
+			n := deal(&batch)
+			queue.Unlock()
+			work(batch[:n])
+			queue.Lock()
+			for _, s := range batch[:n] {
+				giveBack(s)
+			}
+		}
+	}
+	if lead {
+		handOver()
+	}
+	queue.Unlock()
+	calls.Put(c)
+	for _, s := range streams {
+		if s.call == c {
+			s.call = nil
+			s.settle()
+		}
+	}
+}
+
+// deal takes streams off the queue: as many as there are lanes or, of a few more than half as many, that half, for a call with half
+// of the lanes costs two thirds of one with all.
+func deal(batch *[lanes.Lanes]*Stream) int {
+	n := min(len(queue.streams), lanes.Lanes)
+	if n > lanes.Lanes/2 && n < lanes.Lanes*3/4 {
+		n = lanes.Lanes / 2
+	}
+	copy(batch[:n], queue.streams)
+	rest := copy(queue.streams, queue.streams[n:])
+	clear(queue.streams[rest:])
+	queue.streams = queue.streams[:rest]
+	return n
+}
+
+// giveBack queues a stream again, or counts it as done.
+func giveBack(s *Stream) {
+	if s.pending() {
+		queue.streams = append(queue.streams, s)
+		return
+	}
+	c := s.call
+	if c.left--; c.left == 0 && c.parked {
+		c.parked = false
+		c.wake <- false
+	}
+}
+
+// handOver makes a goroutine that waits for what is queued the next leader.
+func handOver() {
+	for _, s := range queue.streams {
+		if s.call.parked {
+			s.call.parked = false
+			s.call.wake <- true
+			return
+		}
+	}
+	queue.leaders-- // what is queued is of those who lead
+}
+
+// work does a turn of each stream.
+func work(batch []*Stream) {
+	if len(batch) < company {
+		for _, s := range batch {
+			p, n := s.next()
+			n = min(n, turn)
+			alone(&s.state, p[:n*blockSize])
+			s.did(n)
+		}
+		return
+	}
+	var states [lanes.Lanes]*lanes.State
+	var data [lanes.Lanes]*byte
+	turn := turn
+	for i, s := range batch {
+		p, n := s.next()
+		states[i], data[i] = &s.state, &p[0]
+		turn = min(turn, n)
+	}
+	lanes.Blocks(states[:len(batch)], data[:len(batch)], turn)
+	for _, s := range batch {
+		s.did(turn)
+	}
 }
 
 // Sum ends the stream and returns the MD5 of all that was written, in lower-case hex. Later calls return the same; after Close alone
 // it returns "".
 func (s *Stream) Sum() string {
-	var sum [md5.Size]byte
-	switch {
-	case s.inline != nil:
-		s.inline.Sum(sum[:0])
-	case s.lane != nil:
-		s.used = true
-		s.lane.Write(s.carry[:s.nc]) // less than a block: stays in the hasher
-		s.lane.Sum(sum[:0])
-	default:
+	if s.ended {
 		return s.sum
+	}
+	var sum [md5.Size]byte
+	if s.inline != nil {
+		s.inline.Sum(sum[:0])
+	} else {
+		s.finish(&sum)
 	}
 	s.sum = hex.EncodeToString(sum[:])
 	s.Close()
 	return s.sum
 }
 
-// Close gives up the stream's lane. It is idempotent, and not needed after Sum.
+// Close gives up a stream whose Sum nobody wants. It is idempotent, and not needed after Sum.
 func (s *Stream) Close() {
-	switch {
-	case s.inline != nil:
+	if s.ended {
+		return
+	}
+	s.ended = true
+	if s.inline != nil {
 		s.inline.Reset()
 		inlinePool.Put(s.inline)
 		s.inline = nil
-	case s.lane != nil:
-		giveHasher(s.lane, s.used)
-		s.lane = nil
 	}
 }

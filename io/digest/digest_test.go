@@ -14,10 +14,7 @@ import (
 	"pgregory.net/rapid"
 )
 
-// The lane server lives as long as the process.
-func TestMain(m *testing.M) {
-	goleak.VerifyTestMain(m, goleak.IgnoreTopFunction("github.com/minio/md5-simd.(*md5Server).process"))
-}
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
 func random(seed uint64, n int) []byte {
 	b := make([]byte, n)
@@ -34,9 +31,9 @@ func want(b []byte) string {
 }
 
 func TestSumEqualsCryptoMD5ForAllLengthsAroundBlocksAndChunks(t *testing.T) {
-	data := random(1, 3*laneChunk+200)
+	data := random(1, 3*turn*blockSize+200)
 	var lengths []int
-	for _, c := range []int{0, 64, 128, laneChunk, 2 * laneChunk, 3 * laneChunk} {
+	for _, c := range []int{0, 64, 128, turn * blockSize, 2 * turn * blockSize, 3 * turn * blockSize} {
 		for d := -65; d <= 66; d++ {
 			if n := c + d; n >= 0 {
 				lengths = append(lengths, n)
@@ -146,30 +143,60 @@ func TestStreamsOfManyJobsDoNotMix(t *testing.T) {
 	wg.Wait()
 }
 
-// Given-back hashers are used again: the number of lanes' clients is that of the largest crowd, not of all streams ever.
-func TestHashersAreReused(t *testing.T) {
-	if !hasLanes {
-		t.Skip("this processor has no lanes")
+// Writers that do not know of each other share lanes: they come and go at any moment, and each gets its own sum.
+func TestStrangersShareLanes(t *testing.T) {
+	var wg sync.WaitGroup
+	for j := range 40 {
+		wg.Go(func() {
+			data := random(uint64(j), 60_000)
+			for round := range 20 {
+				s := New(-1)
+				p := data[:j*1500+round]
+				for rest, step := p, 1+j*round*37; len(rest) > 0; {
+					n := min(len(rest), step)
+					s.Write(rest[:n])
+					rest, step = rest[n:], 2*step+1
+				}
+				if got := s.Sum(); got != want(p) {
+					t.Errorf("stream %d, round %d: %s, want %s", j, round, got, want(p))
+				}
+			}
+		})
 	}
-	for range 100 {
-		s := New(-1)
-		s.Write(make([]byte, 70_000))
-		s.Close()
-	}
-	lanes.Lock()
-	before := len(lanes.idle)
-	lanes.Unlock()
-	for range 1000 {
-		New(-1).Sum()
-	}
-	lanes.Lock()
-	defer lanes.Unlock()
-	if len(lanes.idle) != before {
-		t.Fatalf("%d idle hashers, then %d", before, len(lanes.idle))
+	wg.Wait()
+	if len(queue.streams) != 0 || queue.leaders != 0 {
+		t.Errorf("%d streams and %d leaders are left behind", len(queue.streams), queue.leaders)
 	}
 }
 
-// Each of these leaves the hasher in another state for the next stream. The wrong one made a later Write wait for ever.
+func TestLongStreamsAllocateNoMoreThanShortOnes(t *testing.T) {
+	if raceEnabled {
+		t.Skip("under the race detector pools forget at random")
+	}
+	data := make([]byte, 100_000)
+	life := func(pieces int) float64 {
+		streams, p := make([]*Stream, 10), make([][]byte, 10)
+		for i := range p {
+			p[i] = data[i:]
+		}
+		return testing.AllocsPerRun(20, func() {
+			for i := range streams {
+				streams[i] = New(-1)
+			}
+			for range pieces {
+				WriteAll(streams, p)
+			}
+			for _, s := range streams {
+				s.Sum()
+			}
+		})
+	}
+	if few, many := life(1), life(50); many > few+2 { // a garbage collection empties pools
+		t.Errorf("%v allocations for one piece, %v for fifty", few, many)
+	}
+}
+
+// Whatever a stream did before it ended, the next one is as if it had not been.
 func TestStreamsThatEndEarlyNeverBlockTheNext(t *testing.T) {
 	data := random(3, 1000)
 	for i := range 100 {

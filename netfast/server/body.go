@@ -150,8 +150,7 @@ func (b *objectBody) from0(end int64) Stream {
 	validated := end == b.o.Length && rand.Float64() < b.s.conf.EtagValidate
 	b.send = func(c *netfast.Conn, head []byte) error {
 		if validated {
-			b.sum = digest.New(b.s.hashing.expect(end))
-			defer b.s.hashing.done()
+			b.sum = digest.New(end)
 			return b.seen(c, head, end)
 		}
 		return c.Corked(func() error {
@@ -272,29 +271,6 @@ func (b *objectBody) failed(err error) error {
 func (b *objectBody) condemn(reason string) error {
 	b.s.statsd.Increment("quarantines")
 	return b.place.Condemn(b.o, reason)
-}
-
-// hashing counts the streams whose MD5 is computed, to tell those that have company.
-type hashing struct {
-	mu sync.Mutex
-	n  int
-}
-
-// expect is the length to tell io/digest: lanes help only streams that have company.
-func (h *hashing) expect(length int64) int64 {
-	h.mu.Lock()
-	defer h.mu.Unlock()
-	h.n++
-	if h.n < 3 {
-		return 0
-	}
-	return length
-}
-
-func (h *hashing) done() {
-	h.mu.Lock()
-	h.n--
-	h.mu.Unlock()
 }
 
 // fragments tells a policy whose files are fragment archives.

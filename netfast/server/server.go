@@ -37,7 +37,6 @@ type Server struct {
 	replication semaphore     // of SSYNCs, replication_concurrency
 	closing     chan struct{} // closed by Close: nobody waits for a lock any more
 	slots       chan struct{} // a token for each connection
-	hashing     hashing
 
 	mu        sync.Mutex // guards what follows
 	listeners map[net.Listener]bool

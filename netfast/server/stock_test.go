@@ -32,8 +32,7 @@ func TestMain(m *testing.M) {
 		fmt.Println(serveUntilKilled(plan))
 		os.Exit(1)
 	}
-	// The server of lanes lives as long as the process.
-	goleak.VerifyTestMain(m, goleak.IgnoreTopFunction("github.com/minio/md5-simd.(*md5Server).process"))
+	goleak.VerifyTestMain(m)
 }
 
 // testSwift is what netfast/stock's server has for a swift.conf.
