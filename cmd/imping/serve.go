@@ -55,7 +55,7 @@ SIGTERM stops it, SIGHUP lets requests under way end first.`,
 
 // asServer runs under the name swift-object-server, with that program's words and messages.
 func asServer(argv []string) int {
-	args, err := daemon.ParseSwiftArgs(argv)
+	args, err := daemon.ParseServerArgs(argv)
 	var usage *daemon.ArgsError
 	if errors.As(err, &usage) {
 		usage.Exit()
@@ -94,7 +94,7 @@ func prepare(o *serveOptions) (*serving, error) {
 			return nil, err
 		}
 	}
-	swift, err := swiftConf(o.swiftConf, c.SwiftDir)
+	swift, err := swiftConf(o.swiftConf, c.SwiftDir, o.swiftName)
 	if err != nil {
 		return nil, err
 	}
