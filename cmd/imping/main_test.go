@@ -1,10 +1,15 @@
 package main
 
 import (
+	"bufio"
+	"net/http"
 	"os"
 	"os/exec"
+	"os/user"
 	"path/filepath"
+	"regexp"
 	"strings"
+	"syscall"
 	"testing"
 )
 
@@ -87,5 +92,53 @@ func TestTablesAreWrittenBetweenTheirMarks(t *testing.T) {
 	}
 	if b, err := os.ReadFile(path); err != nil || string(b) != strings.Replace(before, "old", "new", 1) {
 		t.Errorf("%q %v", b, err)
+	}
+}
+
+// The verb says when it serves, and where; under Swift's name that would be news to swift-init.
+func TestServeSaysThatItServes(t *testing.T) {
+	dir := t.TempDir()
+	who, err := user.Current()
+	if err != nil {
+		t.Fatal(err)
+	}
+	conf, swift := filepath.Join(dir, "object-server.conf"), filepath.Join(dir, "swift.conf")
+	for path, text := range map[string]string{
+		swift: "[swift-hash]\nswift_hash_path_suffix = x\n",
+		conf: "[DEFAULT]\nbind_ip = 127.0.0.1\nbind_port = 0\nmount_check = no\ndevices = " + dir + "\nuser = " + who.Username + "\nlog_address = " + dir + "/none\n" +
+			"[pipeline:main]\npipeline = healthcheck object-server\n[app:object-server]\nuse = egg:swift#object\n[filter:healthcheck]\nuse = egg:swift#healthcheck\n",
+	} {
+		if err := os.WriteFile(path, []byte(text), 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	exe, err := os.Executable()
+	if err != nil {
+		t.Fatal(err)
+	}
+	cmd := exec.CommandContext(t.Context(), exe, "serve", conf, "--swift-conf", swift)
+	cmd.Args[0] = "imping"
+	cmd.Env = append(os.Environ(), asProgram+"=1")
+	problems, err := cmd.StderrPipe()
+	if err == nil {
+		err = cmd.Start()
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer cmd.Wait()
+	defer cmd.Process.Signal(syscall.SIGTERM)
+	line, err := bufio.NewReader(problems).ReadString('\n')
+	m := regexp.MustCompile(`^imping: serving on (127\.0\.0\.1:\d+); the log goes to syslog, with -v here too\n$`).FindStringSubmatch(line)
+	if m == nil {
+		t.Fatalf("%q %v", line, err)
+	}
+	answer, err := http.Get("http://" + m[1] + "/healthcheck")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer answer.Body.Close()
+	if answer.StatusCode != http.StatusOK {
+		t.Error(answer.Status)
 	}
 }

@@ -153,6 +153,15 @@ func serve(o *serveOptions) error {
 	}
 	return s.run(listeners, nil, func() error {
 		if !o.swiftName {
+			var at []string
+			for _, l := range listeners {
+				at = append(at, l.Addr().String())
+			}
+			where := "the log goes to syslog, with -v here too"
+			if o.verbose {
+				where = "the log goes to syslog, and here"
+			}
+			fmt.Fprintf(os.Stderr, "imping: serving on %s; %s\n", strings.Join(at, ", "), where)
 			return nil
 		}
 		daemon.Notify(s.log, "READY=1")
