@@ -10,7 +10,7 @@ import (
 	"imping/swift/conf"
 )
 
-// SwiftArgs are the words after swift-object-reconstructor.
+// SwiftArgs are the words after the name of one of Swift's programs.
 type SwiftArgs struct {
 	Conf    string // absolute path of the file or folder, which exists
 	Once    bool
@@ -37,13 +37,24 @@ func (e *ArgsError) Exit() {
 	os.Exit(e.Status)
 }
 
-// swiftOption is an option of the command. The order is that of the help.
+// swiftOption is an option of a program. The order is that of the help.
 type swiftOption struct {
 	short, long string
 	takesValue  bool
 }
 
-var swiftOptions = []swiftOption{
+var serverOptions = []swiftOption{
+	{"-h", "--help", false},
+	{"-v", "--verbose", false},
+}
+
+const serverHelp = `
+Options:
+  -h, --help     show this help message and exit
+  -v, --verbose  log to console
+`
+
+var reconstructorOptions = []swiftOption{
 	{"-h", "--help", false},
 	{"-d", "--devices", true},
 	{"-p", "--partitions", true},
@@ -51,7 +62,7 @@ var swiftOptions = []swiftOption{
 	{"-o", "--once", false},
 }
 
-const swiftHelp = `
+const reconstructorHelp = `
 Options:
   -h, --help            show this help message and exit
   -d DEVICES, --devices=DEVICES
@@ -64,18 +75,24 @@ Options:
   -o, --once            only run one pass of daemon
 `
 
-// ParseSwiftArgs reads a command line, with the program's name first, as
+// ParseReconstructorArgs reads a command line, with the program's name first, as
 // swift-object-reconstructor does: options anywhere, in short, in long and abbreviated,
 // the last of the same kind winning; the first other word is the conf, and "once" and
 // "verbose" after it are the same as --once and --verbose. The error is an *ArgsError.
 // Swift: common/utils.py, parse_options, and Python's optparse.
-func ParseSwiftArgs(argv []string) (SwiftArgs, error) {
-	program := "swift-object-reconstructor"
-	if len(argv) > 0 {
-		program = filepath.Base(argv[0])
-		argv = argv[1:]
-	}
-	p := argsParser{usage: "Usage: " + program + " CONFIG [options]\n", program: program, rest: argv}
+func ParseReconstructorArgs(argv []string) (SwiftArgs, error) {
+	return parseArgs(argv, reconstructorOptions, reconstructorHelp)
+}
+
+// ParseServerArgs reads a command line as swift-object-server does, which has no passes to
+// narrow: of the options only --verbose, and "verbose" after the conf.
+func ParseServerArgs(argv []string) (SwiftArgs, error) {
+	return parseArgs(argv, serverOptions, serverHelp)
+}
+
+func parseArgs(argv []string, options []swiftOption, help string) (SwiftArgs, error) {
+	program := filepath.Base(argv[0])
+	p := argsParser{usage: "Usage: " + program + " CONFIG [options]\n", help: help, options: options, program: program, rest: argv[1:]}
 	if err := p.parse(); err != nil {
 		return SwiftArgs{}, err
 	}
@@ -91,6 +108,10 @@ func ParseSwiftArgs(argv []string) (SwiftArgs, error) {
 	}
 	args := SwiftArgs{Conf: path, Once: p.once, Verbose: p.verbose, Devices: conf.List(p.devices), Partitions: conf.List(p.partitions)}
 	for _, word := range p.words[1:] {
+		if !slices.ContainsFunc(options, func(o swiftOption) bool { return o.long == "--"+word }) {
+			args.Extra = append(args.Extra, word)
+			continue
+		}
 		switch word {
 		case "once":
 			args.Once = true
@@ -121,9 +142,10 @@ func (a SwiftArgs) PartitionNumbers() ([]int, error) {
 
 // argsParser follows Python's optparse, OptionParser.
 type argsParser struct {
-	usage, program string
-	rest           []string
-	words          []string
+	usage, help, program string
+	options              []swiftOption
+	rest                 []string
+	words                []string
 
 	once, verbose       bool
 	devices, partitions string
@@ -164,7 +186,7 @@ func (p *argsParser) parse() error {
 func (p *argsParser) long(word string) error {
 	name, value, explicit := strings.Cut(word, "=")
 	var matches []string
-	for _, o := range swiftOptions {
+	for _, o := range p.options {
 		if o.long == name {
 			matches = []string{name}
 			break
@@ -180,8 +202,8 @@ func (p *argsParser) long(word string) error {
 	if len(matches) > 1 {
 		return p.wrong("ambiguous option: %s (%s?)", name, strings.Join(matches, ", "))
 	}
-	i := slices.IndexFunc(swiftOptions, func(o swiftOption) bool { return o.long == matches[0] })
-	o := swiftOptions[i]
+	i := slices.IndexFunc(p.options, func(o swiftOption) bool { return o.long == matches[0] })
+	o := p.options[i]
 	if explicit && !o.takesValue {
 		return p.wrong("%s option does not take a value", o.long)
 	}
@@ -195,11 +217,11 @@ func (p *argsParser) long(word string) error {
 func (p *argsParser) short(letters string) error {
 	for i, letter := range letters {
 		name := "-" + string(letter)
-		at := slices.IndexFunc(swiftOptions, func(o swiftOption) bool { return o.short == name })
+		at := slices.IndexFunc(p.options, func(o swiftOption) bool { return o.short == name })
 		if at < 0 {
 			return p.wrong("no such option: %s", name)
 		}
-		o := swiftOptions[at]
+		o := p.options[at]
 		value := letters[i+len(string(letter)):]
 		if o.takesValue && value != "" {
 			p.rest = append([]string{value}, p.rest...)
@@ -221,7 +243,7 @@ func (p *argsParser) option(o swiftOption, name string) error {
 	}
 	switch o.long {
 	case "--help":
-		return &ArgsError{Stdout: p.usage + swiftHelp}
+		return &ArgsError{Stdout: p.usage + p.help}
 	case "--devices":
 		p.devices = value
 	case "--partitions":

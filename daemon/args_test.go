@@ -12,36 +12,45 @@ import (
 	"imping/lab/oracle"
 )
 
-// askArgs runs the command line part of swift-object-reconstructor: the program itself up
-// to run_daemon, which is replaced.
+// askArgs runs the command line parts of swift-object-reconstructor and swift-object-server:
+// the programs themselves up to run_daemon and run_wsgi, which are replaced.
 const askArgs = `
 import contextlib, io, json, os, runpy, sys
 os.environ['COLUMNS'] = '80'
-from swift.common import daemon
+from swift.common import daemon, wsgi
 from swift.common.utils import list_from_csv
 parsed = {}
 daemon.run_daemon = lambda klass, conf, **options: parsed.update(conf=conf, options=options)
+wsgi.run_wsgi = lambda conf, section, global_conf_callback=None, **options: parsed.update(conf=conf, options=options) or 7
 answers = []
-for argv in json.load(sys.stdin):
+asked = json.load(sys.stdin)
+for argv in asked['Lines']:
     parsed.clear()
     out, err, status = io.StringIO(), io.StringIO(), None
-    sys.argv = ['/some/where/swift-object-reconstructor'] + argv
+    sys.argv = ['/some/where/' + asked['Program']] + argv
     with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
         try:
-            runpy.run_path('/usr/bin/swift-object-reconstructor', run_name='__main__')
+            runpy.run_path('/usr/bin/' + asked['Program'], run_name='__main__')
         except SystemExit as e:
-            status = e.code or 0
+            status = None if e.code == 7 else e.code or 0
     answer = {'Failed': status is not None, 'Status': status or 0, 'Stdout': out.getvalue(), 'Stderr': err.getvalue()}
     if parsed:
         o = parsed['options']
-        answer['Args'] = {'Conf': parsed['conf'], 'Once': o['once'], 'Verbose': o['verbose'],
-                          'Devices': list_from_csv(o['devices']), 'Partitions': list_from_csv(o['partitions']),
+        answer['Args'] = {'Conf': parsed['conf'], 'Once': o.get('once', False), 'Verbose': o['verbose'],
+                          'Devices': list_from_csv(o.get('devices')), 'Partitions': list_from_csv(o.get('partitions')),
                           'Extra': o.get('extra_args')}
     answers.append(answer)
 json.dump(answers, sys.stdout)
 `
 
 func TestCommandLineIsReadAsSwiftsProgramReadsIt(t *testing.T) {
+	t.Run("swift-object-reconstructor", func(t *testing.T) {
+		compareArgs(t, "swift-object-reconstructor", ParseReconstructorArgs)
+	})
+	t.Run("swift-object-server", func(t *testing.T) { compareArgs(t, "swift-object-server", ParseServerArgs) })
+}
+
+func compareArgs(t *testing.T, program string, parse func([]string) (SwiftArgs, error)) {
 	path := filepath.Join(t.TempDir(), "1.conf")
 	if err := os.WriteFile(path, nil, 0o600); err != nil {
 		t.Fatal(err)
@@ -69,9 +78,12 @@ func TestCommandLineIsReadAsSwiftsProgramReadsIt(t *testing.T) {
 		Stdout, Stderr string
 		Args           SwiftArgs
 	}
-	oracle.Ask(t, askArgs, lines, &answers)
+	oracle.Ask(t, askArgs, struct {
+		Program string
+		Lines   [][]string
+	}{program, lines}, &answers)
 	for i, want := range answers {
-		got, err := ParseSwiftArgs(append([]string{"/some/where/swift-object-reconstructor"}, lines[i]...))
+		got, err := parse(append([]string{"/some/where/" + program}, lines[i]...))
 		if (err != nil) != want.Failed {
 			t.Errorf("%q: Swift says %+v, imping %v", lines[i], want, err)
 			continue
@@ -92,7 +104,7 @@ func TestCommandLineIsReadAsSwiftsProgramReadsIt(t *testing.T) {
 func TestListsThatAreMissingAreRefused(t *testing.T) {
 	for _, word := range []string{"devices", "partitions"} {
 		var failure *ArgsError
-		if _, err := ParseSwiftArgs([]string{"x", "/", word}); !errors.As(err, &failure) || failure.Status != 1 {
+		if _, err := ParseReconstructorArgs([]string{"x", "/", word}); !errors.As(err, &failure) || failure.Status != 1 {
 			t.Errorf("%s: %v", word, err)
 		}
 	}

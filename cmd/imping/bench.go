@@ -28,6 +28,12 @@ Markdown table of medians.`,
 		Example: "  imping bench --write BENCHMARKS.md\n  imping bench --rounds 1 --objects 20",
 		Args:    cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
+			if err := checkBench(rounds, write, "rebuild"); err != nil {
+				return err
+			}
+			if objects < 0 {
+				return fmt.Errorf("--objects %d: must not be less than 0 (all)", objects)
+			}
 			real.Enter()
 			ctx, stop := signal.NotifyContext(cmd.Context(), os.Interrupt, syscall.SIGTERM)
 			defer stop()
@@ -58,7 +64,7 @@ Markdown table of medians.`,
 			if err != nil {
 				return err
 			}
-			text := fmt.Sprintf("imping %s, %s, %s, medians of %d rounds\n\n%s", version, time.Now().UTC().Format(time.DateOnly), cpuid.CPU.BrandName, rounds, rebuild.Table(rows))
+			text := fmt.Sprintf("imping %s, %s, %s, %s\n\n%s", version, time.Now().UTC().Format(time.DateOnly), cpuid.CPU.BrandName, mediansOf(rounds), rebuild.Table(rows))
 			fmt.Print(text)
 			if write != "" {
 				return writeTable(write, "rebuild", text)
@@ -73,17 +79,50 @@ Markdown table of medians.`,
 	return cmd
 }
 
+// checkBench finds out what is wrong with a benchmark's flags before anything is measured.
+func checkBench(rounds int, write, name string) error {
+	if rounds < 1 || rounds > 25 {
+		return fmt.Errorf("--rounds %d: from 1 to 25", rounds)
+	}
+	return checkTable(write, name)
+}
+
+func mediansOf(rounds int) string {
+	if rounds == 1 {
+		return "one round"
+	}
+	return fmt.Sprintf("medians of %d rounds", rounds)
+}
+
+// checkTable says whether writeTable would find its marks; without a path there is nothing to find.
+func checkTable(path, name string) error {
+	if path == "" {
+		return nil
+	}
+	_, _, err := aroundTable(path, name)
+	return err
+}
+
 // writeTable puts text between the marks of that name in a file of Markdown.
 func writeTable(path, name, text string) error {
+	head, tail, err := aroundTable(path, name)
+	if err != nil {
+		return err
+	}
+	return os.WriteFile(path, []byte(head+"\n"+text+tail), 0o644)
+}
+
+// aroundTable is what stands before and behind a table, with its marks.
+func aroundTable(path, name string) (head, tail string, err error) {
 	begin, end := "<!-- "+name+": begin -->", "<!-- "+name+": end -->"
 	b, err := os.ReadFile(path)
 	if err != nil {
-		return err
+		return "", "", err
 	}
 	head, rest, ok := strings.Cut(string(b), begin)
 	_, tail, ok2 := strings.Cut(rest, end)
 	if !ok || !ok2 {
-		return fmt.Errorf("%s has no line %s followed by %s", path, begin, end)
+		return "", "", fmt.Errorf("%s has no line %s followed by %s", path, begin, end)
 	}
-	return os.WriteFile(path, []byte(head+begin+"\n"+text+end+tail), 0o644)
+	return head + begin, end + tail, nil
 }

@@ -39,6 +39,9 @@ turns in short windows of CPU time, so that a busy machine is unfair to none.`,
 			if o.Rounds < 1 || o.Window <= 0 {
 				return fmt.Errorf("--rounds %d --window %v: both must be more than zero", o.Rounds, o.Window)
 			}
+			if err := checkTable(write, "codec"); err != nil {
+				return err
+			}
 			ctx, stop := signal.NotifyContext(cmd.Context(), os.Interrupt, syscall.SIGTERM)
 			defer stop()
 			o.Out = os.Stderr

@@ -27,11 +27,14 @@ func benchServeCommand() *cobra.Command {
 		Long: `Starts a Swift cluster of its own. On one node of it Swift's replication server and
 imping's answer the same GETs and SSYNC PUTs of fragment archives, in turn. Prints a
 Markdown table of medians of the servers' CPU time.`,
-		Example: "  imping bench serve --write BENCHMARKS.md\n  imping bench serve --rounds 1 --scale 0.2",
+		Example: "  imping bench serve --rounds 1 --scale 0.2\n  imping bench serve --load GET --json",
 		Args:    cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			if rounds < 1 || rounds > 25 || scale <= 0 {
-				return fmt.Errorf("--rounds %d --scale %v: from 1 to 25, and more than zero", rounds, scale)
+			if err := checkBench(rounds, write, "serve"); err != nil {
+				return err
+			}
+			if !(scale > 0) {
+				return fmt.Errorf("--scale %v: must be more than zero", scale)
 			}
 			real.Enter()
 			ctx, stop := signal.NotifyContext(cmd.Context(), os.Interrupt, syscall.SIGTERM)
@@ -53,7 +56,7 @@ Markdown table of medians of the servers' CPU time.`,
 			if err != nil {
 				return err
 			}
-			text := fmt.Sprintf("imping %s, %s, %s, medians of %d rounds\n\n%s", version, time.Now().UTC().Format(time.DateOnly), cpuid.CPU.BrandName, rounds, benchserve.Table(rows))
+			text := fmt.Sprintf("imping %s, %s, %s, %s\n\n%s", version, time.Now().UTC().Format(time.DateOnly), cpuid.CPU.BrandName, mediansOf(rounds), benchserve.Table(rows))
 			if asJSON {
 				enc := json.NewEncoder(os.Stdout)
 				enc.SetIndent("", "  ")

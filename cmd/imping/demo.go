@@ -105,7 +105,10 @@ func (o *demoOptions) check() error {
 			parity, _ := strconv.Atoi(m[3])
 			s := codec.Scheme{Type: m[1], K: k, M: parity}
 			if _, err := codec.New(s); err != nil {
-				return fmt.Errorf("--policy %q: %w (types are %s)", text, err, strings.Join(codec.Types(), ", "))
+				if !slices.Contains(codec.Types(), s.Type) {
+					err = fmt.Errorf("%w (types are %s)", err, strings.Join(codec.Types(), ", "))
+				}
+				return fmt.Errorf("--policy %q: %w", text, err)
 			}
 			if slices.Contains(o.schemes, s) {
 				return fmt.Errorf("--policy %q is given twice", text)

@@ -367,7 +367,7 @@ func (d *demonstration) compare(ctx context.Context) error {
 	if err := cmd.Run(); err != nil {
 		var status *exec.ExitError
 		if errors.As(err, &status) && status.Exited() {
-			return fmt.Errorf("what was rebuilt differs from what was lost:\n%s", problems.Bytes())
+			return fmt.Errorf("what was rebuilt differs from what was lost: %s", bytes.TrimSpace(bytes.TrimPrefix(problems.Bytes(), []byte("imping: "))))
 		}
 		return fmt.Errorf("cannot compare: %w\n%s", err, problems.Bytes())
 	}

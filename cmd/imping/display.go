@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"encoding/json"
 	"fmt"
 	"io"
@@ -193,4 +194,31 @@ func (s *summary) print(w io.Writer, asJSON bool) {
 	if s.Left.Any() {
 		fmt.Fprintf(w, "left: %s\n", s.Left)
 	}
+	for i, u := range s.Unrepaired {
+		if i == shownUnrepaired {
+			fmt.Fprintf(w, "  and %d more: --json lists them\n", len(s.Unrepaired)-i)
+			break
+		}
+		fmt.Fprintf(w, "  %s\n", unrepairedLine(u))
+	}
+}
+
+// shownUnrepaired is how many entries of the list a summary shows that a person reads.
+const shownUnrepaired = 5
+
+func unrepairedLine(u *pass.Unrepaired) string {
+	what := fmt.Sprintf("policy %d, device %s", u.Policy, u.Device)
+	if u.Partition >= 0 {
+		what = fmt.Sprintf("policy %d, partition %d on %s", u.Policy, u.Partition, u.Device)
+	}
+	if name := cmp.Or(u.Object, u.Hash); name != "" {
+		what = name + " (" + what + ")"
+	}
+	if u.Target != "" {
+		what += ", for " + u.Target
+	}
+	if u.Need > 0 {
+		what += fmt.Sprintf(", %d of %d survivors", u.Have, u.Need)
+	}
+	return what + ": " + u.Reason
 }

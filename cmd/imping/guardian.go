@@ -53,6 +53,9 @@ func listen(c *server.Config, address string) (net.Listener, error) {
 			return l, nil
 		}
 		if !errors.Is(err, syscall.EADDRINUSE) || time.Now().After(end) {
+			if op := (*net.OpError)(nil); errors.As(err, &op) {
+				err = op.Err // the address is in the sentence
+			}
 			return nil, fmt.Errorf("cannot bind to %s: %w", address, err)
 		}
 	}

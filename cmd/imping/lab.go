@@ -23,6 +23,8 @@ after its lifetime.`,
   imping lab exec -- swift -A http://127.0.0.1:8080/auth/v1.0 -U test:tester -K testing stat
   imping lab exec -- imping reconstruct $(imping lab conf 3) once
   imping lab stop`,
+		Args: cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
 	}
 	cmd.PersistentFlags().StringVar(&root, "root", filepath.Join(os.TempDir(), "imping-lab"), "folder of the cluster")
 	var lifetime time.Duration
@@ -56,7 +58,7 @@ after its lifetime.`,
 			RunE: func(_ *cobra.Command, args []string) error {
 				path := filepath.Join(root, "etc", string(real.ReplicationServer), args[0]+".conf")
 				if _, err := os.Stat(path); err != nil {
-					return err
+					return fmt.Errorf("the lab in %s has no node %s: %w", root, args[0], err)
 				}
 				fmt.Println(path)
 				return nil

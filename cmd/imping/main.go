@@ -47,31 +47,60 @@ func main() {
 	if filepath.Base(os.Args[0]) == swiftServer {
 		os.Exit(asServer(os.Args))
 	}
+	os.Exit(run())
+}
+
+// run is imping under its own name.
+func run() int {
 	root := &cobra.Command{
 		Use:   "imping",
 		Short: "rebuild lost erasure-coded fragment archives of OpenStack Swift",
 		Long: `imping rebuilds lost erasure-coded fragment archives of OpenStack Swift, byte for
-byte, and pushes them to the devices that miss them. It reads Swift's own
-configuration and rings and works beside stock Swift daemons.
+byte, and pushes them to the devices that miss them, and serves objects as Swift's
+object server does. It reads Swift's own configuration and rings and works beside
+stock Swift daemons.
 
 Exit status: 0 all done, 1 could not run, 2 ran but something was left.`,
 		SilenceUsage:  true,
 		SilenceErrors: true,
+		Version:       version,
 	}
+	root.SetVersionTemplate(versionText())
 	root.AddCommand(reconstructCommand(), versionCommand(), demoCommand(), labCommand(), benchCommand(), fragmentCommand(), soakCommand(), serveCommand())
 	root.CompletionOptions.HiddenDefaultCmd = true
-	err := root.Execute()
+	began := false
+	noteRuns(root, &began)
+	cmd, err := root.ExecuteC()
 	if err == nil {
-		os.Exit(exitDone)
+		return exitDone
 	}
 	status := exitFailed
 	var e *exitError
 	if errors.As(err, &e) {
 		status = e.status
 		if e.err == nil {
-			os.Exit(status)
+			return status
 		}
 	}
 	fmt.Fprintf(os.Stderr, "imping: %v\n", err)
-	os.Exit(status)
+	if !began { // the words were wrong
+		if !cmd.HasAvailableSubCommands() {
+			fmt.Fprintf(os.Stderr, "usage: %s\n", cmd.UseLine())
+		}
+		fmt.Fprintf(os.Stderr, "`%s --help` says more\n", cmd.CommandPath())
+	}
+	return status
+}
+
+// noteRuns has began set when a command is run: its words and flags were good.
+func noteRuns(cmd *cobra.Command, began *bool) {
+	if do := cmd.RunE; do != nil {
+		cmd.RunE = func(cmd *cobra.Command, args []string) error {
+			*began = true
+			return do(cmd, args)
+		}
+	}
+	for _, sub := range cmd.Commands() {
+		noteRuns(sub, began)
+	}
 }

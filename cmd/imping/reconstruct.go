@@ -103,7 +103,7 @@ Exit status: 0 all done, 1 could not run, 2 something was left.`,
 // asReconstructor runs under the name swift-object-reconstructor, with that program's
 // words, messages and exit status.
 func asReconstructor(argv []string) int {
-	args, err := daemon.ParseSwiftArgs(argv)
+	args, err := daemon.ParseReconstructorArgs(argv)
 	var usage *daemon.ArgsError
 	if errors.As(err, &usage) {
 		usage.Exit()
@@ -198,7 +198,7 @@ func prepareReconstruct(o *reconstructOptions) (*conf.Section, *pass.Config, *da
 			return nil, nil, nil, err
 		}
 	}
-	if cfg.Swift, err = swiftConf(o.swiftConf, cfg.SwiftDir); err != nil {
+	if cfg.Swift, err = swiftConf(o.swiftConf, cfg.SwiftDir, o.swiftName); err != nil {
 		return nil, nil, nil, err
 	}
 
@@ -408,7 +408,7 @@ func (r *reader) seconds(option string, def time.Duration) time.Duration {
 
 // swiftConf reads swift.conf where Swift's daemons read it; a second one in swift_dir
 // must say the same (rule 34).
-func swiftConf(named, swiftDir string) (*policy.Swift, error) {
+func swiftConf(named, swiftDir string, swiftName bool) (*policy.Swift, error) {
 	if named != "" {
 		return policy.Load(named)
 	}
@@ -422,7 +422,11 @@ func swiftConf(named, swiftDir string) (*policy.Swift, error) {
 	switch {
 	case err == nil && err2 == nil:
 		if diff := main.Differs(second); diff != "" {
-			return nil, fmt.Errorf("%s and %s differ (%s): remove one, or name the right one with --swift-conf", usual, other, diff)
+			way := "remove one, or name the right one with --swift-conf"
+			if swiftName { // its programs have no such option
+				way = "remove one, or make them equal"
+			}
+			return nil, fmt.Errorf("%s and %s differ (%s): %s", usual, other, diff, way)
 		}
 		return main, nil
 	case err == nil && errors.Is(err2, syscall.ENOENT):

@@ -55,7 +55,7 @@ SIGTERM stops it, SIGHUP lets requests under way end first.`,
 
 // asServer runs under the name swift-object-server, with that program's words and messages.
 func asServer(argv []string) int {
-	args, err := daemon.ParseSwiftArgs(argv)
+	args, err := daemon.ParseServerArgs(argv)
 	var usage *daemon.ArgsError
 	if errors.As(err, &usage) {
 		usage.Exit()
@@ -94,7 +94,7 @@ func prepare(o *serveOptions) (*serving, error) {
 			return nil, err
 		}
 	}
-	swift, err := swiftConf(o.swiftConf, c.SwiftDir)
+	swift, err := swiftConf(o.swiftConf, c.SwiftDir, o.swiftName)
 	if err != nil {
 		return nil, err
 	}
@@ -153,6 +153,15 @@ func serve(o *serveOptions) error {
 	}
 	return s.run(listeners, nil, func() error {
 		if !o.swiftName {
+			var at []string
+			for _, l := range listeners {
+				at = append(at, l.Addr().String())
+			}
+			where := "the log goes to syslog, with -v here too"
+			if o.verbose {
+				where = "the log goes to syslog, and here"
+			}
+			fmt.Fprintf(os.Stderr, "imping: serving on %s; %s\n", strings.Join(at, ", "), where)
 			return nil
 		}
 		daemon.Notify(s.log, "READY=1")

@@ -282,6 +282,7 @@ func TestServerThatCanNotStartSaysWhy(t *testing.T) {
 	for text, why := range map[string]string{
 		"[pipeline:main]\npipeline = keymaster object-server\n[filter:keymaster]\nuse = egg:swift#keymaster\n[app:object-server]\nuse = egg:swift#object\nbind_port = 1\n":                   "keymaster",
 		"[pipeline:main]\npipeline = object-server\n[app:object-server]\nuse = egg:swift#object\nbind_port = 0\nbind_ip = 127.0.0.1\nuser = nobody-at-all\nlog_address = " + dir + "/none\n": "nobody-at-all",
+		"[pipeline:main]\npipeline = object-server\n[app:object-server]\nuse = egg:swift#object\nbind_port = 1\nbind_ip = 203.0.113.9\nlog_address = " + dir + "/none\n":                     "cannot bind to 203.0.113.9:1: bind: cannot assign requested address",
 		"[pipeline:main]\npipeline = object-server\n[app:object-server]\nuse = egg:swift#object\n":                                                                                           "bind_port",
 	} {
 		if err := os.WriteFile(conf, []byte(text), 0o644); err != nil {

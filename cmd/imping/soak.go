@@ -93,7 +93,7 @@ func passInProcess(ctx context.Context, path string, log pass.Log) (*soak.Outcom
 	if err != nil {
 		return nil, err
 	}
-	if cfg.Swift, err = swiftConf("", cfg.SwiftDir); err != nil {
+	if cfg.Swift, err = swiftConf("", cfg.SwiftDir, false); err != nil {
 		return nil, err
 	}
 	cfg.Log = log

@@ -16,15 +16,16 @@ func versionCommand() *cobra.Command {
 		Use:   "version",
 		Short: "print the version, and what this machine's CPU offers the codec",
 		Args:  cobra.NoArgs,
-		Run: func(cmd *cobra.Command, _ []string) {
-			fmt.Printf("imping %s %s %s/%s\n", version, runtime.Version(), runtime.GOOS, runtime.GOARCH)
-			var have []string
-			for _, f := range []cpuid.FeatureID{cpuid.SSSE3, cpuid.AVX2, cpuid.AVX512BW, cpuid.GFNI} {
-				if cpuid.CPU.Supports(f) {
-					have = append(have, f.String())
-				}
-			}
-			fmt.Printf("cpu: %s %v\n", cpuid.CPU.BrandName, have)
-		},
+		Run:   func(*cobra.Command, []string) { fmt.Print(versionText()) },
 	}
+}
+
+func versionText() string {
+	var have []string
+	for _, f := range []cpuid.FeatureID{cpuid.SSSE3, cpuid.AVX2, cpuid.AVX512BW, cpuid.GFNI} {
+		if cpuid.CPU.Supports(f) {
+			have = append(have, f.String())
+		}
+	}
+	return fmt.Sprintf("imping %s %s %s/%s\ncpu: %s %v\n", version, runtime.Version(), runtime.GOOS, runtime.GOARCH, cpuid.CPU.BrandName, have)
 }

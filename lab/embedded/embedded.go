@@ -393,5 +393,7 @@ func (c *Cluster) DumpLogs(w io.Writer) {
 		fmt.Fprintf(w, "==> %v\n", err)
 		return
 	}
-	fmt.Fprintf(w, "==> %s\n%s\n", c.LogPath(), data)
+	if len(data) > 0 {
+		fmt.Fprintf(w, "==> %s\n%s\n", c.LogPath(), data)
+	}
 }
