@@ -26,7 +26,6 @@ type LoadOptions struct {
 	Victim string
 
 	Sizes []int64 // of the Sized objects; nil: 0, 1, segment-1, segment, segment+1 and 5 MiB
-	Big   bool    // and 100 MiB
 	Kinds []Kind  // besides Sized and Random; nil: Posted, Overwritten, Deleted, Foreign, Expiring
 
 	Random    int   // how many Random objects per policy
@@ -135,9 +134,6 @@ func (l *Layout) choose(p *policy.Policy, o *LoadOptions) ([]*Object, error) {
 			segment = 1 << 20
 		}
 		sizes = []int64{0, 1, segment - 1, segment, segment + 1, 5 << 20}
-	}
-	if o.Big {
-		sizes = append(slices.Clone(sizes), 100<<20)
 	}
 	kinds := o.Kinds
 	if kinds == nil {
