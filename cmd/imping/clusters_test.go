@@ -29,10 +29,14 @@ type either struct {
 }
 
 // onBoth runs a scenario on a cluster in this process, and on one of Swift's own servers. The
-// first needs no root.
+// first needs no root. Both at once: while one waits for a node that is down, the other works.
 func onBoth(t *testing.T, play func(*either)) {
-	t.Run("embedded", func(t *testing.T) { play(startEmbedded(t)) })
+	t.Run("embedded", func(t *testing.T) {
+		t.Parallel()
+		play(startEmbedded(t))
+	})
 	t.Run("real", func(t *testing.T) {
+		t.Parallel()
 		l := startLab(t)
 		play(&either{l.Cluster, t, l.ReplicationConf,
 			func(node int) error { return l.StopServer(node, real.ReplicationServer) },
@@ -120,7 +124,7 @@ func (c *either) same(before *scenario.Snapshot) {
 func (c *either) load() *scenario.Loaded {
 	c.Helper()
 	loaded, err := scenario.Load(c.Context(), c, scenario.LoadOptions{
-		Seed: 21, Policies: []string{"isal42", "lec104"}, Victim: wiped, Random: 2,
+		Seed: 21, Policies: []string{"isal42", "lec104"}, Victim: wiped, Partitions: 4, Random: 2,
 		Sizes: []int64{0, 1, segment - 1, segment, segment + 1, 3 << 20},
 	})
 	if err != nil {
@@ -228,6 +232,7 @@ func TestScenarioANodeThatIsDown(t *testing.T) {
 // Peers that lie spoil only their own part: the left, right and far partner of a partition each
 // answer in a way of their own, in Swift's place, and each is left and named.
 func TestHostilePeersAreLeftAndCounted(t *testing.T) {
+	t.Parallel() // a pass lets such peers be between its tries: most of this is waiting
 	c := startEmbedded(t)
 	loaded, err := scenario.Load(t.Context(), c, scenario.LoadOptions{
 		Seed: 5, Policies: []string{"isal42"}, Victim: wiped, Sizes: []int64{1000, 2000, segment + 1}, Kinds: []scenario.Kind{}})
