@@ -13,6 +13,7 @@ import (
 	"syscall"
 	"testing"
 
+	"imping/engine/pass"
 	"imping/lab/embedded"
 	"imping/lab/real"
 	"imping/lab/scenario"
@@ -28,29 +29,37 @@ type either struct {
 }
 
 // onBoth runs a scenario on a cluster in this process, and on one of Swift's own servers. The
-// first needs no root.
+// first needs no root. Both at once: while one waits for a node that is down, the other works.
 func onBoth(t *testing.T, play func(*either)) {
 	t.Run("embedded", func(t *testing.T) {
-		c, err := embedded.Start(embedded.Options{Root: t.TempDir()})
-		if err != nil {
-			t.Fatal(err)
-		}
-		t.Cleanup(func() {
-			if t.Failed() {
-				c.DumpLogs(os.Stderr)
-			}
-			if err := c.Remove(); err != nil {
-				t.Error(err)
-			}
-		})
-		play(&either{c, t, c.Conf, c.StopNode, c.StartNode})
+		t.Parallel()
+		play(startEmbedded(t))
 	})
 	t.Run("real", func(t *testing.T) {
+		t.Parallel()
 		l := startLab(t)
 		play(&either{l.Cluster, t, l.ReplicationConf,
 			func(node int) error { return l.StopServer(node, real.ReplicationServer) },
 			func(node int) error { return l.StartServer(t.Context(), node, real.ReplicationServer) }})
 	})
+}
+
+// startEmbedded is for what does not depend on who serves the nodes, too. A failed test shows the cluster's logs.
+func startEmbedded(t *testing.T) *either {
+	t.Helper()
+	c, err := embedded.Start(embedded.Options{Root: t.TempDir()})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if t.Failed() {
+			c.DumpLogs(os.Stderr)
+		}
+		if err := c.Remove(); err != nil {
+			t.Error(err)
+		}
+	})
+	return &either{c, t, c.Conf, c.StopNode, c.StartNode}
 }
 
 // pass makes a pass of `imping reconstruct` on a node, as an operator does.
@@ -115,7 +124,7 @@ func (c *either) same(before *scenario.Snapshot) {
 func (c *either) load() *scenario.Loaded {
 	c.Helper()
 	loaded, err := scenario.Load(c.Context(), c, scenario.LoadOptions{
-		Seed: 21, Policies: []string{"isal42", "lec104"}, Victim: wiped, Random: 5,
+		Seed: 21, Policies: []string{"isal42", "lec104"}, Victim: wiped, Partitions: 4, Random: 2,
 		Sizes: []int64{0, 1, segment - 1, segment, segment + 1, 3 << 20},
 	})
 	if err != nil {
@@ -218,6 +227,67 @@ func TestScenarioANodeThatIsDown(t *testing.T) {
 		c.passes()
 		c.same(before)
 	})
+}
+
+// Peers that lie spoil only their own part: the left, right and far partner of a partition each
+// answer in a way of their own, in Swift's place, and each is left and named.
+func TestHostilePeersAreLeftAndCounted(t *testing.T) {
+	t.Parallel() // a pass lets such peers be between its tries: most of this is waiting
+	c := startEmbedded(t)
+	loaded, err := scenario.Load(t.Context(), c, scenario.LoadOptions{
+		Seed: 5, Policies: []string{"isal42"}, Victim: wiped, Sizes: []int64{1000, 2000, segment + 1}, Kinds: []scenario.Kind{}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	says := []struct{ name, say, reason string }{
+		{"a pickle that would run a program", "HTTP/1.1 200 OK\r\nContent-Length: 24\r\n\r\n\x80\x02cposix\nsystem\nU\x02idR.....", "is not allowed"},
+		{"an answer that ends early", "HTTP/1.1 200 OK\r\nContent-Length: 1000\r\n\r\n\x80\x02}q", "broke off at byte 4 of 1000"},
+		{"no HTTP", "SSH-2.0-OpenSSH_9.2\r\n", "the head broke off"},
+	}
+	nodes := loaded.Layout.Primaries(loaded.Objects[0])
+	at := slices.IndexFunc(nodes, func(n ring.Node) bool { return n.Device.Device == wiped })
+	own := map[int]bool{c.NodeOf(wiped): true}
+	var partners []ring.Node
+	for i, offset := range []int{len(nodes) - 1, 1, len(nodes) / 2} {
+		n := nodes[(at+offset)%len(nodes)]
+		node := c.NodeOf(n.Device.Device)
+		if own[node] {
+			t.Fatalf("%s, a partner of %s, is on a node that %q has already", n.Device.Device, wiped, says[i].name)
+		}
+		own[node] = true
+		partners = append(partners, n)
+	}
+	part := loaded.Layout.Partition(loaded.Objects[0])
+	var stops []func()
+	for i, n := range partners {
+		if err := c.stop(c.NodeOf(n.Device.Device)); err != nil {
+			t.Fatal(err)
+		}
+		stops = append(stops, liar(t, ringAddress(n), says[i].say))
+	}
+	exit, s := c.pass(c.NodeOf(wiped), "-d", wiped, "-p", strconv.Itoa(part))
+	for _, stop := range stops {
+		stop()
+	}
+	for _, n := range partners {
+		if err := c.start(c.NodeOf(n.Device.Device)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for i, n := range partners {
+		t.Run(says[i].name, func(t *testing.T) {
+			named := slices.ContainsFunc(s.Unrepaired, func(u *pass.Unrepaired) bool {
+				return u.Partition == part && u.Target == ringAddress(n)+"/"+n.Device.Device && strings.Contains(u.Reason, says[i].reason)
+			})
+			if exit != exitLeft || s.Left.Partitions == 0 || !named {
+				t.Errorf("status %d, %+v: a partner that can't be compared is something left, because %s", exit, s, says[i].reason)
+				for _, u := range s.Unrepaired {
+					t.Logf("%+v", u)
+				}
+			}
+		})
+	}
+	c.passes()
 }
 
 // runDemo runs `imping demo` as a user does.

@@ -98,12 +98,11 @@ func (l *lab) copies(paths []string, attributes bool) []string {
 // Archives copied from the disks of a real cluster, for each scheme that Debian's liberasurecode has.
 func TestArchivesSavedFromDisksAreOfUseWithoutACluster(t *testing.T) {
 	l := startLab(t)
-	l.forgetRare()
 	policies := append([]string{"isal42", "lec42"}, rareNames()...)
 	loaded := l.load(scenario.LoadOptions{Seed: 11, Policies: policies, Sizes: []int64{2*segment + 777}, Kinds: []scenario.Kind{}})
 	for _, obj := range loaded.Objects {
 		t.Run(obj.Policy.ECType, func(t *testing.T) {
-			l := &lab{Cluster: l.Cluster, T: t, self: l.self, swift: l.swift}
+			l := l.with(t)
 			onDisk, want := l.archives(loaded.Layout, obj), content(t, obj)
 			var was [][]byte
 			for _, path := range onDisk {

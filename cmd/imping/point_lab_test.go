@@ -111,7 +111,7 @@ func TestOneObjectIsRepairedFromAnyNode(t *testing.T) {
 		with, without := l.withAndWithout(loaded, o, wiped)
 		for _, from := range []int{with, without} {
 			t.Run(fmt.Sprintf("%s %d from node %d of %d", o.Kind, o.Size, from, with), func(t *testing.T) {
-				l := &lab{Cluster: l.Cluster, T: t, self: l.self, swift: l.swift}
+				l := l.with(t)
 				before, head := l.snapshot(wiped), l.head(loaded, o, lost)
 				put := func() { // what it was, for the next
 					l.lose(loaded, o, wiped)
@@ -187,7 +187,7 @@ func TestARepairSaysNodeByNodeWhatIsAmiss(t *testing.T) {
 	nodes := loaded.Layout.Primaries(o)
 	_, without := l.withAndWithout(loaded, o, wiped)
 	sub := func(name string, f func(l *lab)) {
-		t.Run(name, func(t *testing.T) { f(&lab{Cluster: l.Cluster, T: t, self: l.self, swift: l.swift}) })
+		t.Run(name, func(t *testing.T) { f(l.with(t)) })
 	}
 	sub("a rotten archive", func(l *lab) {
 		rotten := nodes[2].Device.Device

@@ -160,11 +160,6 @@ run_daemon(ObjectExpirer, sys.argv[1], once=True)
 func TestOurServersServeSwiftsDaemons(t *testing.T) {
 	l := startLab(t)
 	ctx := t.Context()
-	for _, node := range l.Nodes() {
-		for _, dev := range l.Devices(node) {
-			l.wipe(dev) // what other tests have left is of no use, and stock would spoil some of it
-		}
-	}
 	layout, err := scenario.NewLayout(l)
 	if err != nil {
 		t.Fatal(err)

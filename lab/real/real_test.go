@@ -116,7 +116,7 @@ func TestStockReconstructorsBringBackAWipedDevice(t *testing.T) {
 		t.Errorf("one object of each policy differs in its metadata, else: %v", report)
 	}
 	began = time.Now()
-	if err := scenario.ProveStockAgrees(ctx, c); err != nil {
+	if err := scenario.ProveStockAgrees(ctx, c, c.NodeOf(victim)); err != nil {
 		t.Error(err)
 	}
 	t.Logf("stock proof took %v", time.Since(began))

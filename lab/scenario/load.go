@@ -25,8 +25,11 @@ type LoadOptions struct {
 	// archive (or a tombstone): names are chosen for that.
 	Victim string
 
+	// Partitions, if not 0, is how many partitions of a policy have all objects but the random
+	// ones: passes compare each of them with its partners, whatever it holds.
+	Partitions int
+
 	Sizes []int64 // of the Sized objects; nil: 0, 1, segment-1, segment, segment+1 and 5 MiB
-	Big   bool    // and 100 MiB
 	Kinds []Kind  // besides Sized and Random; nil: Posted, Overwritten, Deleted, Foreign, Expiring
 
 	Random    int   // how many Random objects per policy
@@ -136,18 +139,22 @@ func (l *Layout) choose(p *policy.Policy, o *LoadOptions) ([]*Object, error) {
 		}
 		sizes = []int64{0, 1, segment - 1, segment, segment + 1, 5 << 20}
 	}
-	if o.Big {
-		sizes = append(slices.Clone(sizes), 100<<20)
-	}
 	kinds := o.Kinds
 	if kinds == nil {
 		kinds = []Kind{Posted, Overwritten, Deleted, Foreign, Expiring}
 	}
 	var objects []*Object
+	used := map[int]bool{} // partitions
 	add := func(kind Kind, base string, size int64, victim string) error {
 		obj := &Object{Policy: p, Container: p.Name, Kind: kind, Size: size}
-		if err := l.name(obj, base, victim); err != nil {
+		room := func(part int) bool {
+			return kind == Random || used[part] || o.Partitions == 0 || len(used) < o.Partitions
+		}
+		if err := l.name(obj, base, victim, room); err != nil {
 			return err
+		}
+		if kind != Random {
+			used[l.Partition(obj)] = true
 		}
 		obj.Seed = fmt.Sprintf("%d %s/%s", o.Seed, obj.Container, obj.Name)
 		obj.Header = obj.header()
@@ -186,11 +193,15 @@ func (l *Layout) choose(p *policy.Policy, o *LoadOptions) ([]*Object, error) {
 }
 
 // name gives the object a name with the given beginning, such that the victim is one of
-// its primaries.
-func (l *Layout) name(o *Object, base, victim string) error {
-	// The rarest case is one device in a hundred: a thousand tries never fail there.
+// its primaries and there is room in its partition.
+func (l *Layout) name(o *Object, base, victim string, room func(part int) bool) error {
+	// The rarest case is one device in a hundred, or one of a few partitions that has it: a hundred tries, or a
+	// few hundred, so that ten thousand never fail.
 	for i := range 10_000 {
 		o.Name = fmt.Sprintf("%s-%d", base, i)
+		if !room(l.Partition(o)) {
+			continue
+		}
 		if victim == "" {
 			return nil
 		}
