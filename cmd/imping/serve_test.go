@@ -259,6 +259,38 @@ func TestServerStopsAtSIGTERM(t *testing.T) {
 	}
 }
 
+// Nor does SIGTERM wait for what can not be interrupted, such as a file that another process has locked.
+func TestServerStopsAtSIGTERMWhateverItWaitsFor(t *testing.T) {
+	s := startServed(t)
+	partition := filepath.Join(s.devices, "sda", "objects", "7")
+	if err := os.MkdirAll(partition, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	lock, err := os.Create(filepath.Join(partition, ".lock"))
+	if err == nil {
+		err = syscall.Flock(int(lock.Fd()), syscall.LOCK_EX)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer lock.Close()
+	c, err := net.Dial("tcp", s.addr)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	io.WriteString(c, "REPLICATE /sda/7 HTTP/1.1\r\n\r\n")
+	s.await("the request to be seen", func() bool { return s.busy() })
+	start := time.Now()
+	s.signal(syscall.SIGTERM)
+	if err := <-s.ended; err != nil {
+		t.Errorf("after SIGTERM: %v", err)
+	}
+	if took := time.Since(start); took > 8*time.Second {
+		t.Errorf("the server took %v to stop", took)
+	}
+}
+
 // Without its guardian a child serves nobody new, so that another server can start.
 func TestServerWithoutItsGuardianEnds(t *testing.T) {
 	s := startServed(t)
