@@ -326,6 +326,9 @@ func (g *guardian) become() error {
 		return err
 	}
 	again.log.Close()
+	if again.conf.Workers == 0 && again.conf.ServersPerPort == 0 {
+		return errors.New("workers = 0 has no child that could take over the sockets")
+	}
 	keep := []string{strconv.Itoa(g.child.pid), strconv.Itoa(int(g.child.control.Fd()))}
 	fds := []int{int(g.child.control.Fd())}
 	for address, fd := range g.sockets {

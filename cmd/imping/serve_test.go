@@ -259,6 +259,25 @@ func TestServerStopsAtSIGTERM(t *testing.T) {
 	}
 }
 
+// A conf without a guardian can not be taken over to: nobody would serve the sockets.
+func TestServerGoesOnWhenItsConfWantsNoChild(t *testing.T) {
+	s := startServed(t)
+	b, err := os.ReadFile(s.conf)
+	if err == nil {
+		err = os.WriteFile(s.conf, []byte(strings.Replace(string(b), "workers = 1\n", "workers = 0\n", 1)), 0o644)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	s.signal(syscall.SIGUSR1)
+	s.await("the complaint", func() bool { return strings.Contains(s.text(), "the old server goes on") })
+	if !s.healthy() {
+		t.Error("the server does not go on")
+	}
+	s.signal(syscall.SIGTERM)
+	<-s.ended
+}
+
 // Nor does SIGTERM wait for what can not be interrupted, such as a file that another process has locked.
 func TestServerStopsAtSIGTERMWhateverItWaitsFor(t *testing.T) {
 	s := startServed(t)
