@@ -158,18 +158,25 @@ func guard(s *serving) error {
 		return err
 	}
 	if err := g.bindAll(); err != nil {
-		return err
+		if old == nil {
+			return err
+		}
+		g.log.Errorf("the server cannot be replaced, it goes on where it was: %v", err)
+		g.addresses = slices.Sorted(maps.Keys(g.sockets))
 	}
 	signals := make(chan os.Signal, 8)
 	signal.Notify(signals, syscall.SIGTERM, syscall.SIGINT, syscall.SIGHUP, syscall.SIGUSR1)
 	if err := daemon.Detach(); err != nil {
 		return err
 	}
-	if err := g.start(); err != nil {
-		return err
-	}
-	if old != nil {
+	switch err := g.start(); {
+	case err == nil && old != nil:
 		old.finish()
+	case err != nil && old == nil:
+		return err
+	case err != nil:
+		g.log.Errorf("the child cannot be replaced, it goes on: %v", err)
+		g.child = old
 	}
 	if err := detachOutput(s.serveOptions); err != nil {
 		return err

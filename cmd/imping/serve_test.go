@@ -278,6 +278,37 @@ func TestServerGoesOnWhenItsConfWantsNoChild(t *testing.T) {
 	<-s.ended
 }
 
+// A mistake that only shows when the sockets are bound, or when the child starts, does not end a server that goes on either.
+func TestServerGoesOnWhenItsReplacementDoesNotStart(t *testing.T) {
+	for option, wrong := range map[string]string{"user = root": "user = nobody-at-all", "bind_ip = 127.0.0.1": "bind_ip = 192.0.2.1"} {
+		s := startServed(t)
+		b, err := os.ReadFile(s.conf)
+		if err == nil {
+			err = os.WriteFile(s.conf, []byte(strings.Replace(string(b), option, wrong, 1)), 0o644)
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		before := len(s.children())
+		s.signal(syscall.SIGUSR1)
+		s.await("the complaint", func() bool { return strings.Contains(s.text(), "cannot be replaced") })
+		time.Sleep(100 * time.Millisecond)
+		if !s.healthy() || before != 1 || len(s.children()) != 1 {
+			t.Errorf("%s: the server does not go on; children %v", wrong, s.children())
+		}
+		if err := os.WriteFile(s.conf, b, 0o644); err != nil {
+			t.Fatal(err)
+		}
+		last := s.children()[0]
+		s.signal(syscall.SIGUSR1)
+		s.await("a new child", func() bool { now := s.children(); return len(now) == 1 && now[0] != last && s.healthy() })
+		s.signal(syscall.SIGTERM)
+		if err := <-s.ended; err != nil {
+			t.Errorf("after SIGTERM: %v", err)
+		}
+	}
+}
+
 // Nor does SIGTERM wait for what can not be interrupted, such as a file that another process has locked.
 func TestServerStopsAtSIGTERMWhateverItWaitsFor(t *testing.T) {
 	s := startServed(t)
