@@ -72,6 +72,29 @@ func TestStepsOfAWriteComeInOrder(t *testing.T) {
 	}
 }
 
+// Another writer may publish the same fragment while one makes it durable at once: as after a rename there is one name of it, or the hash
+// of the suffix would differ from all others' for ever.
+func TestFragmentPublishedMeanwhileIsDurableUnderOneName(t *testing.T) {
+	now := timestamp.FromTime(time.Now())
+	p := crashPlan{Root: t.TempDir(), Op: crashOp{Kind: "put", Time: now, Index: 1, Content: "xx"}}
+	check(t, os.MkdirAll(filepath.Join(p.Root, "sda/objects-1"), 0o755))
+	m, other := p.manager(t), p.manager(t)
+	m.fault = func(step string, do func() error) error {
+		if step == "fsync" {
+			meanwhile := p
+			meanwhile.Op.Kind = "publish"
+			check(t, meanwhile.do(other))
+		}
+		return do()
+	}
+	check(t, p.do(m))
+	files, err := filepath.Glob(filepath.Join(p.Root, "sda/objects-1/*/*/*/*"))
+	check(t, err)
+	if len(files) != 1 || filepath.Base(files[0]) != now.Internal()+"#1#d.data" {
+		t.Errorf("files: %q", files)
+	}
+}
+
 // Hashing removes empty directories, at any moment between that in which a writer makes them and that in which it has a file in them.
 func TestDirectoriesThatOthersRemoveAreMadeAgain(t *testing.T) {
 	for _, step := range []string{"mkdir", "open", "link"} {
