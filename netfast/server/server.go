@@ -275,6 +275,15 @@ func (s *Server) Close() {
 	s.statsd.Close()
 }
 
+func (s *Server) isClosing() bool {
+	select {
+	case <-s.closing:
+		return true
+	default:
+		return false
+	}
+}
+
 var errStopping = errors.New("the server is stopping")
 
 func (s *Server) stop(each func(*connection)) {
