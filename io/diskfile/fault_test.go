@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"slices"
@@ -332,5 +333,38 @@ func TestManyWritersOfOneObject(t *testing.T) {
 		if got := p.view(t, m, p.partition(), false); !strings.HasPrefix(got, "data "+now.Internal()) || !strings.HasSuffix(got, ": the last") {
 			t.Errorf("what stays is %q", got)
 		}
+	}
+}
+
+// Nor is a folder that others remove between two looks at it taken for something else of its name.
+func TestMakeDirsAmidRemovals(t *testing.T) {
+	top := t.TempDir()
+	dir := filepath.Join(top, "a")
+	stop := make(chan struct{})
+	var others sync.WaitGroup
+	for range 2 {
+		others.Go(func() {
+			for {
+				select {
+				case <-stop:
+					return
+				default:
+					_ = syscall.Mkdir(dir, 0o777)
+					_ = syscall.Rmdir(dir)
+				}
+			}
+		})
+	}
+	for range 50_000 {
+		if _, err := makeDirs(top, dir); err != nil && !errors.Is(err, fs.ErrNotExist) {
+			t.Error(err)
+			break
+		}
+	}
+	close(stop)
+	others.Wait()
+	check(t, os.WriteFile(filepath.Join(top, "file"), nil, 0o666))
+	if _, err := makeDirs(top, filepath.Join(top, "file")); !errors.Is(err, fs.ErrExist) {
+		t.Errorf("a file in the place of a folder: %v", err)
 	}
 }
