@@ -133,7 +133,8 @@ type guardian struct {
 	*serving
 	program, dir string         // of this process, as it was started
 	sockets      map[string]int // descriptors, by address. No os.File: that would make them blocking, for the child too
-	addresses    []string       // that are served now
+	addresses    []string       // that are to be served
+	behind       bool           // the child serves others
 	child        *child
 }
 
@@ -277,12 +278,15 @@ func duplicate(l net.Listener) (fd int, err error) {
 // follow starts a new child when the rings have other ports.
 func (g *guardian) follow() error {
 	before := g.addresses
-	if err := g.bindAll(); err != nil || slices.Equal(before, g.addresses) {
+	if err := g.bindAll(); err != nil {
 		return err
+	}
+	if g.behind = g.behind || !slices.Equal(before, g.addresses); !g.behind {
+		return nil
 	}
 	old := g.child
 	if err := g.start(); err != nil {
-		return err
+		return err // and tried again
 	}
 	old.finish()
 	return nil
@@ -320,7 +324,7 @@ func (g *guardian) start() error {
 		return errors.New("the child did not start normally")
 	}
 	g.log.Noticef("Started child %d from parent %d", c.pid, os.Getpid())
-	g.child = c
+	g.child, g.behind = c, false
 	return nil
 }
 
