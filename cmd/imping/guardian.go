@@ -110,18 +110,18 @@ func addressesOf(s *serving) ([]string, error) {
 // child is a process that serves.
 type child struct {
 	pid     int
+	process *os.Process   // signals go by it: the pid may be another's once the child is gone
 	control *os.File      // closed to let it finish
 	ended   chan struct{} // closed when it is gone
 }
 
 // adopt watches over a child of this process.
 func adopt(pid int, control *os.File) *child {
-	c := &child{pid: pid, control: control, ended: make(chan struct{})}
+	p, _ := os.FindProcess(pid) // never fails
+	c := &child{pid: pid, process: p, control: control, ended: make(chan struct{})}
 	go func() {
 		defer close(c.ended)
-		if p, err := os.FindProcess(pid); err == nil {
-			p.Wait()
-		}
+		p.Wait()
 	}()
 	return c
 }
@@ -136,6 +136,7 @@ type guardian struct {
 	addresses    []string       // that are to be served
 	behind       bool           // the child serves others
 	child        *child
+	signals      chan os.Signal
 }
 
 // guard binds the sockets, starts a child and replaces it when it dies, until a signal ends
@@ -165,8 +166,8 @@ func guard(s *serving) error {
 		g.log.Errorf("the server cannot be replaced, it goes on where it was: %v", err)
 		g.addresses = slices.Sorted(maps.Keys(g.sockets))
 	}
-	signals := make(chan os.Signal, 8)
-	signal.Notify(signals, syscall.SIGTERM, syscall.SIGINT, syscall.SIGHUP, syscall.SIGUSR1)
+	g.signals = make(chan os.Signal, 8)
+	signal.Notify(g.signals, syscall.SIGTERM, syscall.SIGINT, syscall.SIGHUP, syscall.SIGUSR1)
 	if err := daemon.Detach(); err != nil {
 		return err
 	}
@@ -183,11 +184,11 @@ func guard(s *serving) error {
 		return err
 	}
 	daemon.Notify(s.log, "READY=1")
-	return g.watch(signals)
+	return g.watch()
 }
 
 // watch runs until a signal ends it.
-func (g *guardian) watch(signals <-chan os.Signal) error {
+func (g *guardian) watch() error {
 	var rings <-chan time.Time
 	if g.conf.ServersPerPort > 0 && g.conf.RingCheckInterval > 0 {
 		ticker := time.NewTicker(g.conf.RingCheckInterval)
@@ -206,7 +207,7 @@ func (g *guardian) watch(signals <-chan os.Signal) error {
 			if err := g.follow(); err != nil {
 				g.log.Errorf("%v", err)
 			}
-		case sig := <-signals:
+		case sig := <-g.signals:
 			switch sig {
 			case syscall.SIGUSR1:
 				g.log.Noticef("SIGUSR1 received (%d)", os.Getpid())
@@ -229,7 +230,7 @@ func (g *guardian) watch(signals <-chan os.Signal) error {
 }
 
 func (g *guardian) kill() {
-	_ = syscall.Kill(g.child.pid, syscall.SIGTERM)
+	_ = g.child.process.Signal(syscall.SIGTERM)
 	<-g.child.ended
 }
 
@@ -318,14 +319,47 @@ func (g *guardian) start() error {
 		return fmt.Errorf("cannot start a child: %w", err)
 	}
 	c := adopt(pid, control)
-	if word, err := io.ReadAll(ready); err != nil || string(word) != "ready" {
+	if err := g.await(ready); err != nil {
 		control.Close()
+		_ = c.process.Kill()
 		<-c.ended
-		return errors.New("the child did not start normally")
+		return err
 	}
 	g.log.Noticef("Started child %d from parent %d", c.pid, os.Getpid())
 	g.child, g.behind = c, false
 	return nil
+}
+
+// await waits until a child has said that it serves. A signal that ends it all does not wait for that; others do.
+func (g *guardian) await(ready io.Reader) error {
+	said := make(chan error, 1)
+	go func() {
+		if word, err := io.ReadAll(ready); err != nil || string(word) != "ready" {
+			said <- errors.New("the child did not start normally")
+			return
+		}
+		said <- nil
+	}()
+	var later []os.Signal
+	defer func() {
+		for _, sig := range later {
+			select {
+			case g.signals <- sig:
+			default: // so many that one more tells nothing
+			}
+		}
+	}()
+	for {
+		select {
+		case err := <-said:
+			return err
+		case sig := <-g.signals:
+			later = append(later, sig)
+			if sig == syscall.SIGTERM || sig == syscall.SIGINT {
+				return errors.New("the child had not started when the server was stopped")
+			}
+		}
+	}
 }
 
 // become replaces this process by the program as it is on disk now, which finds the sockets
@@ -336,6 +370,7 @@ func (g *guardian) become() error {
 	if err != nil {
 		return err
 	}
+	again.server.Close()
 	again.log.Close()
 	if again.conf.Workers == 0 && again.conf.ServersPerPort == 0 {
 		return errors.New("workers = 0 has no child that could take over the sockets")

@@ -382,6 +382,31 @@ func TestPortsFollowTheRings(t *testing.T) {
 	}
 }
 
+// Nor does it wait for a child that does not come to serve.
+func TestServerStopsWhileItsChildStarts(t *testing.T) {
+	s := startServed(t)
+	first := s.children()[0]
+	err := os.Remove(s.conf)
+	if err == nil {
+		err = syscall.Mkfifo(s.conf, 0o644) // nobody writes it
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	syscall.Kill(first, syscall.SIGKILL)
+	s.await("another child", func() bool { now := s.children(); return len(now) == 1 && now[0] != first })
+	s.signal(syscall.SIGTERM)
+	select {
+	case err := <-s.ended:
+		if err != nil {
+			t.Errorf("after SIGTERM: %v", err)
+		}
+	case <-time.After(10 * time.Second):
+		t.Error("the server does not stop")
+		syscall.Kill(s.children()[0], syscall.SIGKILL)
+	}
+}
+
 // Nor does SIGTERM wait for what can not be interrupted, such as a file that another process has locked.
 func TestServerStopsAtSIGTERMWhateverItWaitsFor(t *testing.T) {
 	s := startServed(t)
