@@ -229,7 +229,13 @@ func (g *guardian) watch() error {
 	}
 }
 
+// kill ends the children, those that were replaced and still end their requests too: they are of this process' group, as Detach has
+// seen to. Swift: common/wsgi.py, kill_children.
 func (g *guardian) kill() {
+	if syscall.Getpgrp() == os.Getpid() {
+		signal.Ignore(syscall.SIGTERM)
+		_ = syscall.Kill(0, syscall.SIGTERM)
+	}
 	_ = g.child.process.Signal(syscall.SIGTERM)
 	<-g.child.ended
 }

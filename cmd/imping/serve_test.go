@@ -382,6 +382,29 @@ func TestPortsFollowTheRings(t *testing.T) {
 	}
 }
 
+// A child that was replaced, and still ends its requests, ends at SIGTERM too.
+func TestServerStopsWithAllItsChildren(t *testing.T) {
+	s := startServed(t)
+	under := s.begin()
+	defer under.Close()
+	s.await("the request to be seen", func() bool { return s.busy() })
+	old := s.children()[0]
+	s.signal(syscall.SIGUSR1)
+	s.await("the new child", func() bool { return strings.Count(s.text(), "Started child ") == 2 })
+	time.Sleep(100 * time.Millisecond) // until the old one knows
+	s.signal(syscall.SIGTERM)
+	if err := <-s.ended; err != nil {
+		t.Errorf("after SIGTERM: %v", err)
+	}
+	for end := time.Now().Add(8 * time.Second); !zombie(old); time.Sleep(10 * time.Millisecond) {
+		if time.Now().After(end) {
+			t.Error("the old child is left")
+			syscall.Kill(old, syscall.SIGKILL)
+			break
+		}
+	}
+}
+
 // Nor does it wait for a child that does not come to serve.
 func TestServerStopsWhileItsChildStarts(t *testing.T) {
 	s := startServed(t)
