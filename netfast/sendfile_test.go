@@ -16,7 +16,7 @@ func TestStallsLoseNothingWhereThereIsNoSendfile(t *testing.T) {
 	if err != nil || len(want) < 1<<20 {
 		t.Skipf("/proc/kallsyms: %d bytes, %v", len(want), err)
 	}
-	want = want[1000 : 600_000]
+	want = want[1000:600_000]
 	f, err := os.Open("/proc/kallsyms")
 	if err != nil {
 		t.Fatal(err)
