@@ -149,6 +149,23 @@ func ParseHeader(b []byte) (Header, error) {
 	return h, nil
 }
 
+// IsSound reports whether liberasurecode takes the header at the start of b for one: its magic is right, in the byte order of any machine,
+// and so is its checksum where the writer knew of one. What ParseHeader refuses beyond that is of no use to us, but nothing is wrong with it.
+func IsSound(b []byte) bool {
+	if len(b) < HeaderSize {
+		return false
+	}
+	var order binary.ByteOrder = binary.LittleEndian
+	if order.Uint32(b[offMagic:]) == bits.ReverseBytes32(magic) {
+		order = binary.BigEndian
+	}
+	version, sum := order.Uint32(b[offLibec:]), order.Uint32(b[offMetaCRC:])
+	if order.Uint32(b[offMagic:]) != magic || version == 0 {
+		return false
+	}
+	return version < firstCheckedVersion || sum == Zlib.Sum(b[:metaSize]) || sum == Legacy.Sum(b[:metaSize])
+}
+
 // indexByte has, for the exclusive or of the low bytes of two indexes, that of the zlib checksums of headers which differ in nothing
 // else: a checksum is linear in what is summed, but for a constant.
 var indexByte = func() (table [256]uint32) {

@@ -223,3 +223,48 @@ func FuzzParseHeader(f *testing.F) {
 		}
 	})
 }
+
+// What liberasurecode's get_metadata takes is sound, though ParseHeader may have no use for it: seen with 1.6.2, for both byte orders.
+func TestSoundHeadersAreThoseOfLiberasurecode(t *testing.T) {
+	for _, c := range []struct {
+		order   binary.ByteOrder
+		version uint32
+		crc     CRC
+		damage  uint32 // to the checksum
+		change  func(order binary.ByteOrder, b []byte)
+		want    bool
+	}{
+		{order: binary.LittleEndian, version: 0x010602, want: true},
+		{order: binary.LittleEndian, version: 0x010602, crc: Legacy, want: true},
+		{order: binary.LittleEndian, version: 0x010602, damage: 1},
+		{order: binary.LittleEndian, version: 0x010100, damage: 1, want: true},
+		{order: binary.LittleEndian, version: 0},
+		{order: binary.BigEndian, version: 0x010602, want: true},
+		{order: binary.BigEndian, version: 0x010602, crc: Legacy, want: true},
+		{order: binary.BigEndian, version: 0x010602, damage: 1},
+		{order: binary.BigEndian, version: 0x010100, damage: 1, want: true},
+		{order: binary.LittleEndian, version: 0x010602, change: func(order binary.ByteOrder, b []byte) { order.PutUint32(b[offIndex:], 300) }, want: true},
+		{order: binary.LittleEndian, version: 0x010602, change: func(_ binary.ByteOrder, b []byte) { b[offChksumType] = 9 }, want: true},
+		{order: binary.LittleEndian, version: 0x010602, change: func(order binary.ByteOrder, b []byte) { order.PutUint32(b[offMagic:], 1) }},
+	} {
+		b := make([]byte, HeaderSize)
+		h := mustNew(t, "isa_l_rs_vand", 4, 2).Header(5, 777)
+		c.order.PutUint32(b[offIndex:], uint32(h.Index))
+		c.order.PutUint32(b[offSize:], h.Size)
+		c.order.PutUint64(b[offOrigSize:], uint64(h.OrigDataSize))
+		b[offChksumType], b[offBackendID] = h.ChecksumType, h.BackendID
+		c.order.PutUint32(b[offBackendVer:], h.BackendVersion)
+		c.order.PutUint32(b[offMagic:], magic)
+		c.order.PutUint32(b[offLibec:], c.version)
+		if c.change != nil {
+			c.change(c.order, b)
+		}
+		c.order.PutUint32(b[offMetaCRC:], c.crc.Sum(b[:metaSize])^c.damage)
+		if got := IsSound(b); got != c.want {
+			t.Errorf("%+v: %v", c, got)
+		}
+		if IsSound(b[:HeaderSize-1]) {
+			t.Error("a short header is sound")
+		}
+	}
+}

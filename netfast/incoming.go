@@ -194,22 +194,34 @@ const sendPiece = 1 << 20
 // SendFile writes n bytes of f from off on with sendfile(2). f's position is moved. A file
 // that ends before is io.ErrUnexpectedEOF.
 func (c *Conn) SendFile(f *os.File, off, n int64) error {
-	if _, err := f.Seek(off, io.SeekStart); err != nil {
-		return err
-	}
+	_, err := c.sendFile(f, off, n)
+	return err
+}
+
+// sendFile says how much was written, too.
+func (c *Conn) sendFile(f *os.File, off, n int64) (total int64, err error) {
 	piece := &io.LimitedReader{R: f}
-	for n > 0 {
-		piece.N = min(n, sendPiece)
-		sent, err := c.progress(func() (int64, error) { return c.tcp.ReadFrom(piece) })
-		n -= sent
+	for total < n {
+		begun := total
+		end := min(n, total+sendPiece)
+		_, err = c.progress(func() (int64, error) {
+			// Anew for each try: where the file system has no sendfile, more was read from the file than was written.
+			if _, err := f.Seek(off+total, io.SeekStart); err != nil {
+				return 0, err
+			}
+			piece.N = end - total
+			sent, err := c.tcp.ReadFrom(piece)
+			total += sent
+			return sent, err
+		})
 		if err != nil {
-			return err
+			return total, err
 		}
-		if sent == 0 {
-			return io.ErrUnexpectedEOF
+		if total == begun {
+			return total, io.ErrUnexpectedEOF
 		}
 	}
-	return nil
+	return total, nil
 }
 
 // Corked writes what do writes in as few packets as possible.

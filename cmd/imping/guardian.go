@@ -113,18 +113,18 @@ func addressesOf(s *serving) ([]string, error) {
 // child is a process that serves.
 type child struct {
 	pid     int
+	process *os.Process   // signals go by it: the pid may be another's once the child is gone
 	control *os.File      // closed to let it finish
 	ended   chan struct{} // closed when it is gone
 }
 
 // adopt watches over a child of this process.
 func adopt(pid int, control *os.File) *child {
-	c := &child{pid: pid, control: control, ended: make(chan struct{})}
+	p, _ := os.FindProcess(pid) // never fails
+	c := &child{pid: pid, process: p, control: control, ended: make(chan struct{})}
 	go func() {
 		defer close(c.ended)
-		if p, err := os.FindProcess(pid); err == nil {
-			p.Wait()
-		}
+		p.Wait()
 	}()
 	return c
 }
@@ -136,8 +136,10 @@ type guardian struct {
 	*serving
 	program, dir string         // of this process, as it was started
 	sockets      map[string]int // descriptors, by address. No os.File: that would make them blocking, for the child too
-	addresses    []string       // that are served now
+	addresses    []string       // that are to be served
+	behind       bool           // the child serves others
 	child        *child
+	signals      chan os.Signal
 }
 
 // guard binds the sockets, starts a child and replaces it when it dies, until a signal ends
@@ -161,28 +163,35 @@ func guard(s *serving) error {
 		return err
 	}
 	if err := g.bindAll(); err != nil {
-		return err
+		if old == nil {
+			return err
+		}
+		g.log.Errorf("the server cannot be replaced, it goes on where it was: %v", err)
+		g.addresses = slices.Sorted(maps.Keys(g.sockets))
 	}
-	signals := make(chan os.Signal, 8)
-	signal.Notify(signals, syscall.SIGTERM, syscall.SIGINT, syscall.SIGHUP, syscall.SIGUSR1)
+	g.signals = make(chan os.Signal, 8)
+	signal.Notify(g.signals, syscall.SIGTERM, syscall.SIGINT, syscall.SIGHUP, syscall.SIGUSR1)
 	if err := daemon.Detach(); err != nil {
 		return err
 	}
-	if err := g.start(); err != nil {
-		return err
-	}
-	if old != nil {
+	switch err := g.start(); {
+	case err == nil && old != nil:
 		old.finish()
+	case err != nil && old == nil:
+		return err
+	case err != nil:
+		g.log.Errorf("the child cannot be replaced, it goes on: %v", err)
+		g.child = old
 	}
 	if err := detachOutput(s.serveOptions); err != nil {
 		return err
 	}
 	daemon.Notify(s.log, "READY=1")
-	return g.watch(signals)
+	return g.watch()
 }
 
 // watch runs until a signal ends it.
-func (g *guardian) watch(signals <-chan os.Signal) error {
+func (g *guardian) watch() error {
 	var rings <-chan time.Time
 	if g.conf.ServersPerPort > 0 && g.conf.RingCheckInterval > 0 {
 		ticker := time.NewTicker(g.conf.RingCheckInterval)
@@ -201,7 +210,7 @@ func (g *guardian) watch(signals <-chan os.Signal) error {
 			if err := g.follow(); err != nil {
 				g.log.Errorf("%v", err)
 			}
-		case sig := <-signals:
+		case sig := <-g.signals:
 			switch sig {
 			case syscall.SIGUSR1:
 				g.log.Noticef("SIGUSR1 received (%d)", os.Getpid())
@@ -223,8 +232,14 @@ func (g *guardian) watch(signals <-chan os.Signal) error {
 	}
 }
 
+// kill ends the children, those that were replaced and still end their requests too: they are of this process' group, as Detach has
+// seen to. Swift: common/wsgi.py, kill_children.
 func (g *guardian) kill() {
-	_ = syscall.Kill(g.child.pid, syscall.SIGTERM)
+	if syscall.Getpgrp() == os.Getpid() {
+		signal.Ignore(syscall.SIGTERM)
+		_ = syscall.Kill(0, syscall.SIGTERM)
+	}
+	_ = g.child.process.Signal(syscall.SIGTERM)
 	<-g.child.ended
 }
 
@@ -273,12 +288,15 @@ func duplicate(l net.Listener) (fd int, err error) {
 // follow starts a new child when the rings have other ports.
 func (g *guardian) follow() error {
 	before := g.addresses
-	if err := g.bindAll(); err != nil || slices.Equal(before, g.addresses) {
+	if err := g.bindAll(); err != nil {
 		return err
+	}
+	if g.behind = g.behind || !slices.Equal(before, g.addresses); !g.behind {
+		return nil
 	}
 	old := g.child
 	if err := g.start(); err != nil {
-		return err
+		return err // and tried again
 	}
 	old.finish()
 	return nil
@@ -310,14 +328,47 @@ func (g *guardian) start() error {
 		return fmt.Errorf("cannot start a child: %w", err)
 	}
 	c := adopt(pid, control)
-	if word, err := io.ReadAll(ready); err != nil || string(word) != "ready" {
+	if err := g.await(ready); err != nil {
 		control.Close()
+		_ = c.process.Kill()
 		<-c.ended
-		return errors.New("the child did not start normally")
+		return err
 	}
 	g.log.Noticef("Started child %d from parent %d", c.pid, os.Getpid())
-	g.child = c
+	g.child, g.behind = c, false
 	return nil
+}
+
+// await waits until a child has said that it serves. A signal that ends it all does not wait for that; others do.
+func (g *guardian) await(ready io.Reader) error {
+	said := make(chan error, 1)
+	go func() {
+		if word, err := io.ReadAll(ready); err != nil || string(word) != "ready" {
+			said <- errors.New("the child did not start normally")
+			return
+		}
+		said <- nil
+	}()
+	var later []os.Signal
+	defer func() {
+		for _, sig := range later {
+			select {
+			case g.signals <- sig:
+			default: // so many that one more tells nothing
+			}
+		}
+	}()
+	for {
+		select {
+		case err := <-said:
+			return err
+		case sig := <-g.signals:
+			later = append(later, sig)
+			if sig == syscall.SIGTERM || sig == syscall.SIGINT {
+				return errors.New("the child had not started when the server was stopped")
+			}
+		}
+	}
 }
 
 // become replaces this process by the program as it is on disk now, which finds the sockets
@@ -328,7 +379,11 @@ func (g *guardian) become() error {
 	if err != nil {
 		return err
 	}
+	again.server.Close()
 	again.log.Close()
+	if again.conf.Workers == 0 && again.conf.ServersPerPort == 0 {
+		return errors.New("workers = 0 has no child that could take over the sockets")
+	}
 	keep := []string{strconv.Itoa(g.child.pid), strconv.Itoa(int(g.child.control.Fd()))}
 	fds := []int{int(g.child.control.Fd())}
 	for address, fd := range g.sockets {

@@ -13,6 +13,7 @@ import (
 	"runtime/debug"
 	"strings"
 	"syscall"
+	"time"
 
 	"github.com/spf13/cobra"
 
@@ -203,7 +204,7 @@ func (s *serving) run(listeners []net.Listener, control io.Reader, ready func() 
 	for _, l := range listeners {
 		go func() { failed <- s.server.Serve(l) }()
 	}
-	defer s.server.Close()
+	defer s.close()
 	if err := ready(); err != nil {
 		return err
 	}
@@ -237,6 +238,20 @@ func (s *serving) run(listeners []net.Listener, control io.Reader, ready func() 
 	}
 	s.log.Noticef("Child %d exiting normally", os.Getpid())
 	return nil
+}
+
+// closeTime is how long the end of a server waits for what can not be interrupted: a disk, a lock that another process holds. Files are
+// whole whenever a process ends, and swift-init gives up after 15 s.
+const closeTime = 5 * time.Second
+
+func (s *serving) close() {
+	closed := make(chan struct{})
+	go func() { s.server.Close(); close(closed) }()
+	select {
+	case <-closed:
+	case <-time.After(closeTime):
+		s.log.Noticef("Child %d ends %s", os.Getpid(), "with requests under way")
+	}
 }
 
 // serveAsChild serves sockets that the guardian holds, and ends with it.

@@ -2,6 +2,9 @@ package main
 
 import (
 	"bufio"
+	"bytes"
+	"compress/gzip"
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"io"
@@ -37,7 +40,7 @@ func (s *served) write(more string) {
 }
 
 // startServed starts the daemon and waits until it has closed its output, as swift-init does.
-func startServed(t *testing.T) *served {
+func startServed(t *testing.T, more ...string) *served {
 	t.Helper()
 	dir := t.TempDir()
 	program := filepath.Join(dir, swiftServer)
@@ -55,7 +58,7 @@ func startServed(t *testing.T) *served {
 	s := &served{t: t, conf: filepath.Join(dir, "object-server.conf"), addr: l.Addr().String(), log: filepath.Join(dir, "log"), ended: make(chan error, 1),
 		port: l.Addr().(*net.TCPAddr).Port, devices: t.TempDir(), logName: filepath.Join(dir, "none")}
 	l.Close()
-	s.write("")
+	s.write(strings.Join(more, "\n"))
 	if err := os.MkdirAll(filepath.Join(s.devices, "sda"), 0o755); err != nil {
 		t.Fatal(err)
 	}
@@ -256,6 +259,208 @@ func TestServerStopsAtSIGTERM(t *testing.T) {
 	}
 	if !zombie(child) {
 		t.Error("the child is left")
+	}
+}
+
+// A conf without a guardian can not be taken over to: nobody would serve the sockets.
+func TestServerGoesOnWhenItsConfWantsNoChild(t *testing.T) {
+	s := startServed(t)
+	b, err := os.ReadFile(s.conf)
+	if err == nil {
+		err = os.WriteFile(s.conf, []byte(strings.Replace(string(b), "workers = 1\n", "workers = 0\n", 1)), 0o644)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	s.signal(syscall.SIGUSR1)
+	s.await("the complaint", func() bool { return strings.Contains(s.text(), "the old server goes on") })
+	if !s.healthy() {
+		t.Error("the server does not go on")
+	}
+	s.signal(syscall.SIGTERM)
+	<-s.ended
+}
+
+// A mistake that only shows when the sockets are bound, or when the child starts, does not end a server that goes on either.
+func TestServerGoesOnWhenItsReplacementDoesNotStart(t *testing.T) {
+	for option, wrong := range map[string]string{"user = root": "user = nobody-at-all", "bind_ip = 127.0.0.1": "bind_ip = 192.0.2.1"} {
+		s := startServed(t)
+		b, err := os.ReadFile(s.conf)
+		if err == nil {
+			err = os.WriteFile(s.conf, []byte(strings.Replace(string(b), option, wrong, 1)), 0o644)
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		s.signal(syscall.SIGUSR1)
+		s.await("the complaint", func() bool {
+			return strings.Contains(s.text(), "cannot be replaced") &&
+				(strings.Contains(s.text(), "did not start normally") || strings.Count(s.text(), "Started child ") == 2)
+		})
+		s.await("a single child", func() bool { return len(s.children()) == 1 })
+		if !s.healthy() {
+			t.Errorf("%s: the server does not go on; children %v", wrong, s.children())
+		}
+		if err := os.WriteFile(s.conf, b, 0o644); err != nil {
+			t.Fatal(err)
+		}
+		last := s.children()[0]
+		s.signal(syscall.SIGUSR1)
+		s.await("a new child", func() bool { now := s.children(); return len(now) == 1 && now[0] != last && s.healthy() })
+		s.signal(syscall.SIGTERM)
+		if err := <-s.ended; err != nil {
+			t.Errorf("after SIGTERM: %v", err)
+		}
+	}
+}
+
+// writeRing leaves a ring of one device on that port.
+func writeRing(t *testing.T, dir string, port int) {
+	t.Helper()
+	var b bytes.Buffer
+	text := fmt.Sprintf(`{"byteorder": "little", "devs": [{"id": 0, "region": 1, "zone": 1, "ip": "127.0.0.1", "port": %d, "replication_ip": "127.0.0.1", `+
+		`"replication_port": %d, "device": "sda", "weight": 1.0, "meta": ""}], "part_shift": 31, "replica_count": 1, "version": 1}`, port, port)
+	w := gzip.NewWriter(&b)
+	w.Write(append(binary.BigEndian.AppendUint32([]byte("R1NG\x00\x01"), uint32(len(text))), text+"\x00\x00\x00\x00"...))
+	err := w.Close()
+	if err == nil {
+		err = os.WriteFile(filepath.Join(dir, "new"), b.Bytes(), 0o644)
+	}
+	if err == nil {
+		err = os.Rename(filepath.Join(dir, "new"), filepath.Join(dir, "object.ring.gz"))
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+}
+
+// With servers_per_port the ports are those of the rings, and change with them, whatever went wrong at first.
+func TestPortsFollowTheRings(t *testing.T) {
+	dir := t.TempDir()
+	var addresses [2]string
+	var ports [2]int
+	for i := range ports {
+		l, err := net.Listen("tcp", "127.0.0.1:0")
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer l.Close()
+		addresses[i], ports[i] = l.Addr().String(), l.Addr().(*net.TCPAddr).Port
+		l.Close()
+	}
+	writeRing(t, dir, ports[0])
+	s := startServed(t, "servers_per_port = 1", "ring_check_interval = 0.1", "swift_dir = "+dir)
+	serves := func(i int) bool { s.addr = addresses[i]; return s.healthy() }
+	if !serves(0) {
+		t.Fatal("the first port is not served")
+	}
+	under := s.begin()
+	time.Sleep(100 * time.Millisecond) // until it is accepted
+	writeRing(t, dir, ports[1])
+	s.await("the other port", func() bool { return serves(1) })
+	s.await("the first one to close", func() bool { return !serves(0) })
+	s.finish(under)
+
+	b, err := os.ReadFile(s.conf)
+	if err == nil {
+		err = os.WriteFile(s.conf, []byte(strings.Replace(string(b), "user = root", "user = nobody-at-all", 1)), 0o644)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	writeRing(t, dir, ports[0])
+	s.await("a child that does not start", func() bool { return strings.Contains(s.text(), "did not start normally") })
+	if !serves(1) {
+		t.Error("the old child does not go on")
+	}
+	if err := os.WriteFile(s.conf, b, 0o644); err != nil {
+		t.Fatal(err)
+	}
+	s.await("the first port again", func() bool { return serves(0) })
+	s.await("the other one to close", func() bool { return !serves(1) })
+	s.signal(syscall.SIGTERM)
+	if err := <-s.ended; err != nil {
+		t.Errorf("after SIGTERM: %v", err)
+	}
+}
+
+// A child that was replaced, and still ends its requests, ends at SIGTERM too.
+func TestServerStopsWithAllItsChildren(t *testing.T) {
+	s := startServed(t)
+	under := s.begin()
+	defer under.Close()
+	s.await("the request to be seen", func() bool { return s.busy() })
+	old := s.children()[0]
+	s.signal(syscall.SIGUSR1)
+	s.await("the new child", func() bool { return strings.Count(s.text(), "Started child ") == 2 })
+	time.Sleep(100 * time.Millisecond) // until the old one knows
+	s.signal(syscall.SIGTERM)
+	if err := <-s.ended; err != nil {
+		t.Errorf("after SIGTERM: %v", err)
+	}
+	for end := time.Now().Add(8 * time.Second); !zombie(old); time.Sleep(10 * time.Millisecond) {
+		if time.Now().After(end) {
+			t.Error("the old child is left")
+			syscall.Kill(old, syscall.SIGKILL)
+			break
+		}
+	}
+}
+
+// Nor does it wait for a child that does not come to serve.
+func TestServerStopsWhileItsChildStarts(t *testing.T) {
+	s := startServed(t)
+	first := s.children()[0]
+	err := os.Remove(s.conf)
+	if err == nil {
+		err = syscall.Mkfifo(s.conf, 0o644) // nobody writes it
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	syscall.Kill(first, syscall.SIGKILL)
+	s.await("another child", func() bool { now := s.children(); return len(now) == 1 && now[0] != first })
+	s.signal(syscall.SIGTERM)
+	select {
+	case err := <-s.ended:
+		if err != nil {
+			t.Errorf("after SIGTERM: %v", err)
+		}
+	case <-time.After(10 * time.Second):
+		t.Error("the server does not stop")
+		syscall.Kill(s.children()[0], syscall.SIGKILL)
+	}
+}
+
+// Nor does SIGTERM wait for what can not be interrupted, such as a file that another process has locked.
+func TestServerStopsAtSIGTERMWhateverItWaitsFor(t *testing.T) {
+	s := startServed(t)
+	partition := filepath.Join(s.devices, "sda", "objects", "7")
+	if err := os.MkdirAll(partition, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	lock, err := os.Create(filepath.Join(partition, ".lock"))
+	if err == nil {
+		err = syscall.Flock(int(lock.Fd()), syscall.LOCK_EX)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer lock.Close()
+	c, err := net.Dial("tcp", s.addr)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	io.WriteString(c, "REPLICATE /sda/7 HTTP/1.1\r\n\r\n")
+	s.await("the request to be seen", func() bool { return s.busy() })
+	start := time.Now()
+	s.signal(syscall.SIGTERM)
+	if err := <-s.ended; err != nil {
+		t.Errorf("after SIGTERM: %v", err)
+	}
+	if took := time.Since(start); took > 8*time.Second {
+		t.Errorf("the server took %v to stop", took)
 	}
 }
 

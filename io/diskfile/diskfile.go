@@ -250,8 +250,18 @@ func makeDirs(top, path string) (made string, err error) {
 		switch err = os.Mkdir(path, 0o777); {
 		case err == nil && made == "":
 			return path, nil
-		case err == nil || errors.Is(err, fs.ErrExist) && isDir(path):
+		case err == nil:
 			return made, nil
+		case errors.Is(err, fs.ErrExist):
+			info, statErr := os.Stat(path)
+			if statErr == nil && info.IsDir() {
+				return made, nil
+			}
+			if !errors.Is(statErr, fs.ErrNotExist) {
+				return made, err // something else has its name
+			}
+			err = statErr // it was there, and is gone
+			continue
 		}
 		parent := filepath.Dir(path)
 		if !errors.Is(err, fs.ErrNotExist) || len(parent) <= len(top) {

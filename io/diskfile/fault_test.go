@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"slices"
@@ -69,6 +70,29 @@ func TestStepsOfAWriteComeInOrder(t *testing.T) {
 		if got := strings.Join(steps, ", "); got != c.want {
 			t.Errorf("%s:\n got %s\nwant %s", c.name, got, c.want)
 		}
+	}
+}
+
+// Another writer may publish the same fragment while one makes it durable at once: as after a rename there is one name of it, or the hash
+// of the suffix would differ from all others' for ever.
+func TestFragmentPublishedMeanwhileIsDurableUnderOneName(t *testing.T) {
+	now := timestamp.FromTime(time.Now())
+	p := crashPlan{Root: t.TempDir(), Op: crashOp{Kind: "put", Time: now, Index: 1, Content: "xx"}}
+	check(t, os.MkdirAll(filepath.Join(p.Root, "sda/objects-1"), 0o755))
+	m, other := p.manager(t), p.manager(t)
+	m.fault = func(step string, do func() error) error {
+		if step == "fsync" {
+			meanwhile := p
+			meanwhile.Op.Kind = "publish"
+			check(t, meanwhile.do(other))
+		}
+		return do()
+	}
+	check(t, p.do(m))
+	files, err := filepath.Glob(filepath.Join(p.Root, "sda/objects-1/*/*/*/*"))
+	check(t, err)
+	if len(files) != 1 || filepath.Base(files[0]) != now.Internal()+"#1#d.data" {
+		t.Errorf("files: %q", files)
 	}
 }
 
@@ -309,5 +333,38 @@ func TestManyWritersOfOneObject(t *testing.T) {
 		if got := p.view(t, m, p.partition(), false); !strings.HasPrefix(got, "data "+now.Internal()) || !strings.HasSuffix(got, ": the last") {
 			t.Errorf("what stays is %q", got)
 		}
+	}
+}
+
+// Nor is a folder that others remove between two looks at it taken for something else of its name.
+func TestMakeDirsAmidRemovals(t *testing.T) {
+	top := t.TempDir()
+	dir := filepath.Join(top, "a")
+	stop := make(chan struct{})
+	var others sync.WaitGroup
+	for range 2 {
+		others.Go(func() {
+			for {
+				select {
+				case <-stop:
+					return
+				default:
+					_ = syscall.Mkdir(dir, 0o777)
+					_ = syscall.Rmdir(dir)
+				}
+			}
+		})
+	}
+	for range 50_000 {
+		if _, err := makeDirs(top, dir); err != nil && !errors.Is(err, fs.ErrNotExist) {
+			t.Error(err)
+			break
+		}
+	}
+	close(stop)
+	others.Wait()
+	check(t, os.WriteFile(filepath.Join(top, "file"), nil, 0o666))
+	if _, err := makeDirs(top, filepath.Join(top, "file")); !errors.Is(err, fs.ErrExist) {
+		t.Errorf("a file in the place of a folder: %v", err)
 	}
 }

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"path/filepath"
 	"strconv"
+	"syscall"
 
 	"imping/swift/timestamp"
 )
@@ -124,6 +125,12 @@ func (w *Writer) publish(meta *Metadata, durable bool) error {
 	}
 	if err := w.tmp.link(path); err != nil {
 		return noSpace(err, path, "cannot publish %s", path)
+	}
+	if f.durable {
+		// The same fragment may have been published meanwhile: a rename would have taken its name away.
+		was := *f
+		was.durable = false
+		_ = syscall.Unlink(filepath.Join(w.at.dir, was.format()))
 	}
 	if err := w.tmp.syncDirs(); err != nil {
 		return fmt.Errorf("%s is published and perhaps not on the disk: %w", path, err)

@@ -116,7 +116,7 @@ func (s *Server) serveOne(c *connection, served string) bool {
 	if keep && strings.EqualFold(r.Header.Get("Connection"), "keep-alive") {
 		resp.with("Connection", "keep-alive") // a client of HTTP/1.0 waits for it
 	}
-	if err := c.send(in, resp, r.Method, keep); err != nil {
+	if err := s.answer(c, in, r, resp, keep); err != nil {
 		return false
 	}
 	if resp.Duplex != nil {
@@ -126,6 +126,17 @@ func (s *Server) serveOne(c *connection, served string) bool {
 		c.HangUp(lingering, lingerBytes)
 	}
 	return keep
+}
+
+// answer sends an answer; a bug in what makes its body costs the connection, not the process.
+func (s *Server) answer(c *connection, in *netfast.Incoming, r *Request, resp *Response, keep bool) (err error) {
+	defer func() {
+		if p := recover(); p != nil {
+			s.bug(r, p)
+			err = fmt.Errorf("panic: %v", p)
+		}
+	}()
+	return c.send(in, resp, r.Method, keep)
 }
 
 // send writes an answer. An error means that the connection is of no use any more.

@@ -323,6 +323,22 @@ func TestPanicIsAnError(t *testing.T) {
 	}
 }
 
+// So does one that comes to light while the answer is sent.
+func TestPanicWithinAnAnswerEndsItsConnectionOnly(t *testing.T) {
+	s := oursWith(t, map[string]verb{"BUG": {serve: func(*Server, *Request) (*Response, error) {
+		return &Response{Status: 200, Duplex: func(io.Writer) error { panic("ouch") }}, nil
+	}}}, t.TempDir(), nil)
+	if answer := say(t, s.addr, request("BUG", "/x", "Transfer-Encoding: chunked")+"0\r\n\r\n"); strings.HasSuffix(answer, "0\r\n\r\n") {
+		t.Errorf("the answer has an end: %q", answer)
+	}
+	if a := ask(t, s.addr, "OPTIONS", "/x"); !strings.HasPrefix(a.Status, "200") {
+		t.Error(a.Status)
+	}
+	if !strings.Contains(s.log.String(), "BUG: BUG /x: ouch") {
+		t.Errorf("log: %s", s.log)
+	}
+}
+
 // A chunked answer goes out as it is written, while the body of the request still comes.
 func TestDuplexAnswers(t *testing.T) {
 	echo := verb{serve: func(_ *Server, r *Request) (*Response, error) {

@@ -158,7 +158,13 @@ func TestHealthcheckIsDisabledByAFile(t *testing.T) {
 // rule 29; Swift: common/middleware/backend_ratelimit.py of later versions.
 func TestDevicesGetNoMoreThanTheirRate(t *testing.T) {
 	file := filepath.Join(t.TempDir(), "limits.conf")
-	s := ours(t, t.TempDir(), nil)
+	devices := t.TempDir()
+	for _, device := range []string{"sda", "sdb"} {
+		if err := os.Mkdir(filepath.Join(devices, device), 0o755); err != nil {
+			t.Fatal(err)
+		}
+	}
+	s := ours(t, devices, nil)
 	now := time.Unix(1_800_000_000, 0)
 	s.now = func() time.Time { return now }
 	l, err := newRatelimit(s.Server, conf.NewSection("backend_ratelimit", "x", map[string]string{
@@ -212,6 +218,30 @@ func TestDevicesGetNoMoreThanTheirRate(t *testing.T) {
 	now = now.Add(11 * time.Second)
 	if got := passed(10, "PUT", "/sda/7"); got != 2 || !strings.Contains(s.log.String(), "Invalid config file") {
 		t.Errorf("%d PUTs passed after the file was damaged, want 2; log %s", got, s.log)
+	}
+}
+
+// Names of devices that are not there are not remembered: a peer may ask for any number of them.
+func TestRatesAreKeptOfDevicesOnly(t *testing.T) {
+	devices := t.TempDir()
+	if err := os.Mkdir(filepath.Join(devices, "sda"), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	s := ours(t, devices, nil)
+	l, err := newRatelimit(s.Server, conf.NewSection("backend_ratelimit", "x", map[string]string{
+		"requests_per_device_per_second": "1", "get_requests_per_device_per_second": "1"}))
+	if err != nil {
+		t.Fatal(err)
+	}
+	filter := l.filter(func(*Request) *Response { return answer(507) })
+	for i := range 1000 {
+		if a := filter(&Request{Method: "GET", Path: "/" + strconv.Itoa(i) + strings.Repeat("x", 10_000) + "/7/a/c/o"}); a.Status != 507 {
+			t.Fatal(a)
+		}
+	}
+	filter(&Request{Method: "GET", Path: "/sda/7/a/c/o"})
+	if len(l.next) != 2 {
+		t.Errorf("%d rates are kept for one device", len(l.next))
 	}
 }
 

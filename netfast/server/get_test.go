@@ -1,7 +1,9 @@
 package server
 
 import (
+	"bytes"
 	"crypto/md5"
+	"encoding/binary"
 	"fmt"
 	"io"
 	"io/fs"
@@ -27,6 +29,14 @@ const (
 	t3 = "1402444823.30000"
 	t4 = "1402444824.00000"
 )
+
+// bigEndian makes a header that of a machine of the other byte order.
+func bigEndian(header []byte) {
+	for _, field := range [][2]int{{0, 4}, {4, 8}, {8, 12}, {12, 20}, {55, 59}, {59, 63}, {63, 67}} {
+		slices.Reverse(header[field[0]:field[1]])
+	}
+	binary.BigEndian.PutUint32(header[67:], codec.Zlib.Sum(header[:59]))
+}
 
 func randomBytes(n int) []byte {
 	b := make([]byte, n)
@@ -446,6 +456,10 @@ func TestBadArchivesAreNotGivenWhole(t *testing.T) {
 		return bad
 	}
 	const whole = 80 + 16<<10 // a fragment
+	foreign := slices.Clone(good)
+	for header := range slices.Chunk(foreign, whole) {
+		bigEndian(header[:80])
+	}
 	for name, c := range map[string]struct {
 		archive  []byte
 		validate string
@@ -460,11 +474,17 @@ func TestBadArchivesAreNotGivenWhole(t *testing.T) {
 		"cut in a header":                      {good[:5*whole+33], "100", false},
 		"good, with headers across two pieces": {good, "100", true},
 		"good, MD5 not looked at":              {good, "0", true},
+		"of a big-endian machine":              {foreign, "100", true},
+		"of such a one, MD5 not looked at":     {foreign, "0", true},
 	} {
 		t.Run(name, func(t *testing.T) {
 			devices := t.TempDir()
 			s := ours(t, devices, map[string]string{"etag_validate_pct": c.validate})
-			meta := ecMetadata("/a/c/o", t2, good, 2)
+			written := good
+			if bytes.Equal(c.archive, foreign) {
+				written = foreign
+			}
+			meta := ecMetadata("/a/c/o", t2, written, 2)
 			meta["Content-Length"] = strconv.Itoa(len(c.archive))
 			dir := filepath.Join(devices, hashDir(testSwift().Policies[1], 7, "/a/c/o"))
 			writeObjectFile(t, filepath.Join(dir, t2+"#2#d.data"), c.archive, meta)

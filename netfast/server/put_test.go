@@ -12,6 +12,7 @@ import (
 	"net/http/httptest"
 	"os"
 	"path/filepath"
+	"runtime"
 	"slices"
 	"strconv"
 	"strings"
@@ -479,5 +480,26 @@ func TestSlowContainersAreNotWaitedFor(t *testing.T) {
 	want := filepath.Join(devices, "sda/async_pending", objhash.Suffix(hash), hash+"-"+after)
 	if found := pending(); len(found) != 1 || found[0] != want {
 		t.Errorf("%q wait, want %s", found, want)
+	}
+}
+
+// A request names as many container servers as its head has room for: they are told a few at a time.
+func TestContainersAreToldAFewAtATime(t *testing.T) {
+	l, err := net.Listen("tcp", "127.0.0.1:0") // nobody accepts
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	devices := t.TempDir()
+	if err := os.Mkdir(filepath.Join(devices, "sda"), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	s := ours(t, devices, map[string]string{"node_timeout": "0.3", "conn_timeout": "0.3", "container_update_timeout": "0.1"})
+	const n = 300
+	before := runtime.NumGoroutine()
+	answer := ask(t, s.addr, "DELETE", "/sda/7/a/c/o", "X-Timestamp: "+t2, "X-Container-Partition: 1",
+		"X-Container-Host: "+strings.Repeat(l.Addr().String()+",", n-1)+l.Addr().String(), "X-Container-Device: "+strings.Repeat("sda,", n-1)+"sda")
+	if now := runtime.NumGoroutine(); now > before+50 || !strings.HasPrefix(answer.Status, "404") {
+		t.Errorf("%d goroutines after %d; %s", now, before, answer.Status)
 	}
 }

@@ -138,7 +138,14 @@ func (l *ratelimit) one(device, method string, now float64) bool {
 		return true
 	}
 	key := [2]string{device, method}
-	at := l.next[key]
+	at, known := l.next[key]
+	if !known {
+		// What is none is refused later, and must not be remembered: there are any number of names.
+		if info, err := os.Stat(filepath.Join(l.s.conf.Devices, device)); err != nil || !info.IsDir() {
+			return true
+		}
+		key = [2]string{strings.Clone(device), method} // not the whole path
+	}
 	if now-at > l.buffer {
 		at = now - l.buffer
 	}

@@ -140,7 +140,7 @@ func (s *Server) count(method string, status int, spent time.Duration) {
 func (s *Server) try(r *Request) (resp *Response) {
 	defer func() {
 		if p := recover(); p != nil {
-			s.log.Criticalf("BUG: %s %s: %v\n%s", r.Method, netfast.Quote(r.Path), p, debug.Stack())
+			s.bug(r, p)
 			resp = answer(500)
 		}
 	}()
@@ -160,6 +160,11 @@ func (s *Server) try(r *Request) (resp *Response) {
 	}
 	s.errorf(r, "ERROR __call__ error with %s %s : %v", r.Method, netfast.Quote(r.Path), err)
 	return answer(500)
+}
+
+// bug logs a panic with its stack.
+func (s *Server) bug(r *Request, p any) {
+	s.log.Criticalf("BUG: %s %s: %v\n%s", r.Method, netfast.Quote(r.Path), p, debug.Stack())
 }
 
 // errorf logs under ERROR, with the request's transaction as Swift's formatter adds it.
@@ -267,6 +272,15 @@ func (s *Server) Close() {
 	s.running.Wait()
 	s.client.Close()
 	s.statsd.Close()
+}
+
+func (s *Server) isClosing() bool {
+	select {
+	case <-s.closing:
+		return true
+	default:
+		return false
+	}
 }
 
 var errStopping = errors.New("the server is stopping")

@@ -35,6 +35,9 @@ type row struct {
 // updater.
 type peer struct{ host, partition, device string }
 
+// maxTold is how many container servers are told at once for one request, which names as many as its head has room for.
+const maxTold = 16
+
 // updateContainer tells the container servers that the request names, and waits for them
 // container_update_timeout at most; whoever was not told by then is told, or left to the
 // updater, afterwards. Swift: obj/server.py, container_update.
@@ -61,15 +64,26 @@ func (s *Server) updateContainer(r *Request, p *place, op string, header Header)
 	u.describe(r, p.policy.Index)
 
 	told := make(chan error, len(hosts))
-	for i, host := range hosts {
+	next := make(chan int, len(hosts))
+	for i := range hosts {
+		next <- i
+	}
+	close(next)
+	for range min(len(hosts), maxTold) {
 		s.running.Add(1)
 		go func() {
 			defer s.running.Done()
-			err := s.tell(r, u, peer{host, partition, devices[i]})
-			if err != nil {
-				s.errorf(r, "container update is lost: %v", err)
+			for i := range next {
+				to := peer{hosts[i], partition, devices[i]}
+				if s.isClosing() {
+					to = peer{} // the updater has more time
+				}
+				err := s.tell(r, u, to)
+				if err != nil {
+					s.errorf(r, "container update is lost: %v", err)
+				}
+				told <- err
 			}
-			told <- err
 		}()
 	}
 	timeout := time.NewTimer(s.conf.ContainerUpdateTimeout)
