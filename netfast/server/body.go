@@ -6,6 +6,7 @@ import (
 	"io"
 	"math/rand/v2"
 	"net"
+	"strconv"
 	"sync"
 	"syscall"
 
@@ -146,7 +147,7 @@ func (b *objectBody) unseen(c *netfast.Conn, r span) error {
 // from0 sends bytes 0 to end-1. The headers of fragments are looked at, and all bytes
 // where the MD5 is wanted, which takes the end of the object too.
 func (b *objectBody) from0(end int64) Stream {
-	b.length, b.fragment = end, b.place.fragmentSize
+	b.length, b.fragment = end, b.place.fragmentSize(b.o)
 	validated := end == b.o.Length && rand.Float64() < b.s.conf.EtagValidate
 	b.send = func(c *netfast.Conn, head []byte) error {
 		if validated {
@@ -272,6 +273,20 @@ func (b *objectBody) failed(err error) error {
 func (b *objectBody) condemn(reason string) error {
 	b.s.statsd.Increment("quarantines")
 	return b.place.Condemn(b.o, reason)
+}
+
+// fragmentSize is the length of the archive's fragments but the last, with their headers; 0 where headers can not be checked. It is by
+// the segment size that the archive was written with: the policy's may have been changed since. (Stock goes by the policy's, and
+// quarantines what was written before.)
+func (st *store) fragmentSize(o *diskfile.Object) int64 {
+	if st.code == nil {
+		return 0
+	}
+	segment, err := strconv.ParseInt(o.DataMeta["X-Object-Sysmeta-Ec-Segment-Size"], 10, 32)
+	if err != nil || segment <= 0 {
+		segment = int64(st.policy.SegmentSize)
+	}
+	return int64(st.code.FragmentSize(int(segment)))
 }
 
 // fragments tells a policy whose files are fragment archives.

@@ -9,6 +9,7 @@ import (
 	"io/fs"
 	"maps"
 	"math/rand/v2"
+	"net"
 	"os"
 	"path/filepath"
 	"regexp"
@@ -48,7 +49,11 @@ func randomBytes(n int) []byte {
 // archive is a fragment archive of 4+2 with segments of 64 KiB.
 func archive(t testing.TB, object []byte, index int) []byte {
 	t.Helper()
-	const segment = 64 << 10
+	return archiveOf(t, object, index, 64<<10)
+}
+
+func archiveOf(t testing.TB, object []byte, index, segment int) []byte {
+	t.Helper()
 	code, err := codec.New(codec.Scheme{Type: "isa_l_rs_vand", K: 4, M: 2})
 	if err != nil {
 		t.Fatal(err)
@@ -427,6 +432,30 @@ func tree(t testing.TB, root string) map[string]int64 {
 		t.Fatal(err)
 	}
 	return found
+}
+
+// ec_object_segment_size may be changed: what was written before has its headers elsewhere.
+func TestArchivesKeepTheSegmentSizeThatTheyWereWrittenWith(t *testing.T) {
+	for _, validate := range []string{"100", "0"} {
+		devices := t.TempDir()
+		s := ours(t, devices, map[string]string{"etag_validate_pct": validate})
+		for segment, want := range map[string]bool{"32768": true, "65536": false} { // the metadata tell the truth, or they do not
+			name := "/a/c/" + segment
+			a := archiveOf(t, randomBytes(150_000), 2, 32<<10)
+			writeObjectFile(t, filepath.Join(devices, hashDir(testSwift().Policies[1], 7, name), t2+"#2#d.data"), a,
+				ecMetadata(name, t2, a, 2, "X-Object-Sysmeta-Ec-Segment-Size", segment))
+			conn, err := net.Dial("tcp", s.addr)
+			if err != nil {
+				t.Fatal(err)
+			}
+			io.WriteString(conn, request("GET", "/sda/7"+name, "X-Backend-Storage-Policy-Index: 1", "Connection: close"))
+			got, _ := io.ReadAll(conn)
+			conn.Close()
+			if whole := bytes.HasSuffix(got, a); whole != want {
+				t.Errorf("validate %s, segments of 32768 said to be of %s: given whole: %v", validate, segment, whole)
+			}
+		}
+	}
 }
 
 // What Swift quarantines, when it is looked at or once it was read, ours does.

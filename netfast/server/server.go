@@ -50,8 +50,8 @@ type Server struct {
 // store is what the server has of one policy.
 type store struct {
 	*diskfile.Manager
-	policy       *policy.Policy
-	fragmentSize int64 // of a whole segment with its header; 0 = headers can not be checked
+	policy *policy.Policy
+	code   *codec.Code // nil = headers can not be checked
 }
 
 // handler answers; a filter of the pipeline is a handler around another one.
@@ -89,7 +89,7 @@ func New(conf *Config, swift *policy.Swift, log *daemon.Logger) (*Server, error)
 		if p.Type == policy.ErasureCoding {
 			// A type that codec has not is served all the same: its headers go unseen.
 			if code, err := codec.New(codec.Scheme{Type: p.ECType, K: p.Data, M: p.Parity}); err == nil {
-				st.fragmentSize = int64(code.FragmentSize(p.SegmentSize))
+				st.code = code
 			}
 		}
 		s.stores[p.Index] = st
