@@ -37,20 +37,9 @@ Markdown table of medians.`,
 			real.Enter()
 			ctx, stop := signal.NotifyContext(cmd.Context(), os.Interrupt, syscall.SIGTERM)
 			defer stop()
-			self, err := os.Executable()
-			if err != nil {
-				return err
-			}
-			root, err := os.MkdirTemp("", "bench")
-			if err != nil {
-				return err
-			}
+			root, as, err := benchFolder(swiftReconstructor)
 			defer os.RemoveAll(root)
-			if err := os.Chmod(root, 0o755); err != nil {
-				return err
-			}
-			as := filepath.Join(root, swiftReconstructor)
-			if err := os.Symlink(self, as); err != nil {
+			if err != nil {
 				return err
 			}
 			shapes := rebuild.Shapes()
@@ -101,6 +90,23 @@ func checkTable(path, name string) error {
 	}
 	_, _, err := aroundTable(path, name)
 	return err
+}
+
+// benchFolder makes an empty folder for a lab, which its user may enter, and in it a link by which this program has a daemon's name. The
+// folder is to be removed, after an error too.
+func benchFolder(name string) (root, program string, err error) {
+	self, err := os.Executable()
+	if err != nil {
+		return "", "", err
+	}
+	if root, err = os.MkdirTemp("", "imping-bench-"); err != nil {
+		return "", "", err
+	}
+	if err := os.Chmod(root, 0o755); err != nil {
+		return root, "", err
+	}
+	program = filepath.Join(root, name)
+	return root, program, os.Symlink(self, program)
 }
 
 // writeTable puts text between the marks of that name in a file of Markdown.

@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"os"
 	"os/signal"
-	"path/filepath"
 	"syscall"
 	"time"
 
@@ -39,17 +38,9 @@ Markdown table of medians of the servers' CPU time.`,
 			real.Enter()
 			ctx, stop := signal.NotifyContext(cmd.Context(), os.Interrupt, syscall.SIGTERM)
 			defer stop()
-			self, err := os.Executable()
-			if err != nil {
-				return err
-			}
-			root, err := os.MkdirTemp("", "bench")
-			if err != nil {
-				return err
-			}
+			root, as, err := benchFolder(swiftServer)
 			defer os.RemoveAll(root)
-			as := filepath.Join(root, swiftServer)
-			if err := os.Symlink(self, as); err != nil {
+			if err != nil {
 				return err
 			}
 			rows, err := benchserve.Run(ctx, benchserve.Options{Root: root, Server: []string{as}, Rounds: rounds, Scale: scale, Load: load, Out: os.Stderr})
