@@ -10,6 +10,7 @@ import (
 	"hash"
 	"runtime"
 	"sync"
+	"sync/atomic"
 
 	lanes "imping/native/md5"
 )
@@ -58,6 +59,8 @@ func New(expected int64) *Stream {
 	s := &Stream{state: lanes.Init}
 	if !hasLanes || expected >= 0 && expected < inlineBelow {
 		s.inline = inlinePool.Get().(hash.Hash)
+	} else {
+		open.Add(1)
 	}
 	return s
 }
@@ -165,6 +168,9 @@ var queue struct {
 	leaders int
 }
 
+// open is the number of streams for lanes that have not ended.
+var open atomic.Int64
+
 // do does the blocks of streams that were fed.
 func do(streams []*Stream) {
 	c := calls.Get().(*call)
@@ -191,7 +197,7 @@ func do(streams []*Stream) {
 		case len(queue.streams) == 0: // others are at what is left
 			queue.leaders--
 			lead = false
-		case len(queue.streams) < company && !yielded: // others may be about to come
+		case len(queue.streams) < lanes.Lanes/2 && !yielded && open.Load() > int64(c.left): // others may be about to come
 			yielded = true
 			queue.Unlock()
 			runtime.Gosched()
@@ -311,5 +317,7 @@ func (s *Stream) Close() {
 		s.inline.Reset()
 		inlinePool.Put(s.inline)
 		s.inline = nil
+	} else {
+		open.Add(-1)
 	}
 }
