@@ -126,12 +126,6 @@ func (w *Writer) publish(meta *Metadata, durable bool) error {
 	if err := w.tmp.link(path); err != nil {
 		return noSpace(err, path, "cannot publish %s", path)
 	}
-	if f.durable {
-		// The same fragment may have been published meanwhile: a rename would have taken its name away.
-		was := *f
-		was.durable = false
-		_ = syscall.Unlink(filepath.Join(w.at.dir, was.format()))
-	}
 	if err := w.tmp.syncDirs(); err != nil {
 		return fmt.Errorf("%s is published and perhaps not on the disk: %w", path, err)
 	}
@@ -140,7 +134,12 @@ func (w *Writer) publish(meta *Metadata, durable bool) error {
 		w.data, w.index = f.time, f.index
 		return nil // what it makes obsolete is so only once it is durable
 	}
-	if fragment { // as makeDurable does (rule 21)
+	if fragment {
+		// The same fragment may have been published meanwhile: a rename would have taken its name away. Not before the durable one is on the disk.
+		was := *f
+		was.durable = false
+		_ = syscall.Unlink(filepath.Join(w.at.dir, was.format()))
+		// As makeDurable does (rule 21).
 		if err := w.m.invalidateAt(w.at); err != nil {
 			return noSpace(err, path, "cannot invalidate for %s", path)
 		}
