@@ -190,9 +190,6 @@ func (r *run) move(acct *slab.Account) error {
 
 	if spec.VerifyMD5 {
 		expected := spec.Code.ArchiveSize(spec.Size, spec.Segment)
-		if len(r.inputs) < 3 {
-			expected = 0 // lanes do not help so few
-		}
 		for range r.inputs {
 			r.md5 = append(r.md5, digest.New(expected))
 		}
