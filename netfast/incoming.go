@@ -38,6 +38,8 @@ type Incoming struct {
 	old    bool // HTTP/1.0
 	expect bool // the peer waits for 100 Continue
 	quiet  bool // and need not hear it any more: the answer has begun
+
+	promised []Field // what each 100 Continue says
 }
 
 // AwaitRequest waits for the first byte of a request, for the connection's read timeout at
@@ -132,11 +134,45 @@ func (in *Incoming) Length() int64 {
 func (in *Incoming) Read(p []byte) (int, error) {
 	if in.expect && !in.quiet {
 		in.expect = false
-		if _, err := in.conn.Write([]byte("HTTP/1.1 100 Continue\r\n\r\n")); err != nil {
-			return 0, in.broken(err)
+		if err := in.goOn(); err != nil {
+			return 0, err
 		}
 	}
 	return in.pull(p)
+}
+
+// Promise adds fields to each 100 Continue.
+func (in *Incoming) Promise(fields ...Field) { in.promised = append(in.promised, fields...) }
+
+// NextPhase has the peer send more of a body that comes in phases: each ends as a body of chunks does, and another one
+// follows when the peer was told 100 Continue. (HTTP knows no such thing; Swift's proxies wait in between for what other
+// servers say.) It is an error if the present phase has not ended.
+func (in *Incoming) NextPhase() error {
+	if !in.chunked {
+		return errors.New("a body of known length has one phase")
+	}
+	var one [1]byte
+	if n, err := in.Read(one[:]); n > 0 || err == nil {
+		return errors.New("there is more of the body than the phase should have")
+	} else if err != io.EOF {
+		return err
+	}
+	in.ended, in.begun, in.left = false, false, 0
+	return in.goOn()
+}
+
+func (in *Incoming) goOn() error {
+	line := []byte("HTTP/1.1 100 Continue\r\n")
+	for _, f := range in.promised {
+		var err error
+		if line, err = AppendField(line, f); err != nil {
+			return err
+		}
+	}
+	if _, err := in.conn.Write(append(line, '\r', '\n')); err != nil {
+		return in.broken(err)
+	}
+	return nil
 }
 
 // Peer is who sent the request, host:port.

@@ -106,9 +106,6 @@ func (s *Server) put(r *Request) (*Response, error) {
 		}
 		fragIndex = n
 	}
-	if r.Header.True("X-Backend-Obj-Multiphase-Commit") || r.Header.True("X-Backend-Obj-Metadata-Footer") {
-		return nil, answer(501)
-	}
 	where, err := p.location(r, fragIndex)
 	if err != nil {
 		return nil, err
@@ -132,29 +129,66 @@ func (s *Server) put(r *Request) (*Response, error) {
 		return nil, s.unwritable(r, p.device, err)
 	}
 	defer w.Abort()
-	etag, err := s.receive(r, p, w, size)
+	docs, err := documentsOf(r)
+	if err != nil {
+		return nil, err
+	}
+	body := io.Reader(r.Body)
+	if docs != nil {
+		defer docs.close()
+		if body, err = docs.next("object"); err != nil {
+			return nil, err
+		}
+	}
+	etag, err := s.receive(body, p, w, size, r)
 	if err != nil {
 		return nil, err
 	}
 	meta := s.newMetadata(r, now, w.Size(), etag)
-	if sent := bare(r.Header.Get("Etag")); sent != "" && sent != etag {
+	var footers Header
+	sent := r.Header.Get("Etag")
+	if docs != nil && docs.footer {
+		if footers, err = docs.readFooter(); err != nil {
+			return nil, err
+		}
+		for key, value := range footers.All() {
+			if hasPrefix(key, keptPrefixes...) {
+				meta.Set(key, value)
+			}
+		}
+		if etag := strings.ToLower(footers.Get("Etag")); etag != "" {
+			sent = etag
+		}
+	}
+	if sent = bare(sent); sent != "" && sent != etag {
 		return nil, answer(422)
 	}
-	publish := w.PublishDurable
-	if r.Header.True("X-Backend-No-Commit") {
-		publish = w.Publish
+	commit := !r.Header.True("X-Backend-No-Commit")
+	publish := w.Publish
+	if commit && (docs == nil || !docs.commit) {
+		publish = w.PublishDurable
 	}
 	if err := publish(meta); err != nil {
 		return nil, s.unwritable(r, p.device, err)
 	}
-	if err := s.updateAfterPut(r, p, now, is, meta); err != nil {
+	if docs != nil && docs.commit {
+		if err := docs.awaitCommit(); err != nil {
+			return nil, err
+		}
+		if commit {
+			if err := w.Commit(); err != nil {
+				return nil, s.unwritable(r, p.device, err)
+			}
+		}
+	}
+	if err := s.updateAfterPut(r, p, now, is, meta, footers); err != nil {
 		return nil, err
 	}
 	return answer(201).with("Etag", `"`+etag+`"`), nil
 }
 
-// receive writes the body and gives its MD5. Swift: obj/server.py, _stage_obj_data.
-func (s *Server) receive(r *Request, p *place, w *diskfile.Writer, size int64) (etag string, err error) {
+// receive writes what is read of an object's bytes and gives their MD5. Swift: obj/server.py, _stage_obj_data.
+func (s *Server) receive(body io.Reader, p *place, w *diskfile.Writer, size int64, r *Request) (etag string, err error) {
 	piece := pieces.Get().(*[pieceSize]byte)
 	defer pieces.Put(piece)
 	sum := digest.New(size)
@@ -162,7 +196,7 @@ func (s *Server) receive(r *Request, p *place, w *diskfile.Writer, size int64) (
 	end := s.now().Add(s.conf.MaxUploadTime)
 	writing := time.Duration(0)
 	for {
-		n, err := r.Body.Read(piece[:])
+		n, err := body.Read(piece[:])
 		if n > 0 {
 			start := s.now()
 			if start.After(end) {
@@ -182,12 +216,18 @@ func (s *Server) receive(r *Request, p *place, w *diskfile.Writer, size int64) (
 		case err == io.EOF && (size < 0 || size == w.Size()):
 			s.statsd.Transfer("PUT."+p.device+".timing", writing, w.Size())
 			return sum.Sum(), nil
-		case err != io.EOF && netfast.IsTimeout(err):
-			return "", answer(408)
 		default:
-			return "", answer(499)
+			return "", cutShort(err)
 		}
 	}
+}
+
+// cutShort is the answer to one whose body could not be read to its end.
+func cutShort(err error) error {
+	if err != io.EOF && netfast.IsTimeout(err) {
+		return answer(408)
+	}
+	return answer(499)
 }
 
 // newMetadata is what is kept with an object, in the order in which Swift keeps it.
@@ -198,9 +238,12 @@ func (s *Server) newMetadata(r *Request, at timestamp.Timestamp, size int64, eta
 	meta.Set("Content-Type", diskfile.Stored(r.Header.Get("Content-Type")))
 	meta.Set("Content-Length", strconv.FormatInt(size, 10))
 	meta.Set("ETag", etag)
-	s.copyHeaders(r, meta, "x-object-meta-", "x-object-sysmeta-", "x-object-transient-sysmeta-")
+	s.copyHeaders(r, meta, keptPrefixes...)
 	return meta
 }
+
+// keptPrefixes begin the names of what a PUT brings to be kept with the object.
+var keptPrefixes = []string{"x-object-meta-", "x-object-sysmeta-", "x-object-transient-sysmeta-"}
 
 // copyHeaders keeps the fields that begin so, those that a daemon wants to have kept, and
 // those that the conf allows.
@@ -230,7 +273,7 @@ func hasPrefix(key string, prefixes ...string) bool {
 
 // updateAfterPut tells the expirer's queue and the container.
 // Swift: obj/server.py, _post_commit_updates.
-func (s *Server) updateAfterPut(r *Request, p *place, at timestamp.Timestamp, was *present, meta *diskfile.Metadata) error {
+func (s *Server) updateAfterPut(r *Request, p *place, at timestamp.Timestamp, was *present, meta *diskfile.Metadata, footers Header) error {
 	if err := s.updateExpirer(r, p, at, was.meta["X-Delete-At"], r.Header.Get("X-Delete-At")); err != nil {
 		return err
 	}
@@ -239,6 +282,17 @@ func (s *Server) updateAfterPut(r *Request, p *place, at timestamp.Timestamp, wa
 		value, _ := meta.Get(key[1])
 		row.Set(key[0], diskfile.Wire(value))
 	}
-	overrideRow(&row, r.Header.All())
+	overrideRow(&row, func(yield func(string, string) bool) {
+		for key, value := range r.Header.All() {
+			if !yield(key, value) {
+				return
+			}
+		}
+		for key, value := range footers.All() {
+			if !yield(key, diskfile.Wire(value)) {
+				return
+			}
+		}
+	})
 	return s.updateContainer(r, p, "PUT", row)
 }
