@@ -3,6 +3,7 @@ package main
 import (
 	"bytes"
 	"context"
+	"crypto/md5"
 	"errors"
 	"fmt"
 	"io"
@@ -19,6 +20,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 	"golang.org/x/sync/errgroup"
 
+	"imping/io/diskfile"
 	"imping/lab/real"
 	"imping/lab/scenario"
 	"imping/netfast"
@@ -28,11 +30,16 @@ import (
 	"imping/swift/timestamp"
 )
 
-// ourServers are the nodes whose replication server is ours. A test that starts the lab gets Swift's back.
-var ourServers []int
+// ourServers are the nodes whose server of a kind is ours. A test that starts the lab gets Swift's back.
+var ourServers = map[real.Kind][]int{}
 
 // serve replaces the replication servers of nodes by ours, started as operators start Swift's.
 func (l *lab) serve(nodes ...int) {
+	l.Helper()
+	l.serveAs(real.ReplicationServer, nodes...)
+}
+
+func (l *lab) serveAs(kind real.Kind, nodes ...int) {
 	l.Helper()
 	program := filepath.Join(shared.root, "bin", swiftServer)
 	if _, err := os.Stat(program); err != nil {
@@ -41,30 +48,36 @@ func (l *lab) serve(nodes ...int) {
 			l.Fatal(err)
 		}
 	}
-	l.replace(nodes, "/usr/bin/env", asProgram+"=1", program)
-	ourServers = append(ourServers, nodes...)
+	l.replace(kind, nodes, "/usr/bin/env", asProgram+"=1", program)
+	ourServers[kind] = append(ourServers[kind], nodes...)
 }
 
-// serveStock gives Swift's replication servers back.
+// serveStock gives Swift's servers back.
 func (l *lab) serveStock() {
 	l.Helper()
-	l.replace(ourServers)
-	ourServers = nil
+	for kind, nodes := range ourServers {
+		l.replace(kind, nodes)
+	}
+	clear(ourServers)
 }
 
-func (l *lab) replace(nodes []int, argv ...string) {
+func (l *lab) replace(kind real.Kind, nodes []int, argv ...string) {
 	l.Helper()
+	conf := l.ReplicationConf
+	if kind == real.ObjectServer {
+		conf = l.Conf
+	}
 	var group errgroup.Group
 	for _, node := range nodes {
 		group.Go(func() error {
-			if err := l.StopServer(node, real.ReplicationServer); err != nil {
+			if err := l.StopServer(node, kind); err != nil {
 				return err
 			}
 			own := slices.Clone(argv)
 			if len(own) > 0 {
-				own = append(own, l.ReplicationConf(node))
+				own = append(own, conf(node))
 			}
-			return l.StartServer(l.Context(), node, real.ReplicationServer, own...)
+			return l.StartServer(l.Context(), node, kind, own...)
 		})
 	}
 	if err := group.Wait(); err != nil {
@@ -201,7 +214,7 @@ func TestOurServersServeSwiftsDaemons(t *testing.T) {
 
 	// Stock sends, to a server of ours, with stock and ours among the other peers.
 	l.serve(1, 3, 5, 7)
-	if !slices.Contains(ourServers, home) {
+	if !slices.Contains(ourServers[real.ReplicationServer], home) {
 		t.Fatalf("node %d has no server of ours", home)
 	}
 	l.wipe(wiped)
@@ -262,7 +275,7 @@ func TestOurServersServeSwiftsDaemons(t *testing.T) {
 		t.Fatal(err)
 	}
 	before = l.snapshot(wiped)
-	l.serve(slices.DeleteFunc(l.Nodes(), func(n int) bool { return slices.Contains(ourServers, n) })...)
+	l.serve(slices.DeleteFunc(l.Nodes(), func(n int) bool { return slices.Contains(ourServers[real.ReplicationServer], n) })...)
 	if err := os.RemoveAll(filepath.Join(l.DevicePath(wiped), ec.DataDir())); err != nil {
 		t.Fatal(err)
 	}
@@ -324,6 +337,94 @@ func TestOurServersServeSwiftsDaemons(t *testing.T) {
 		t.Errorf("logged: %q", bugs)
 	}
 	os.RemoveAll(layout.HashDir(pending, wiped))
+}
+
+// What proxies send is kept by our servers as stock keeps it, on every node, and given back: objects of every kind, through
+// Swift's proxy, of both types of policies; and Swift's auditor finds nothing wrong.
+func TestOurServersTakeWhatProxiesSend(t *testing.T) {
+	l := startLab(t)
+	ctx := t.Context()
+	layout, err := scenario.NewLayout(l)
+	if err != nil {
+		t.Fatal(err)
+	}
+	loaded := &scenario.Loaded{Layout: layout}
+	for _, name := range append([]string{"rep3"}, usualPolicies...) {
+		p := layout.Swift.ByName(name)
+		if err := l.Client().CreateContainer(ctx, name, name); err != nil {
+			t.Fatal(err)
+		}
+		for kind, sizes := range map[scenario.Kind][]int64{
+			scenario.Sized: {0, 1, 2*segment + 1}, scenario.Posted: {2000}, scenario.Overwritten: {3000}, scenario.Deleted: {10}, scenario.Expiring: {100_000},
+			scenario.Foreign: {5000},
+		} {
+			for _, size := range sizes {
+				loaded.Objects = append(loaded.Objects, l.object(layout, p, kind, size, wiped))
+			}
+		}
+	}
+	if err := loaded.Store(ctx, l, loaded.Objects); err != nil {
+		t.Fatal(err)
+	}
+	stocks := l.stored(loaded)
+	l.empty()
+	l.serveAs(real.ObjectServer, l.Nodes()...)
+	if err := loaded.Store(ctx, l, loaded.Objects); err != nil {
+		t.Fatal(err)
+	}
+	if d := cmp.Diff(stocks, l.stored(loaded)); d != "" {
+		t.Errorf("what was stored differs (-stock +ours):\n%s", d)
+	}
+	if err := scenario.VerifyGETs(ctx, l, loaded); err != nil {
+		t.Error(err)
+	}
+	mark := l.mark()
+	for _, node := range l.Nodes()[:2] {
+		if _, err := l.StockAuditor(ctx, node); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if lines := l.logged(mark, "Quarantined"); len(lines) > 0 {
+		t.Errorf("the auditor: %q", lines)
+	}
+}
+
+// stored are the files of objects on all their primaries, without their times.
+func (l *lab) stored(loaded *scenario.Loaded) map[string]string {
+	l.Helper()
+	found := map[string]string{}
+	for _, o := range loaded.Objects {
+		for _, n := range loaded.Layout.Primaries(o) {
+			paths, err := filepath.Glob(filepath.Join(loaded.Layout.HashDir(o, n.Device.Device), "*"))
+			if err != nil {
+				l.Fatal(err)
+			}
+			for _, path := range paths {
+				b, err := os.ReadFile(path)
+				if err != nil {
+					l.Fatal(err)
+				}
+				meta, err := diskfile.ReadMetadata(path)
+				if err != nil {
+					l.Fatal(err)
+				}
+				for _, key := range []string{"X-Timestamp", "X-Delete-At", "Content-Type-Timestamp"} {
+					if _, ok := meta[key]; ok {
+						meta[key] = "there"
+					}
+				}
+				name := filepath.Base(path)
+				name = name[strings.IndexAny(name, "#.")+1:]
+				if i := strings.IndexByte(name, '#'); i >= 0 { // behind the fraction of the time
+					name = name[i:]
+				} else {
+					name = filepath.Ext(name)
+				}
+				found[fmt.Sprintf("%v on %s: %s", o, n.Device.Device, name)] = fmt.Sprintf("%x %q", md5.Sum(b), meta)
+			}
+		}
+	}
+	return found
 }
 
 // together does things side by side: each of Swift's programs waits most of the time for itself to be loaded.
