@@ -16,6 +16,7 @@ import (
 
 	"imping/daemon"
 	"imping/engine/pass"
+	"imping/engine/rebuild"
 	"imping/swift/conf"
 	"imping/swift/policy"
 	"imping/swift/recon"
@@ -91,7 +92,7 @@ Exit status: 0 all done, 1 could not run, 2 something was left.`,
 	f.StringSliceVarP(&o.devices, "devices", "d", nil, "only these devices (comma-separated; needs once)")
 	f.StringSliceVarP(&o.partitions, "partitions", "p", nil, "only these partitions (comma-separated; needs once)")
 	f.StringVar(&o.swiftConf, "swift-conf", "", "swift.conf to read (default /etc/swift/swift.conf)")
-	f.StringVar(&o.verify, "verify-survivors", "", "md5 or off: check every survivor before the last byte of a rebuilt archive is sent (default md5; imping_verify_survivors in CONF)")
+	f.StringVar(&o.verify, "verify-survivors", "", "md5, parity or off: how the bytes of survivors are proved before a rebuilt archive is whole (default md5; imping_verify_survivors in CONF)")
 	f.StringVar(&o.budget, "memory-budget", "", "ceiling for buffers, such as 256MiB (default 256MiB; imping_memory_budget in CONF)")
 	f.BoolVar(&o.json, "json", false, "print the summary as JSON")
 	f.StringVar(&o.object, "object", "", "repair this object only (/account/container/object, not quoted)")
@@ -349,18 +350,14 @@ func passConfig(sec *conf.Section, o *reconstructOptions) (*pass.Config, error) 
 	if verify == "" {
 		verify, from = sec.Get(optVerify, "md5"), sec.Path+": "+optVerify
 	}
-	switch verify {
-	case "md5":
-		cfg.Verify = true
-	case "off":
-	default:
-		return nil, fmt.Errorf("%s = %q: md5 and off are known", from, verify)
+	var err error
+	if cfg.Verify, err = rebuild.ParseVerify(verify); err != nil {
+		return nil, fmt.Errorf("%s = %w", from, err)
 	}
 	budget, from := o.budget, "--memory-budget"
 	if budget == "" {
 		budget, from = sec.Get(optBudget, "256MiB"), sec.Path+": "+optBudget
 	}
-	var err error
 	if cfg.MemoryBudget, err = parseSize(budget); err != nil {
 		return nil, fmt.Errorf("%s = %q: %w", from, budget, err)
 	}

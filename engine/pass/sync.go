@@ -169,13 +169,14 @@ func (p *Pass) judge(ctx context.Context, j *job, outcome map[*partner]error) (p
 	for _, pr := range waiting {
 		err := outcome[pr]
 		var source *pipeline.SourceError
+		var doubt *pipeline.Inconsistent
 		switch {
 		case err == nil:
 		case ctx.Err() != nil:
 			j.waiting = append(j.waiting, pr)
-		case (errors.Is(err, errLonger) || errors.As(err, &source)) && time.Since(j.begun) < p.jobLimit:
+		case (errors.Is(err, errLonger) || errors.As(err, &source) || errors.As(err, &doubt)) && time.Since(j.begun) < p.jobLimit:
 			// Longer segments, or cut because a survivor proved bad, which is excluded
-			// now: tried at once, as long as there is time.
+			// now, as is an object of which all contradict each other: tried at once, as long as there is time.
 			j.waiting = append(j.waiting, pr)
 		case !errors.As(err, &source) && retryable(err) && (busy(err) || pr.faults < maxTries-1) && time.Since(j.begun) < p.jobLimit:
 			if !busy(err) {

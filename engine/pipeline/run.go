@@ -437,10 +437,14 @@ func (r *run) replace(slot int, failed *SourceError) error {
 	old := r.inputs[slot]
 	old.interrupt(failed)
 	old.close()
-	var others codec.Set
+	var others, earlier codec.Set
 	for i, in := range r.inputs {
-		if i != slot {
-			others = others.With(in.index)
+		if i == slot {
+			continue
+		}
+		others = others.With(in.index)
+		for in = in.before; in != nil; in = in.before {
+			earlier = earlier.With(in.index) // maybe in a stripe that this slot has yet to fill
 		}
 	}
 	source, err := r.spec.Opener.Replace(r.ctx, failed, others)
@@ -453,7 +457,7 @@ func (r *run) replace(slot int, failed *SourceError) error {
 	defer r.mu.Unlock()
 	switch {
 	case r.cause != nil:
-	case r.spec.VerifyMD5 && (in.index != old.index || in.ETag() != old.ETag()), in.index < 0, in.index >= r.spec.Code.N(), others.Has(in.index):
+	case r.spec.VerifyMD5 && (in.index != old.index || in.ETag() != old.ETag()), in.index < 0, in.index >= r.spec.Code.N(), others.Or(earlier).Has(in.index):
 		failed.Err = fmt.Errorf("%w; %s, fragment %d, can not take its place", failed.Err, source, in.index)
 	default:
 		r.inputs[slot] = in

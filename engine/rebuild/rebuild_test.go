@@ -611,7 +611,7 @@ func TestADeviceThatIsNotMountedIsAskedOnce(t *testing.T) { // rule 9
 
 func TestWithVerificationOffOnlyHeadersAreChecked(t *testing.T) {
 	l := newLab(t, isal, single, 0, 2)
-	l.r.Verify = false
+	l.r.Verify = VerifyOff
 	l.spoil(1, func(a *peers.Archive) { delete(a.Fields, "Etag"); a.Body[4] ^= 1 })
 	if _, err := l.run(bg); err != nil {
 		t.Fatal(err)
