@@ -87,7 +87,7 @@ func newRun(ctx context.Context, spec *Spec) *run {
 		r.inputs[i] = &all[i]
 	}
 	slices.SortFunc(r.inputs, func(a, b *input) int { return a.index - b.index })
-	r.indexes, r.headers = make([]int, len(all)), make([]codec.Header, len(all))
+	r.indexes, r.headers, r.outSlot = make([]int, len(all)), make([]codec.Header, len(all)), make([]int, len(spec.Want))
 	return r
 }
 
@@ -240,10 +240,8 @@ func (r *run) makePlan(from []*input) (err error) {
 	for _, w := range r.spec.Want {
 		want = want.With(w.Index)
 	}
+	first := r.planned == nil
 	r.planned = append(r.planned[:0], from...)
-	if r.outSlot == nil {
-		r.outSlot = make([]int, len(r.spec.Want))
-	}
 	if len(from) == 1 && have == want {
 		if r.spec.Parity && !r.spec.VerifyMD5 {
 			return codec.ErrNoSpare
@@ -257,8 +255,10 @@ func (r *run) makePlan(from []*input) (err error) {
 	for _, index := range r.plan.In() {
 		r.used = append(r.used, slices.Index(r.indexes, index))
 	}
-	for i, w := range r.spec.Want {
-		r.outSlot[i] = slices.Index(r.plan.Out(), w.Index)
+	if first { // it is the same for all plans
+		for i, w := range r.spec.Want {
+			r.outSlot[i] = slices.Index(r.plan.Out(), w.Index)
+		}
 	}
 	if r.spec.Parity {
 		if r.payloads == nil {
@@ -431,8 +431,8 @@ func (r *run) replace(slot int, failed *SourceError) error {
 	}
 	r.swap.Lock()
 	defer r.swap.Unlock()
-	if r.failure() != nil || r.ctx.Err() != nil {
-		return failed
+	if r.ctx.Err() != nil {
+		return context.Cause(r.ctx)
 	}
 	old := r.inputs[slot]
 	old.interrupt(failed)
@@ -448,7 +448,10 @@ func (r *run) replace(slot int, failed *SourceError) error {
 		}
 	}
 	source, err := r.spec.Opener.Replace(r.ctx, failed, others)
-	if err != nil {
+	switch {
+	case r.ctx.Err() != nil && err != nil:
+		return context.Cause(r.ctx)
+	case err != nil:
 		failed.Err = fmt.Errorf("%w; nothing takes its place: %v", failed.Err, err)
 		return failed
 	}
