@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+	"time"
 
 	"imping/codec"
 	"imping/io/digest"
@@ -14,6 +15,8 @@ import (
 // the last stripe, each archive's MD5 is its ETag (rule 5). The error joins a *SourceError per liar.
 func (r *run) check(no int64) error {
 	s := r.stripe(no)
+	begin := time.Now()
+	defer func() { r.result.Times.Verify.Busy += time.Since(begin) }()
 	if !slices.Equal(s.from, r.planned) { // a source was replaced
 		if err := r.makePlan(s.from); err != nil {
 			return fmt.Errorf("segment %d can not be made from fragments %v: %w", no, r.indexes, err)

@@ -10,6 +10,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"time"
 
 	"imping/codec"
 	"imping/io/slab"
@@ -73,6 +74,29 @@ type Result struct {
 	BytesOut int64   // written to sinks
 	Stripes  int64   // decoded
 	Replaced int     // sources that failed and in whose place others were read
+	Times    Times
+}
+
+// Stage is what one stage of a run did with its time.
+type Stage struct{ Busy, Wait time.Duration }
+
+// Times says where a run's time went. The stages overlap.
+type Times struct {
+	Fetch   Stage // of all sources together: in reads; waiting for a stripe to be free
+	Verify  Stage // in checks of headers, MD5s and parity; waiting for full stripes, where it has a goroutine of its own
+	Decode  Stage // in kernels; the writing goroutine waiting for a stripe to be read and checked
+	Deliver Stage // Busy: in sinks, whatever they wait for
+}
+
+// Add adds what another run did.
+func (t *Times) Add(u Times) {
+	for _, p := range []struct {
+		to   *Stage
+		from Stage
+	}{{&t.Fetch, u.Fetch}, {&t.Verify, u.Verify}, {&t.Decode, u.Decode}, {&t.Deliver, u.Deliver}} {
+		p.to.Busy += p.from.Busy
+		p.to.Wait += p.from.Wait
+	}
 }
 
 // Inconsistent is the error of a stripe whose fragments contradict each other, though it can not be told which is wrong.

@@ -8,6 +8,7 @@ import (
 	"slices"
 	"sync"
 	"sync/atomic"
+	"time"
 
 	"imping/codec"
 	"imping/io/digest"
@@ -61,6 +62,8 @@ type run struct {
 
 	readers sync.WaitGroup
 	bytesIn atomic.Int64
+	reading atomic.Int64 // ns, of all sources together
+	stalled atomic.Int64 // ns, likewise: for want of a free stripe
 
 	full    chan struct{} // one per stripe that all sources have filled, in order
 	checked chan struct{} // one per stripe that may be decoded
@@ -147,9 +150,10 @@ func (r *run) closeSources(err error) {
 }
 
 // end commits what was written whole, or aborts it all.
-func (r *run) end(err error) (Result, error) {
+func (r *run) end(err error) (res Result, _ error) {
 	r.result.Sinks = r.sinks
 	r.result.BytesIn = r.bytesIn.Load()
+	r.result.Times.Fetch = Stage{Busy: time.Duration(r.reading.Load()), Wait: time.Duration(r.stalled.Load())}
 	if err != nil {
 		for i, w := range r.spec.Want {
 			if r.sinks[i] == nil {
@@ -159,6 +163,8 @@ func (r *run) end(err error) (Result, error) {
 		}
 		return r.result, err
 	}
+	begin := time.Now()
+	defer func() { res.Times.Deliver.Busy += time.Since(begin) }()
 	commit := func(i int) { r.sinks[i] = r.spec.Want[i].Sink.Commit(r.ctx) }
 	if len(r.spec.Want) == 1 {
 		commit(0)
@@ -289,7 +295,7 @@ func (r *run) stream() error {
 	if r.spec.Spare && r.nseg <= int64(len(r.stripes)) {
 		// Read the whole object before the first sink is called: a prefetch goes to where sinks queue with nothing left to do but write.
 		for range r.nseg {
-			if err := r.wait(ready); err != nil {
+			if err := r.wait(ready, &r.result.Times.Decode); err != nil {
 				return err
 			}
 		}
@@ -297,7 +303,7 @@ func (r *run) stream() error {
 	}
 	for no := range r.nseg {
 		if ready != nil {
-			if err := r.wait(ready); err != nil {
+			if err := r.wait(ready, &r.result.Times.Decode); err != nil {
 				return err
 			}
 		}
@@ -311,12 +317,14 @@ func (r *run) stream() error {
 	return nil
 }
 
-// wait takes one from a channel; a failure goes first.
-func (r *run) wait(c <-chan struct{}) error {
+// wait takes one from a channel, on a stage's account; a failure goes first.
+func (r *run) wait(c <-chan struct{}, stage *Stage) error {
+	begin := time.Now()
 	select {
 	case <-c:
 	case <-r.failed:
 	}
+	stage.Wait += time.Since(begin)
 	return r.failure()
 }
 
@@ -333,7 +341,9 @@ func (r *run) single() error {
 		for slot := range r.inputs {
 			r.readers.Go(func() { r.read(slot) })
 		}
+		begin := time.Now()
 		r.readers.Wait()
+		r.result.Times.Decode.Wait = time.Since(begin)
 	}
 	if err := r.failure(); err != nil {
 		return err
@@ -365,8 +375,12 @@ func (r *run) read(slot int) {
 func (r *run) awaitRelease(no int64) bool {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	for r.cause == nil && no >= r.freed+int64(len(r.stripes)) {
-		r.release.Wait()
+	if no >= r.freed+int64(len(r.stripes)) {
+		begin := time.Now()
+		for r.cause == nil && no >= r.freed+int64(len(r.stripes)) {
+			r.release.Wait()
+		}
+		r.stalled.Add(int64(time.Since(begin)))
 	}
 	return r.cause == nil
 }
@@ -374,7 +388,7 @@ func (r *run) awaitRelease(no int64) bool {
 // verify takes full stripes through their checks, beside the writing of the one before.
 func (r *run) verify() {
 	for no := range r.nseg {
-		if r.wait(r.full) != nil {
+		if r.wait(r.full, &r.result.Times.Verify) != nil {
 			return
 		}
 		if err := r.check(no); err != nil {
@@ -404,7 +418,9 @@ func (r *run) fillFrom(in *input, slot int, no int64) *SourceError {
 	s := r.stripe(no)
 	bytes := r.spec.segmentBytes(no)
 	b := s.slot(slot, r.spec.Code.PayloadSize(bytes))
+	begin := time.Now()
 	n, err := in.ReadFragment(b)
+	r.reading.Add(int64(time.Since(begin)))
 	r.bytesIn.Add(int64(max(n, 0)))
 	if err == nil && n != len(b) {
 		err = io.ErrUnexpectedEOF
@@ -476,6 +492,7 @@ func (r *run) replace(slot int, failed *SourceError) error {
 func (r *run) write(no int64) error {
 	s := r.stripe(no)
 	out := s.in
+	begin := time.Now()
 	if plan := s.seg.plan; plan != nil {
 		out = s.out
 		plan.Run(s.payOut, s.payIn)
@@ -484,6 +501,9 @@ func (r *run) write(no int64) error {
 		}
 	}
 	r.result.Stripes++
+	decoded := time.Now()
+	r.result.Times.Decode.Busy += decoded.Sub(begin)
+	defer func() { r.result.Times.Deliver.Busy += time.Since(decoded) }()
 	for i, w := range r.spec.Want {
 		if r.sinks[i] != nil {
 			continue
