@@ -36,6 +36,8 @@ type reconstructOptions struct {
 	verify     string
 	budget     string
 	json       bool
+	stats      bool
+	profile    string
 	object     string // point repair, see point.go
 	hash       string
 	policy     string
@@ -95,6 +97,8 @@ Exit status: 0 all done, 1 could not run, 2 something was left.`,
 	f.StringVar(&o.verify, "verify-survivors", "", "md5, parity or off: how the bytes of survivors are proved before a rebuilt archive is whole (default md5; imping_verify_survivors in CONF)")
 	f.StringVar(&o.budget, "memory-budget", "", "ceiling for buffers, such as 256MiB (default 256MiB; imping_memory_budget in CONF)")
 	f.BoolVar(&o.json, "json", false, "print the summary as JSON")
+	f.BoolVar(&o.stats, "stats", false, "say where the time went, stage by stage, on standard error")
+	f.StringVar(&o.profile, "profile", "", "write a profile of this run (cpu, mem, block or trace) into the current folder")
 	f.StringVar(&o.object, "object", "", "repair this object only (/account/container/object, not quoted)")
 	f.StringVar(&o.hash, "hash", "", "repair the object of this hash only (needs --policy)")
 	f.StringVar(&o.policy, "policy", "", "the object's storage policy, by name or index")
@@ -133,11 +137,17 @@ func reconstruct(o *reconstructOptions, stdout io.Writer) error {
 	if err := o.checkPoint(); err != nil {
 		return err
 	}
+	if err := checkProfile(o.profile); err != nil {
+		return err
+	}
 	sec, cfg, log, err := prepareReconstruct(o)
 	if err != nil {
 		return err
 	}
 	defer log.Close()
+	if o.profile != "" { // before the user changes, who may not be allowed to write here
+		defer startProfile(o.profile)()
+	}
 	if err := settle(sec, log, o); err != nil {
 		return err
 	}
@@ -271,6 +281,9 @@ func onePass(ctx context.Context, cfg *pass.Config, log *daemon.Logger, o *recon
 		took := time.Since(begin)
 		log.Infof("Object reconstruction complete (once). (%.02f minutes)", took.Minutes())
 		p.DumpRecon(took)
+	}
+	if o.stats {
+		printTimes(os.Stderr, &p.Progress.Times)
 	}
 	did := summarise(&p.Progress, left)
 	did.Unrepaired = p.Unrepaired()

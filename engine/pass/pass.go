@@ -233,6 +233,7 @@ func (p *Pass) Run(ctx context.Context) Left {
 	stop()
 	beat.Wait()
 	p.logStats()
+	p.cfg.Log.Infof("Time of all partitions together went to %v", &p.Progress.Times)
 	left := p.Progress.left()
 	left.Interrupted = ctx.Err() != nil
 	return left
@@ -472,6 +473,7 @@ func (p *Pass) list(of []localDevice, w diskfile.Watch) (parts []*partition) {
 // Partitions that do not belong to the device, and fragments of other indexes, are work
 // for REVERT, which this version leaves to stock Swift: counted, never touched.
 func (p *Pass) plan(pt *partition) (*job, error) {
+	defer p.Progress.Times.since(Compare, time.Now())
 	hashes, n, err := pt.files.SuffixHashes(pt.dev.Device, pt.part, nil, true)
 	p.Progress.SuffixesHashed.Add(int64(n))
 	if err != nil {
