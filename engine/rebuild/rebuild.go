@@ -126,7 +126,8 @@ func unplanned(err error) bool {
 	return few || errors.Is(err, codec.ErrNoSpare)
 }
 
-// exclude remembers the sources that err blames. It reports whether there was one.
+// exclude remembers the sources that err blames. It reports whether there was one. What broke a session while another object was sent, and
+// so the sink, too, is no fault of this one's sources.
 func (r *Rebuilder) exclude(o *Object, err error) bool {
 	blamed := false
 	var walk func(error)
@@ -137,7 +138,7 @@ func (r *Rebuilder) exclude(o *Object, err error) bool {
 				walk(e)
 			}
 		} else if errors.As(err, &se) {
-			if s, ok := se.Source.(*survivor); ok {
+			if s, ok := se.Source.(*survivor); ok && s.obj == o {
 				if o.avoid.add(s, se) && s.peer != nil {
 					r.trust.blame(s.peer)
 				}
