@@ -413,7 +413,7 @@ func (t *task) serve(acct *slab.Account, o *rebuild.Object, header func(index in
 		t.delivered += s.delivered
 	}
 	if after := o.Avoiding(); after > before {
-		log.Warnf("%s: %d survivors were excluded while it was rebuilt (%v)", o.Name, after-before, causes(o, err))
+		log.Warnf("%s: %d survivors were excluded while it was rebuilt (%s)", o.Name, after-before, o.Faults())
 	}
 	for _, s := range sinks {
 		if s.committed {
@@ -474,13 +474,6 @@ func (t *task) singly(acct *slab.Account, o *rebuild.Object, sinks []*sink) (all
 		err = nil
 	}
 	return all, err
-}
-
-func causes(o *rebuild.Object, err error) error {
-	if fault := o.LocalFault(); fault != nil {
-		return fault
-	}
-	return err
 }
 
 func (t *task) isTurn() bool {

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"net"
 	"slices"
 	"strconv"
@@ -224,6 +225,20 @@ func (o *Object) Avoiding() int {
 		n++
 	}
 	return n
+}
+
+// Faults says what was wrong with the archives of the object that proved bad.
+func (o *Object) Faults() string {
+	o.avoid.mu.Lock()
+	defer o.avoid.mu.Unlock()
+	var list []string
+	if o.avoid.local != nil {
+		list = append(list, o.avoid.local.Error())
+	}
+	for _, id := range slices.Sorted(maps.Keys(o.avoid.peers)) {
+		list = append(list, o.avoid.peers[id].Error())
+	}
+	return strings.Join(list, "; ")
 }
 
 // Inherit takes over what an earlier session learned of the same object's archives.
