@@ -423,3 +423,14 @@ func TestFaultsInTheMiddleOfAnObject(t *testing.T) {
 		}
 	}
 }
+
+func TestVerifyIsSaidInWords(t *testing.T) {
+	for _, v := range []Verify{VerifyMD5, VerifyParity, VerifyOff} {
+		if got, err := ParseVerify(v.String()); err != nil || got != v {
+			t.Errorf("%v: %v, %v", v, got, err)
+		}
+	}
+	if _, err := ParseVerify("crc"); err == nil || err.Error() != `"crc": md5, parity and off are known` {
+		t.Error(err)
+	}
+}
