@@ -999,7 +999,7 @@ func TestAPrefetchWithoutSpareMemoryWritesNothing(t *testing.T) { // law 9
 func TestTheLeastBusyPeersAreAsked(t *testing.T) { // rule 2
 	l := newLab(t, isal, multi, 0, 2)
 	busy := l.peer(1)
-	l.r.loads.of(&busy).Store(100)
+	l.r.loads.of(&busy).Store(slack * l.object.Length)
 	if _, err := l.run0(bg); err != nil {
 		t.Fatal(err)
 	}

@@ -59,11 +59,11 @@ func (s *survivor) Close() error {
 	if s.resp == nil {
 		return nil
 	}
-	s.load.Add(-1)
+	s.load.Add(-s.obj.Length)
 	return s.resp.Close()
 }
 
-// loads counts the reads that this process has outstanding at each peer.
+// loads counts the bytes of the archives that this process is reading from each peer.
 type loads struct{ m sync.Map } // addr/device -> *atomic.Int64
 
 func (l *loads) of(p *Peer) *atomic.Int64 {
@@ -118,12 +118,12 @@ func (r *Rebuilder) living(ctx context.Context, o *Object, peers []Peer, want co
 // ask asks one peer for its archive from a byte on and takes what suits.
 func (r *Rebuilder) ask(ctx context.Context, o *Object, p *Peer, offset int64, exclude []int, suits func(*survivor) bool) (s *survivor, why string) {
 	load := r.loads.of(p)
-	load.Add(1)
+	load.Add(o.Length)
 	resp, err := r.get(ctx, o, p, offset, exclude)
 	if s, _, why = r.judge(o, asked{peer: p, resp: resp, err: err}, codec.SetOf(), codec.SetOf()); s != nil && suits(s) {
 		return s, ""
 	}
-	load.Add(-1)
+	load.Add(-o.Length)
 	if resp != nil {
 		resp.Close()
 	}
@@ -151,7 +151,7 @@ func (r *Rebuilder) localArchive(o *Object) *survivor {
 }
 
 // survivors opens archives of distinct index, none of them wanted, that the wanted ones
-// can be made from: the local one first, then peers, fewest outstanding reads first (with
+// can be made from: the local one first, then peers, fewest outstanding bytes first (with
 // a flat XOR code those whose archives make the shortest sum), each refusal replaced at once by
 // the next peer (rules 1 to 3). It asks no more peers than it needs, spares among them. Where one of them
 // turns out to hold the wanted archive itself, that one is returned alone, with its MD5.
@@ -220,7 +220,7 @@ func (s *search) ask(ctx context.Context, peers []Peer) {
 	queue := s.candidates(o, peers, want, s.held, report)
 	results := make(chan asked, len(queue)+1) // never blocks a goroutine that outlives us
 	ask := func(p *Peer, exclude []int, again bool) {
-		s.loads.of(p).Add(1)
+		s.loads.of(p).Add(o.Length)
 		go func() {
 			resp, err := s.get(ctx, o, p, s.offset, exclude)
 			a := asked{peer: p, again: again, resp: resp, err: err}
@@ -271,7 +271,7 @@ func (s *search) ask(ctx context.Context, peers []Peer) {
 				report.count(a)
 			}
 		}
-		s.loads.of(a.peer).Add(-1)
+		s.loads.of(a.peer).Add(-o.Length)
 		if a.resp != nil {
 			a.resp.Close()
 		}
@@ -312,7 +312,7 @@ func nextPeer(code *codec.Code, want, held codec.Set, spares int, asking map[*Pe
 	return -1
 }
 
-// slack is how many more outstanding reads than another a peer may have and still be
+// slack is how many more archives, of the length of the one that is asked for, than another a peer may be sending and still be
 // taken for its index: low indexes (data, then the parity that is a plain XOR) make the
 // cheapest plans, and over the partitions of a ring they are spread over all devices.
 const slack = 4
@@ -341,11 +341,12 @@ func (r *Rebuilder) candidates(o *Object, peers []Peer, want, held codec.Set, re
 			seen = seen.With(p.Index)
 		}
 	}
+	bytes := slack * max(1, o.Length)
 	sort.SliceStable(list, func(i, j int) bool {
 		if list[i].last != list[j].last {
 			return list[j].last
 		}
-		if a, b := list[i].load/slack, list[j].load/slack; a != b {
+		if a, b := list[i].load/bytes, list[j].load/bytes; a != b {
 			return a < b
 		}
 		return list[i].p.Index < list[j].p.Index
