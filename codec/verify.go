@@ -66,6 +66,49 @@ func (c *Code) Verify(payloads [][]byte) (Verdict, error) {
 	return Verdict{Checked: k.covers, Liars: c.liars(have, k, payloads, bad, size)}, nil
 }
 
+// Checked returns those of some fragments that Verify can compare with others: a wrong one of them, alone, is noticed.
+func (c *Code) Checked(have Set) Set {
+	k := c.checkOf(have)
+	if k == nil {
+		return Set{}
+	}
+	return k.covers
+}
+
+// ChooseSpares says which fragments to read beside have, which suffices for want, so that Verify checks all that Plan reads: the fewest, one for an MDS code, of the offered ones,
+// which are in the order in which the caller would like to read them. nil: it is checked without, or can not be with so few that they and what Plan reads are K+1.
+func (c *Code) ChooseSpares(have Set, offered []int, want Set) []int {
+	p, err := c.Plan(have, want)
+	if err != nil {
+		return nil
+	}
+	in := SetOf(p.in...)
+	proved := func(s Set) bool { return in.Minus(c.Checked(s)) == (Set{}) }
+	if proved(have) {
+		return nil
+	}
+	var offers []int
+	for _, i := range offered {
+		if !have.Has(i) && !want.Has(i) && !slices.Contains(offers, i) {
+			offers = append(offers, i)
+		}
+	}
+	var chosen []int
+	for n := 1; n <= min(c.K()+1-in.Len(), len(offers)) && chosen == nil; n++ {
+		eachSubset(offers, n, func(s Set) bool {
+			if proved(have.Or(s)) {
+				for _, i := range offers {
+					if s.Has(i) {
+						chosen = append(chosen, i)
+					}
+				}
+			}
+			return chosen == nil
+		})
+	}
+	return chosen
+}
+
 // check makes the spare ones of a set of fragments from the others, to be compared.
 type check struct {
 	plan   *Plan

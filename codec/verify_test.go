@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"errors"
 	"math/rand/v2"
+	"slices"
 	"strings"
 	"testing"
 )
@@ -42,7 +43,7 @@ func verify(t testing.TB, c *Code, payloads [][]byte) Verdict {
 func TestOneSpareTellsThatAFragmentLies(t *testing.T) {
 	rnd := rand.New(rand.NewPCG(7, 8))
 	for _, s := range samples() {
-		c := newCode(t, s)
+		c := mustNew(t, s.Type, s.K, s.M)
 		if !c.mds {
 			continue
 		}
@@ -63,7 +64,7 @@ func TestOneSpareTellsThatAFragmentLies(t *testing.T) {
 func TestTwoSparesOfAnMDSCodeTellWhichFragmentLies(t *testing.T) {
 	rnd := rand.New(rand.NewPCG(9, 10))
 	for _, s := range samples() {
-		c := newCode(t, s)
+		c := mustNew(t, s.Type, s.K, s.M)
 		if !c.mds {
 			continue
 		}
@@ -107,7 +108,7 @@ func TestMoreSparesTellMoreLiars(t *testing.T) {
 func TestAllOfAFlatXORCodeTellWhichFragmentLies(t *testing.T) {
 	rnd := rand.New(rand.NewPCG(13, 14))
 	for _, s := range flatXORSchemes() {
-		c := newCode(t, s)
+		c := mustNew(t, s.Type, s.K, s.M)
 		for liar := range c.N() {
 			payloads := payloadsOf(c, randomBytes(2, 999), c.all)
 			lie(payloads[liar], rnd)
@@ -198,4 +199,43 @@ func FuzzVerify(f *testing.F) {
 			t.Fatalf("%v, %v: %d lies and is not found", c.Scheme(), set, l)
 		}
 	})
+}
+
+// With an MDS code one spare checks all; with a flat XOR code as many as make a sum that is zero with what is read.
+func TestChooseSparesTakesTheFewestThatCheckAllThatIsRead(t *testing.T) {
+	for _, s := range []Scheme{{"isa_l_rs_vand", 4, 2}, {"liberasurecode_rs_vand", 10, 4}, {"isa_l_rs_vand", 6, 5}, {"flat_xor_hd_3", 5, 5}, {"flat_xor_hd_4", 10, 5}} {
+		c := mustNew(t, s.Type, s.K, s.M)
+		for lost := range c.N() {
+			want := SetOf(lost)
+			var offered []int
+			for i := range c.N() {
+				offered = append(offered, c.N()-1-i) // the wanted one among them
+			}
+			chosen, err := c.Choose(Set{}, offered, want)
+			if err != nil {
+				t.Fatal(err)
+			}
+			have := SetOf(chosen...)
+			spares := c.ChooseSpares(have, offered, want)
+			if len(spares) == 0 && s.Type == "flat_xor_hd_4" {
+				continue // for some losses K+1 are not enough
+			}
+			if len(spares) == 0 || c.mds && len(spares) != 1 || slices.Contains(spares, lost) || slices.ContainsFunc(spares, have.Has) {
+				t.Fatalf("%v: %v beside %v for %d", s, spares, have, lost)
+			}
+			all := have.Or(SetOf(spares...))
+			if p, err := c.Plan(all, want); err != nil || SetOf(p.In()...).Minus(c.Checked(all)) != (Set{}) || all.Len() > c.K()+1 {
+				t.Fatalf("%v: %v checks %v, %v", s, all, c.Checked(all), err)
+			}
+			if again := c.ChooseSpares(all, offered, want); again != nil {
+				t.Errorf("%v: %v beside %v, which is checked", s, again, all)
+			}
+			if none := c.ChooseSpares(have, have.Indexes(), want); none != nil || c.Checked(have) != (Set{}) && c.mds {
+				t.Errorf("%v: %v of nothing, %v checked", s, none, c.Checked(have))
+			}
+		}
+		if c.ChooseSpares(SetOf(0), []int{1}, SetOf(2)) != nil {
+			t.Error("something is checked that can not be made")
+		}
+	}
 }

@@ -11,6 +11,7 @@ import (
 
 	"github.com/vbauerster/mpb/v8"
 	"github.com/vbauerster/mpb/v8/decor"
+	"golang.org/x/sys/unix"
 	"golang.org/x/term"
 
 	"imping/engine/pass"
@@ -165,18 +166,58 @@ type summary struct {
 	Quarantined    int64     `json:"local_archives_quarantined"`
 	Left           pass.Left `json:"left"`
 
+	Stages    map[string]stageTime `json:"stages"`
+	LimitedBy string               `json:"limited_by,omitempty"` // one of the stages
+	CPU       float64              `json:"cpu_seconds"`          // of this process
+
 	Unrepaired []*pass.Unrepaired `json:"unrepaired"`
 }
 
+// stageTime is where time went, in seconds, of all partitions together.
+type stageTime struct {
+	Held float64 `json:"held"` // nothing else could go on
+	Busy float64 `json:"busy"`
+}
+
 func summarise(g *pass.Progress, left pass.Left) *summary {
-	return &summary{
+	s := &summary{
 		Seconds: g.Elapsed().Seconds(), Devices: g.Devices.Load(),
 		Partitions: g.Partitions.Load(), PartitionsDone: g.PartitionsDone.Load(),
 		Suffixes: g.Suffixes.Load(), Synced: g.SuffixesSynced.Load(), Wanted: g.ObjectsWanted.Load(),
 		Rebuilt: g.Rebuilt.Load(), BytesRebuilt: g.BytesRebuilt.Load(), BytesRead: g.BytesRead.Load(),
 		Metadata: g.Metadata.Load(), Tombstones: g.Tombstones.Load(),
 		Sessions: g.Sessions.Load(), Retries: g.SessionsRetried.Load(), Quarantined: g.Corrupt.Load(), Left: left,
+		Stages: make(map[string]stageTime), CPU: cpuSeconds(),
 	}
+	g.Times.Each(func(stage pass.Stage, held, busy time.Duration) {
+		s.Stages[stage.String()] = stageTime{Held: held.Seconds(), Busy: busy.Seconds()}
+	})
+	if most, _, ok := g.Times.Limit(); ok {
+		s.LimitedBy = most.String()
+	}
+	return s
+}
+
+// cpuSeconds is what this process has used of processors.
+func cpuSeconds() float64 {
+	var use unix.Rusage
+	if unix.Getrusage(unix.RUSAGE_SELF, &use) != nil {
+		return 0
+	}
+	return time.Duration(use.Utime.Nano() + use.Stime.Nano()).Seconds()
+}
+
+// printTimes says where the pass's time went, for a person.
+func printTimes(w io.Writer, t *pass.Times) {
+	most, share, ok := t.Limit()
+	if !ok {
+		return
+	}
+	fmt.Fprintf(w, "%-10s%12s%12s\n", "stage", "held up", "busy")
+	t.Each(func(s pass.Stage, held, busy time.Duration) {
+		fmt.Fprintf(w, "%-10s%11.2fs%11.2fs\n", s, held.Seconds(), busy.Seconds())
+	})
+	fmt.Fprintf(w, "limited by: %s (%.0f%% of the time of all partitions together); %.2f s of CPU\n", most, share*100, cpuSeconds())
 }
 
 func (s *summary) print(w io.Writer, asJSON bool) {

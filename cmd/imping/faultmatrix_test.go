@@ -84,6 +84,61 @@ func TestWhateverPeersDoWhatCanBeRebuiltIsAndTheRestIsListed(t *testing.T) {
 	t.Run("the judge is no yes-man", func(t *testing.T) { lieToTheJudge(t, field, loaded) })
 }
 
+// rule 7: with MD5 off, survivors that break off in the middle, at stock servers, cost no session.
+func TestSurvivorsThatBreakOffAreReplacedWhereTheyStopped(t *testing.T) {
+	l := startLab(t)
+	loaded := l.load(scenario.LoadOptions{Seed: 12, Policies: []string{"isal104", "lec104"}, Victim: soak.Lost, Sizes: []int64{4321, 3*segment + 17, 6 * segment}, Kinds: []scenario.Kind{}})
+	folder, err := os.MkdirTemp(shared.root, "confs")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Chmod(folder, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	field, err := soak.NewField(t.Context(), l.Cluster, folder, l.outcome)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() {
+		if err := field.Close(context.Background()); err != nil {
+			t.Error(err)
+		}
+	}()
+	if err := field.Know(loaded); err != nil {
+		t.Fatal(err)
+	}
+	for i, mode := range []string{"off", "parity"} {
+		t.Run(mode, func(t *testing.T) {
+			c := field.Combine(uint64(20+i), faults.Truncate)
+			var mu sync.Mutex
+			var retries int64
+			limits := map[string]int{}
+			c.Run = func(ctx context.Context, node int, conf string) (*soak.Outcome, error) {
+				exit, s, err := l.summarised(ctx, conf, "--verify-survivors", mode)
+				if err != nil {
+					return nil, err
+				}
+				mu.Lock()
+				defer mu.Unlock()
+				retries += s.Retries
+				limits[s.LimitedBy]++
+				return &soak.Outcome{Exit: exit, Rebuilt: s.Rebuilt, Quarantined: s.Quarantined, Left: s.Left, Unrepaired: s.Unrepaired}, nil
+			}
+			r, err := field.Play(t.Context(), c)
+			if err != nil {
+				t.Fatalf("%v: %v", c, err)
+			}
+			for _, p := range r.Problems {
+				t.Errorf("%v: %s", c, p)
+			}
+			if r.Struck[faults.Truncate] == 0 || retries != 0 {
+				t.Errorf("%v: struck %v, %d tries repeated", c, r.Struck, retries)
+			}
+			t.Logf("%v: %v, %d rebuilt, struck %v, limited by %v", c, r.Passed, r.Rebuilt, r.Struck, limits)
+		})
+	}
+}
+
 // lieToTheJudge plays a case in which a byte is wrong and a list is short.
 func lieToTheJudge(t *testing.T, field *soak.Field, loaded *scenario.Loaded) {
 	l := &lab{Cluster: field.Cluster, T: t, self: filepath.Join(shared.root, "imping")}
@@ -122,19 +177,27 @@ func lieToTheJudge(t *testing.T, field *soak.Field, loaded *scenario.Loaded) {
 
 // outcome runs one pass of this program and reads its summary.
 func (l *lab) outcome(ctx context.Context, _ int, conf string) (*soak.Outcome, error) {
-	var out bytes.Buffer
-	exit, _, err := l.Cluster.Run(ctx, &out, "/usr/bin/env", asProgram+"=1", l.self, "reconstruct", conf, "once", "--json")
+	exit, s, err := l.summarised(ctx, conf)
 	if err != nil {
-		return nil, fmt.Errorf("%w\n%s", err, out.String())
+		return nil, err
+	}
+	return &soak.Outcome{Exit: exit, Rebuilt: s.Rebuilt, Quarantined: s.Quarantined, Left: s.Left, Unrepaired: s.Unrepaired}, nil
+}
+
+func (l *lab) summarised(ctx context.Context, conf string, flags ...string) (int, *summary, error) {
+	var out bytes.Buffer
+	exit, _, err := l.Cluster.Run(ctx, &out, append([]string{"/usr/bin/env", asProgram + "=1", l.self, "reconstruct", conf, "once", "--json"}, flags...)...)
+	if err != nil {
+		return exit, nil, fmt.Errorf("%w\n%s", err, out.String())
 	}
 	text := out.String()
 	i := strings.Index(text, "{\n")
 	if i < 0 || strings.Contains(text, "panic:") || strings.Contains(text, "DATA RACE") {
-		return nil, fmt.Errorf("status %d, and no summary:\n%s", exit, text)
+		return exit, nil, fmt.Errorf("status %d, and no summary:\n%s", exit, text)
 	}
 	var s summary
 	if err := json.Unmarshal([]byte(text[i:]), &s); err != nil {
-		return nil, fmt.Errorf("%w:\n%s", err, text)
+		return exit, nil, fmt.Errorf("%w:\n%s", err, text)
 	}
-	return &soak.Outcome{Exit: exit, Rebuilt: s.Rebuilt, Quarantined: s.Quarantined, Left: s.Left, Unrepaired: s.Unrepaired}, nil
+	return exit, &s, nil
 }

@@ -46,6 +46,8 @@ func TestWrongWordsAreRefusedWithAWayOn(t *testing.T) {
 		{"feather", "imping: unknown command \"feather\" for \"imping\"\n`imping --help` says more\n"},
 		{"lab feather", "imping: unknown command \"feather\" for \"imping lab\"\n`imping lab --help` says more\n"},
 		// What is wrong with a value says all itself, and before anything is done.
+		{"reconstruct x once --profile heap", "imping: --profile heap: block, cpu, mem, trace are known\n"},
+		{"reconstruct x --object /a/c/o --stats", "imping: --stats is about a pass, not about one object\n"},
 		{"bench --rounds 0", "imping: --rounds 0: from 1 to 25\n"},
 		{"bench --objects -1", "imping: --objects -1: must not be less than 0 (all)\n"},
 		{"bench serve --rounds 26", "imping: --rounds 26: from 1 to 25\n"},

@@ -32,6 +32,8 @@ func (o *reconstructOptions) checkPoint() error {
 		return errors.New("--hash needs --policy")
 	case o.once || len(o.devices)+len(o.partitions) > 0:
 		return errors.New("--object and --hash repair one object wherever it belongs: without `once`, -d and -p")
+	case o.stats:
+		return errors.New("--stats is about a pass, not about one object")
 	}
 	parts := strings.SplitN(o.object, "/", 4)
 	if o.object != "" && (len(parts) < 4 || parts[0] != "" || parts[1] == "" || parts[2] == "" || parts[3] == "") {

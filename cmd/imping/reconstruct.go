@@ -16,6 +16,7 @@ import (
 
 	"imping/daemon"
 	"imping/engine/pass"
+	"imping/engine/rebuild"
 	"imping/swift/conf"
 	"imping/swift/policy"
 	"imping/swift/recon"
@@ -35,6 +36,8 @@ type reconstructOptions struct {
 	verify     string
 	budget     string
 	json       bool
+	stats      bool
+	profile    string
 	object     string // point repair, see point.go
 	hash       string
 	policy     string
@@ -91,9 +94,11 @@ Exit status: 0 all done, 1 could not run, 2 something was left.`,
 	f.StringSliceVarP(&o.devices, "devices", "d", nil, "only these devices (comma-separated; needs once)")
 	f.StringSliceVarP(&o.partitions, "partitions", "p", nil, "only these partitions (comma-separated; needs once)")
 	f.StringVar(&o.swiftConf, "swift-conf", "", "swift.conf to read (default /etc/swift/swift.conf)")
-	f.StringVar(&o.verify, "verify-survivors", "", "md5 or off: check every survivor before the last byte of a rebuilt archive is sent (default md5; imping_verify_survivors in CONF)")
+	f.StringVar(&o.verify, "verify-survivors", "", "md5, parity or off: how the bytes of survivors are proved before a rebuilt archive is whole (default md5; imping_verify_survivors in CONF)")
 	f.StringVar(&o.budget, "memory-budget", "", "ceiling for buffers, such as 256MiB (default 256MiB; imping_memory_budget in CONF)")
 	f.BoolVar(&o.json, "json", false, "print the summary as JSON")
+	f.BoolVar(&o.stats, "stats", false, "say where the time went, stage by stage, on standard error")
+	f.StringVar(&o.profile, "profile", "", "write a profile of this run (cpu, mem, block or trace) into the current folder")
 	f.StringVar(&o.object, "object", "", "repair this object only (/account/container/object, not quoted)")
 	f.StringVar(&o.hash, "hash", "", "repair the object of this hash only (needs --policy)")
 	f.StringVar(&o.policy, "policy", "", "the object's storage policy, by name or index")
@@ -132,11 +137,17 @@ func reconstruct(o *reconstructOptions, stdout io.Writer) error {
 	if err := o.checkPoint(); err != nil {
 		return err
 	}
+	if err := checkProfile(o.profile); err != nil {
+		return err
+	}
 	sec, cfg, log, err := prepareReconstruct(o)
 	if err != nil {
 		return err
 	}
 	defer log.Close()
+	if o.profile != "" { // before the user changes, who may not be allowed to write here
+		defer startProfile(o.profile)()
+	}
 	if err := settle(sec, log, o); err != nil {
 		return err
 	}
@@ -271,6 +282,9 @@ func onePass(ctx context.Context, cfg *pass.Config, log *daemon.Logger, o *recon
 		log.Infof("Object reconstruction complete (once). (%.02f minutes)", took.Minutes())
 		p.DumpRecon(took)
 	}
+	if o.stats {
+		printTimes(os.Stderr, &p.Progress.Times)
+	}
 	did := summarise(&p.Progress, left)
 	did.Unrepaired = p.Unrepaired()
 	return did, nil
@@ -349,18 +363,14 @@ func passConfig(sec *conf.Section, o *reconstructOptions) (*pass.Config, error) 
 	if verify == "" {
 		verify, from = sec.Get(optVerify, "md5"), sec.Path+": "+optVerify
 	}
-	switch verify {
-	case "md5":
-		cfg.Verify = true
-	case "off":
-	default:
-		return nil, fmt.Errorf("%s = %q: md5 and off are known", from, verify)
+	var err error
+	if cfg.Verify, err = rebuild.ParseVerify(verify); err != nil {
+		return nil, fmt.Errorf("%s = %w", from, err)
 	}
 	budget, from := o.budget, "--memory-budget"
 	if budget == "" {
 		budget, from = sec.Get(optBudget, "256MiB"), sec.Path+": "+optBudget
 	}
-	var err error
 	if cfg.MemoryBudget, err = parseSize(budget); err != nil {
 		return nil, fmt.Errorf("%s = %q: %w", from, budget, err)
 	}

@@ -87,7 +87,7 @@ func newLab(t testing.TB) *lab {
 		Swift:       &policy.Swift{HashSuffix: hasher.Suffix, Policies: []*policy.Policy{l.pol}},
 		Concurrency: 1, ConnTimeout: 10 * time.Second, NodeTimeout: 10 * time.Second, HTTPTimeout: 20 * time.Second,
 		ReclaimAge: diskfile.DefaultReclaimAge, CommitWindow: time.Minute, StatsInterval: time.Hour,
-		Verify: true, MemoryBudget: 64 << 20, Log: l.log,
+		MemoryBudget: 64 << 20, Log: l.log,
 	}
 	l.writeRing(nil)
 	return l

@@ -56,8 +56,8 @@ type Config struct {
 	OnlyDevices    []string // -d; none: all
 	OnlyPartitions []int    // -p; none: all
 
-	Verify       bool // verify_survivors = md5 (rule 5)
-	LegacyCRC    bool // write_legacy_ec_crc
+	Verify       rebuild.Verify // imping_verify_survivors (rule 5)
+	LegacyCRC    bool           // write_legacy_ec_crc
 	MemoryBudget int64
 	Handoffs     int    // rebuild_handoff_node_count: -1 all, 0 none
 	ReconPath    string // recon_cache_path
@@ -103,6 +103,8 @@ type place struct {
 	code  *codec.Code
 	local []*ring.Device
 	files *diskfile.Manager
+
+	spares int // slots of a stripe for survivors to compare with
 }
 
 var errRing = errors.New("the ring has changed during the pass")
@@ -114,7 +116,7 @@ const maxPartners = 3
 // stripe that is read while another is written (law 9). The segment is the policy's, or
 // that of older objects.
 func (pl *place) reserve(segment, partners int) int64 {
-	return 2 * pipeline.StripeSize(pl.code, segment, partners)
+	return 2 * pipeline.StripeSize(pl.code, segment, partners+pl.spares)
 }
 
 // New loads the rings of all erasure-code policies. An error names the ring or policy and
@@ -142,7 +144,7 @@ func New(cfg Config) (*Pass, error) {
 		if pol.Type != policy.ErasureCoding {
 			continue
 		}
-		pl := &place{pol: pol, checked: time.Now()}
+		pl := &place{pol: pol, checked: time.Now(), spares: cfg.Verify.Spares()}
 		if pl.ring, err = ring.Load(filepath.Join(cfg.SwiftDir, ring.Name(pol.Index)+".ring.gz")); err != nil {
 			return nil, err
 		}
@@ -231,6 +233,7 @@ func (p *Pass) Run(ctx context.Context) Left {
 	stop()
 	beat.Wait()
 	p.logStats()
+	p.cfg.Log.Infof("Time of all partitions together went to %v", &p.Progress.Times)
 	left := p.Progress.left()
 	left.Interrupted = ctx.Err() != nil
 	return left
@@ -470,6 +473,7 @@ func (p *Pass) list(of []localDevice, w diskfile.Watch) (parts []*partition) {
 // Partitions that do not belong to the device, and fragments of other indexes, are work
 // for REVERT, which this version leaves to stock Swift: counted, never touched.
 func (p *Pass) plan(pt *partition) (*job, error) {
+	defer p.Progress.Times.since(Compare, time.Now())
 	hashes, n, err := pt.files.SuffixHashes(pt.dev.Device, pt.part, nil, true)
 	p.Progress.SuffixesHashed.Add(int64(n))
 	if err != nil {

@@ -25,6 +25,8 @@ type Progress struct {
 	PoliciesLeft   atomic.Int64
 	Handoffs       atomic.Int64 // partitions with fragments that belong elsewhere
 
+	Times Times
+
 	collected atomic.Bool
 	began     atomic.Int64 // unix ns
 	mu        sync.Mutex

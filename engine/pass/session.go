@@ -85,7 +85,10 @@ func (p *Pass) drive(ctx context.Context, acct *slab.Account, j *job, sessions [
 
 	var running []*task
 	var ending sync.WaitGroup // verdicts, which may take their time while others are served
-	defer ending.Wait()
+	defer func() {
+		defer p.Progress.Times.since(Deliver, time.Now())
+		ending.Wait()
+	}()
 	defer func() {
 		for _, t := range running {
 			t.cancel(context.Canceled)
@@ -107,8 +110,10 @@ func (p *Pass) drive(ctx context.Context, acct *slab.Account, j *job, sessions [
 		}
 		p.pace(sessions)
 		t := running[0]
+		begin := time.Now()
 		close(t.turn)
 		<-t.done
+		p.Progress.Times.object(time.Since(begin), t.delivered, t.times)
 		t.cancel(context.Canceled)
 		running = running[1:]
 		for _, w := range t.wants {
@@ -192,6 +197,9 @@ type task struct {
 	cancel context.CancelCauseFunc
 	stale  atomic.Bool       // the prefetch gave up; its sinks agree on that, whenever the turn comes
 	failed map[*session]bool // those that did not get the archive, and live
+
+	times     pipeline.Times
+	delivered time.Duration // spent in writes to receivers
 }
 
 // want is what one session wants of the object.
@@ -388,19 +396,24 @@ func (t *task) serve(acct *slab.Account, o *rebuild.Object, header func(index in
 	peers := t.peers(sinks)
 	before := o.Avoiding()
 	res, err := t.p.rebuilder.Run(t.ctx, acct, o, peers, targets, !t.isTurn())
+	t.times.Add(res.Times)
 	if !t.myTurn() { // from here on the sessions are this task's
 		return false
 	}
 	if errors.Is(err, pipeline.ErrNoSpare) || errors.Is(err, errStale) {
 		t.stale.Store(false)
 		res, err = t.p.rebuilder.Run(t.ctx, acct, o, peers, targets, false)
+		t.times.Add(res.Times)
 	}
 	if _, few := rebuild.IsInsufficient(err); few && len(sinks) > 1 {
 		res, err = t.singly(acct, o, sinks)
 	}
 	t.p.Progress.BytesRead.Add(res.BytesIn)
+	for _, s := range sinks {
+		t.delivered += s.delivered
+	}
 	if after := o.Avoiding(); after > before {
-		log.Warnf("%s: %d survivors were excluded while it was rebuilt (%v)", o.Name, after-before, causes(o, err))
+		log.Warnf("%s: %d survivors were excluded while it was rebuilt (%s)", o.Name, after-before, o.Faults())
 	}
 	for _, s := range sinks {
 		if s.committed {
@@ -454,19 +467,13 @@ func (t *task) singly(acct *slab.Account, o *rebuild.Object, sinks []*sink) (all
 			failed, err = failed+1, e
 		}
 		all.BytesIn += res.BytesIn
+		t.times.Add(res.Times)
 		all.Sinks = append(all.Sinks, e)
 	}
 	if failed < len(sinks) {
 		err = nil
 	}
 	return all, err
-}
-
-func causes(o *rebuild.Object, err error) error {
-	if fault := o.LocalFault(); fault != nil {
-		return fault
-	}
-	return err
 }
 
 func (t *task) isTurn() bool {
@@ -490,7 +497,8 @@ type sink struct {
 	fields    ssync.PutHead
 	header    []ssync.Field // without an ETag
 	committed bool
-	mu        sync.Mutex // Abort may come from another goroutine than WriteFragment
+	delivered time.Duration // spent in writes
+	mu        sync.Mutex    // Abort may come from another goroutine than WriteFragment
 }
 
 func (s *sink) Index() int { return s.session.partner.Index }
@@ -535,6 +543,7 @@ func (s *sink) begin() error {
 		}
 		return context.Canceled
 	}
+	defer s.took(time.Now())
 	put, err := s.session.conn.Put(s.fields)
 	if err != nil {
 		s.session.refused(err)
@@ -546,12 +555,20 @@ func (s *sink) begin() error {
 	return nil
 }
 
+// took counts a write as delivery. Commits of several sinks are made at once.
+func (s *sink) took(begin time.Time) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.delivered += time.Since(begin)
+}
+
 // WriteFragment sends one fragment, header and payload.
 func (s *sink) WriteFragment(slot []byte) error {
 	if err := s.begin(); err != nil {
 		return err
 	}
 	s.session.touched = time.Now()
+	defer s.took(s.session.touched)
 	s.session.sends(s.task.hash, s.fields.Path)
 	err := s.put.WriteFragment(slot)
 	if err == nil {
@@ -565,6 +582,7 @@ func (s *sink) Commit(ctx context.Context) error {
 	if err := s.begin(); err != nil {
 		return err
 	}
+	defer s.took(time.Now())
 	s.session.sends(s.task.hash, s.fields.Path) // an empty archive: its head leaves only now
 	if err := s.put.Commit(ctx); err != nil {
 		s.session.fail(err)

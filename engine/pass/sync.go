@@ -158,7 +158,9 @@ func (p *Pass) step(ctx context.Context, j *job) (wait time.Duration, again bool
 	wait = p.firstWait << min(j.pauses, maxDoublings)
 	j.pauses++
 	wait = wait/2 + rand.N(wait) // jittered: peers retry against each other too
-	return max(wait, time.Until(j.notBefore)), true
+	wait = max(wait, time.Until(j.notBefore))
+	p.Progress.Times.held[Locks].Add(int64(wait))
+	return wait, true
 }
 
 // judge sorts the outcome of a try: what is left waits in the job, what failed for good
@@ -169,13 +171,14 @@ func (p *Pass) judge(ctx context.Context, j *job, outcome map[*partner]error) (p
 	for _, pr := range waiting {
 		err := outcome[pr]
 		var source *pipeline.SourceError
+		var doubt *pipeline.Inconsistent
 		switch {
 		case err == nil:
 		case ctx.Err() != nil:
 			j.waiting = append(j.waiting, pr)
-		case (errors.Is(err, errLonger) || errors.As(err, &source)) && time.Since(j.begun) < p.jobLimit:
+		case (errors.Is(err, errLonger) || errors.As(err, &source) || errors.As(err, &doubt)) && time.Since(j.begun) < p.jobLimit:
 			// Longer segments, or cut because a survivor proved bad, which is excluded
-			// now: tried at once, as long as there is time.
+			// now, as is an object of which all contradict each other: tried at once, as long as there is time.
 			j.waiting = append(j.waiting, pr)
 		case !errors.As(err, &source) && retryable(err) && (busy(err) || pr.faults < maxTries-1) && time.Since(j.begun) < p.jobLimit:
 			if !busy(err) {
@@ -229,6 +232,8 @@ func busy(err error) bool {
 // try compares the waiting partners and syncs those that differ. The outcome has every
 // partner that was waiting: nil when it is in sync or was brought there.
 func (p *Pass) try(ctx context.Context, j *job, waiting []*partner) map[*partner]error {
+	times := &p.Progress.Times
+	begin := time.Now()
 	outcome := make(map[*partner]error, len(waiting))
 	remote := make([]suffix.Hashes, len(waiting))
 	errs := make([]error, len(waiting))
@@ -254,12 +259,14 @@ func (p *Pass) try(ctx context.Context, j *job, waiting []*partner) map[*partner
 		differ = append(differ, suffix.Delta(j.hashes, j.index, remote[i], pr.Index)...)
 	}
 	if len(differ) == 0 {
+		times.since(Compare, begin)
 		return outcome
 	}
 	slices.Sort(differ)
 	differ = slices.Compact(differ)
 	hashes, n, err := j.files.SuffixHashes(j.dev.Device, j.part, differ, false)
 	p.Progress.SuffixesHashed.Add(int64(n))
+	times.since(Compare, begin)
 	if err != nil {
 		p.cfg.Log.Errorf("Unable to hash suffixes of %s: %v", j.partition, err)
 		for _, pr := range waiting {
@@ -289,7 +296,9 @@ func (p *Pass) try(ctx context.Context, j *job, waiting []*partner) map[*partner
 	}
 
 	// Admission: the only place that blocks on memory, while nothing is held (law 9).
+	begin = time.Now()
 	acct, err := p.pool.Open(ctx, j.reserve(j.segment, len(waiting)))
+	times.since(Memory, begin)
 	if err != nil {
 		for _, pr := range todo {
 			outcome[pr] = err
@@ -440,6 +449,7 @@ func (p *Pass) group(ctx context.Context, acct *slab.Account, j *job, todo []*pa
 		}
 		return todo
 	}
+	opening := time.Now()
 	for _, pr := range todo {
 		first := len(tried) == 0
 		if pr.single && !first || len(tried) == 1 && tried[0].single {
@@ -472,6 +482,7 @@ func (p *Pass) group(ctx context.Context, acct *slab.Account, j *job, todo []*pa
 		tried = append(tried, pr)
 	}
 	begin := time.Now()
+	p.Progress.Times.since(Locks, opening)
 	p.drive(ctx, acct, j, sessions)
 	j.begun = j.begun.Add(time.Since(begin)) // what breaks after an hour of work is tried again
 	for _, s := range sessions {

@@ -96,8 +96,12 @@ type source struct {
 }
 
 func (a *archives) source(index int) *source {
-	sum := md5.Sum(a.frag[index])
-	return &source{index: index, etag: hex.EncodeToString(sum[:]), data: a.frag[index], stopped: make(chan struct{})}
+	return &source{index: index, etag: sumOf(a.frag[index]), data: a.frag[index], stopped: make(chan struct{})}
+}
+
+func sumOf(b []byte) string {
+	sum := md5.Sum(b)
+	return hex.EncodeToString(sum[:])
 }
 
 // sources returns the first k that are not wanted.
@@ -239,7 +243,7 @@ func (a *archives) job(wanted ...int) *job {
 // run runs the job on an account of two stripes, and checks what holds whatever happens.
 func (j *job) run(t testing.TB, ctx context.Context) (Result, error) {
 	t.Helper()
-	need := 2 * StripeSize(j.code, j.segment, len(j.spec.Want))
+	need := 2 * StripeSize(j.code, j.segment, len(j.spec.Want)+max(0, len(j.spec.Sources)-j.code.K()))
 	pool := slab.New(2 * need)
 	acct, err := pool.Open(bg, need)
 	if err != nil {

@@ -1,5 +1,5 @@
 // Package pipeline moves the bytes of one object: it reads fragments from sources into stripes, checks them, decodes the wanted fragments
-// and hands them to sinks. It knows no job, no ring and no SSYNC, and it neither chooses sources nor tries again.
+// and hands them to sinks. It knows no job, no ring and no SSYNC, and it neither chooses sources nor begins anew.
 //
 // The laws that it keeps: a stripe is acquired whole before its first read (memory is bounded by what the account holds); the last
 // fragment of a rebuilt archive is handed to a sink only after every source proved to be what its ETag says; each sink ends in exactly
@@ -10,6 +10,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"time"
 
 	"imping/codec"
 	"imping/io/slab"
@@ -37,6 +38,14 @@ type Sink interface {
 	Abort(cause error)                // nothing may be published. Called after a failed WriteFragment, too
 }
 
+// Opener finds what takes the place of a source that failed (rule 7).
+type Opener interface {
+	// Replace opens an archive at segment failed.Segment, of an index that neither others has, which are still being read, nor is wanted,
+	// and that makes them enough; with Spec.VerifyMD5 the same archive elsewhere: its index, its ETag. One call at a time. The context governs
+	// the source, too. On an error the run ends with what failed.
+	Replace(ctx context.Context, failed *SourceError, others codec.Set) (Source, error)
+}
+
 // Want is one archive to be rebuilt. Two Wants may have the same Index: it is decoded once and written to both.
 type Want struct {
 	Index int
@@ -48,10 +57,12 @@ type Spec struct {
 	Code      *codec.Code
 	Segment   int      // bytes of a segment, the policy's ec_object_segment_size
 	Size      int64    // bytes of the object
-	Sources   []Source // exactly what the plan needs, opened at segment 0
+	Sources   []Source // exactly what the plan and Parity need, opened at segment 0
+	Opener    Opener   // nil: a source that fails ends the run
 	Want      []Want
 	CRC       codec.CRC // flavour of the checksums in rebuilt headers
 	VerifyMD5 bool      // hash each archive and compare it with its ETag (rule 5)
+	Parity    bool      // each stripe has to agree with a spare source before it is handed on; with VerifyMD5, all before the last one is
 	Stripes   int       // segments in flight; 0 = 2, so that one is read while one is written
 	Spare     bool      // prefetch: take stripes from spare bytes only, all of them or none (ErrNoSpare)
 }
@@ -62,6 +73,37 @@ type Result struct {
 	BytesIn  int64   // read from sources
 	BytesOut int64   // written to sinks
 	Stripes  int64   // decoded
+	Replaced int     // sources that failed and in whose place others were read
+	Times    Times
+}
+
+// Stage is what one stage of a run did with its time.
+type Stage struct{ Busy, Wait time.Duration }
+
+// Times says where a run's time went. The stages overlap.
+type Times struct {
+	Fetch   Stage // of all sources together: in reads; waiting for a stripe to be free
+	Verify  Stage // in checks of headers, MD5s and parity; waiting for full stripes, where it has a goroutine of its own
+	Decode  Stage // in kernels; the writing goroutine waiting for a stripe to be read and checked
+	Deliver Stage // Busy: in sinks, whatever they wait for
+}
+
+// Add adds what another run did.
+func (t *Times) Add(u Times) {
+	for _, p := range []struct {
+		to   *Stage
+		from Stage
+	}{{&t.Fetch, u.Fetch}, {&t.Verify, u.Verify}, {&t.Decode, u.Decode}, {&t.Deliver, u.Deliver}} {
+		p.to.Busy += p.from.Busy
+		p.to.Wait += p.from.Wait
+	}
+}
+
+// Inconsistent is the error of a stripe whose fragments contradict each other, though it can not be told which is wrong.
+type Inconsistent struct{ Segment int64 }
+
+func (e *Inconsistent) Error() string {
+	return fmt.Sprintf("the fragments of segment %d contradict each other", e.Segment)
 }
 
 // ErrNoSpare is returned for a Spec with Spare set when there are not enough free bytes. Nothing was read.
@@ -146,10 +188,12 @@ func (s *Spec) check() error {
 }
 
 // Run rebuilds one object. Its error is nil when at least one sink committed; Result.Sinks tells for each. Otherwise it is what stopped it: one
-// or more *SourceError, the context's cause, a mistake in the Spec, ErrNoSpare, or the sinks' errors when none was left. When Run returns all
+// or more *SourceError, *Inconsistent, the context's cause, a mistake in the Spec, codec.ErrNoSpare (the sources are too few for Parity), ErrNoSpare, or the
+// sinks' errors when none was left. When Run returns all
 // sources are closed, whatever happened, and no goroutine of it is left.
 func Run(ctx context.Context, acct *slab.Account, spec *Spec) (Result, error) {
 	r := newRun(ctx, spec)
+	defer r.cancel(nil)
 	err := spec.check()
 	if err == nil {
 		err = context.Cause(ctx)

@@ -582,14 +582,17 @@ func TestAllocationsDoNotGrowWithSegments(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer acct.Close()
-	for _, verify := range []bool{true, false} {
+	for _, mode := range []string{"md5", "parity", "off"} {
 		count := func(segments int64) float64 {
 			a := encode(code, 32<<10, segments*32<<10)
 			jobs := make([]*job, 12)
 			for i := range jobs {
 				jobs[i] = a.job(0)
 				jobs[i].sinks[0].buf.Grow(len(a.frag[0]) + 1)
-				jobs[i].spec.VerifyMD5 = verify
+				if jobs[i].spec.VerifyMD5 = mode == "md5"; mode == "parity" {
+					jobs[i].parity()
+				}
+				jobs[i].replaceable()
 			}
 			i := 0
 			return testing.AllocsPerRun(10, func() {
@@ -600,9 +603,9 @@ func TestAllocationsDoNotGrowWithSegments(t *testing.T) {
 			})
 		}
 		few, many := count(16), count(64)
-		t.Logf("MD5 %v: %v allocations for 16 segments, %v for 64", verify, few, many)
+		t.Logf("%s: %v allocations for 16 segments, %v for 64", mode, few, many)
 		if many > few+4 { // a garbage collection in between empties pools
-			t.Fatalf("MD5 %v: %v allocations for 16 segments, %v for 64", verify, few, many)
+			t.Fatalf("%s: %v allocations for 16 segments, %v for 64", mode, few, many)
 		}
 	}
 }

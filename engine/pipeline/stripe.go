@@ -18,22 +18,23 @@ func stride(payload int) int {
 	return (headGap + codec.HeaderSize + payload + slab.Align - 1) / slab.Align * slab.Align
 }
 
-// StripeSize returns the bytes that one stripe takes from an account, for objects of one segment or more and so many wants: a job that moves
-// one object at a time reserves two of them.
-func StripeSize(code *codec.Code, segment int, wants int) int64 {
-	return int64(slab.Round((code.K() + wants) * stride(code.PayloadSize(segment))))
+// StripeSize returns the bytes that one stripe takes from an account, for objects of one segment or more and so many slots beside K, one per
+// want and spare source: a job that moves one object at a time reserves two of them.
+func StripeSize(code *codec.Code, segment int, slots int) int64 {
+	return int64(slab.Round((code.K() + slots) * stride(code.PayloadSize(segment))))
 }
 
 // PrefetchSize returns the spare bytes that Run takes at most for an object with Spec.Spare set.
-func PrefetchSize(code *codec.Code, segment int, size int64, wants int) int64 {
+func PrefetchSize(code *codec.Code, segment int, size int64, slots int) int64 {
 	segments := (size + int64(segment) - 1) / int64(segment)
-	return min(segments, defaultStripes) * StripeSize(code, int(min(int64(segment), size)), wants)
+	return min(segments, defaultStripes) * StripeSize(code, int(min(int64(segment), size)), slots)
 }
 
 // stripe is the room for one segment: a slot per source and one per fragment that is decoded. A slot is header and payload.
 type stripe struct {
 	slab    *slab.Slab
 	in, out [][]byte     // slots of a full segment
+	from    []*input     // what each of in was read from
 	payIn   [][]byte     // payloads, cut to the segment that is in the stripe: those that the plan uses, in its order
 	payOut  [][]byte     // likewise
 	pending atomic.Int32 // sources that have not yet filled their slot
@@ -46,15 +47,16 @@ type content struct {
 	bytes   int // of the object
 	payload int // of each of its fragments
 
+	plan   *codec.Plan  // nil: the only fragment is what is wanted
 	common codec.Stripe // as rebuilt headers get it
 }
 
 // newStripes takes n stripes at most, at least one, for in sources and the inputs and outputs of a plan, if there is one.
 func newStripes(ctx context.Context, acct *slab.Account, spec *Spec, n, in int, plan *codec.Plan) ([]*stripe, error) {
 	payload := spec.Code.PayloadSize(spec.segmentBytes(0))
-	used, out := 0, 0
+	out := 0
 	if plan != nil {
-		used, out = len(plan.In()), len(plan.Out())
+		out = len(plan.Out())
 	}
 	step := stride(payload)
 	size := (in + out) * step
@@ -80,11 +82,11 @@ func newStripes(ctx context.Context, acct *slab.Account, spec *Spec, n, in int, 
 			release(all)
 			return nil, fmt.Errorf("cannot take stripe %d of %d: %w", len(all)+1, n, err)
 		}
-		st := &stripe{slab: s}
-		slots := make([][]byte, in+out+used+out)
+		st := &stripe{slab: s, from: make([]*input, in)}
+		slots := make([][]byte, in+out+in+out)
 		st.in, slots = slots[:in:in], slots[in:]
 		st.out, slots = slots[:out:out], slots[out:]
-		st.payIn, st.payOut = slots[:used:used], slots[used:]
+		st.payIn, st.payOut = slots[:0:in], slots[in:]
 		b := s.Bytes()
 		for i := range st.in {
 			st.in[i] = b[i*step+headGap:][: codec.HeaderSize+payload : step-headGap]
@@ -114,8 +116,9 @@ func (s *stripe) cut(seg content, used []int) {
 	for i := range s.in {
 		s.in[i] = s.slot(i, seg.payload)
 	}
-	for i, slot := range used {
-		s.payIn[i] = s.in[slot][codec.HeaderSize:]
+	s.payIn = s.payIn[:0]
+	for _, slot := range used {
+		s.payIn = append(s.payIn, s.in[slot][codec.HeaderSize:])
 	}
 	for i := range s.out {
 		s.out[i] = s.out[i][:codec.HeaderSize+seg.payload]

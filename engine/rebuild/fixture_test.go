@@ -91,7 +91,7 @@ func newLabWith(t testing.TB, s codec.Scheme, size int64, local int, spoil func(
 	l.files = diskfile.NewManager(diskfile.Config{Devices: l.disk.Root, Policy: l.pol, Hasher: hasher, ReclaimAge: diskfile.DefaultReclaimAge})
 	client := netfast.NewClient(netfast.Options{ConnTimeout: 10 * time.Second, NodeTimeout: 10 * time.Second})
 	t.Cleanup(client.Close)
-	l.r = &Rebuilder{Client: client, Verify: true}
+	l.r = &Rebuilder{Client: client}
 	var mu sync.Mutex
 	l.r.Note = func(a []Answer) {
 		mu.Lock()

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"net"
 	"slices"
 	"strconv"
@@ -140,19 +141,30 @@ type avoid struct {
 	mu    sync.Mutex
 	local error
 	peers map[int]error // by device id
+	all   error         // they contradict each other, and who is wrong can not be told
 }
 
-func (a *avoid) add(s *survivor, cause error) {
+func (a *avoid) despair(cause error) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.all = cause
+}
+
+// add takes note of an archive, and reports whether it is news.
+func (a *avoid) add(s *survivor, cause error) bool {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	if s.peer == nil {
+		known := a.local != nil
 		a.local = cause
-		return
+		return !known
 	}
 	if a.peers == nil {
 		a.peers = make(map[int]error)
 	}
+	known := a.peers[s.peer.ID] != nil
 	a.peers[s.peer.ID] = cause
+	return !known
 }
 
 func (a *avoid) peer(id int) error {
@@ -197,6 +209,13 @@ func (o *Object) LocalFault() error {
 	return o.avoid.local
 }
 
+// hopeless is why nothing can be made of the survivors, or nil.
+func (o *Object) hopeless() error {
+	o.avoid.mu.Lock()
+	defer o.avoid.mu.Unlock()
+	return o.avoid.all
+}
+
 // Avoiding reports how many archives of the object proved bad so far.
 func (o *Object) Avoiding() int {
 	o.avoid.mu.Lock()
@@ -208,6 +227,20 @@ func (o *Object) Avoiding() int {
 	return n
 }
 
+// Faults says what was wrong with the archives of the object that proved bad.
+func (o *Object) Faults() string {
+	o.avoid.mu.Lock()
+	defer o.avoid.mu.Unlock()
+	var list []string
+	if o.avoid.local != nil {
+		list = append(list, o.avoid.local.Error())
+	}
+	for _, id := range slices.Sorted(maps.Keys(o.avoid.peers)) {
+		list = append(list, o.avoid.peers[id].Error())
+	}
+	return strings.Join(list, "; ")
+}
+
 // Inherit takes over what an earlier session learned of the same object's archives.
 func (o *Object) Inherit(earlier *Object) {
 	if earlier == nil || earlier.Data.Compare(o.Data) != 0 {
@@ -217,6 +250,7 @@ func (o *Object) Inherit(earlier *Object) {
 	defer earlier.avoid.mu.Unlock()
 	o.avoid.local = earlier.avoid.local
 	o.avoid.peers = earlier.avoid.peers
+	o.avoid.all = earlier.avoid.all
 }
 
 // Insufficient is the error of an object that can not be rebuilt now: too few

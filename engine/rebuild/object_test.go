@@ -174,7 +174,7 @@ json.dump(out, sys.stdout)
 	if err != nil {
 		t.Fatal(err)
 	}
-	r := &Rebuilder{}
+	r := &Rebuilder{Verify: VerifyOff}
 	o := &Object{Code: code, Data: local, ECEtag: "a", Durable: true}
 	for i, q := range questions {
 		e := &Insufficient{Object: o, Want: want, Have: 1, OK: 1, Statuses: map[int]int{}}

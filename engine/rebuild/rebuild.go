@@ -7,6 +7,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 
 	"imping/codec"
 	"imping/engine/pipeline"
@@ -24,11 +25,41 @@ type Target interface {
 	Started() bool // whether anything of the archive has been sent: then a failed try can not be repeated
 }
 
+// Verify is how the bytes of survivors are proved (rule 5).
+type Verify int
+
+const (
+	VerifyMD5    Verify = iota // each archive's MD5 is its ETag, before the last fragment is sent
+	VerifyParity               // each stripe agrees with a spare survivor, before it is sent; MD5 where none is to be had, and to find who lies
+	VerifyOff                  // fragment headers only
+)
+
+var verifyWords = []string{"md5", "parity", "off"}
+
+func (v Verify) String() string { return verifyWords[v] }
+
+// ParseVerify reads a Verify as people write it.
+func ParseVerify(word string) (Verify, error) {
+	i := slices.Index(verifyWords, word)
+	if i < 0 {
+		return 0, fmt.Errorf("%q: md5, parity and off are known", word)
+	}
+	return Verify(i), nil
+}
+
+// Spares is how many slots of a stripe are for sources that are not needed.
+func (v Verify) Spares() int {
+	if v == VerifyParity {
+		return 1
+	}
+	return 0
+}
+
 // Rebuilder holds what rebuilds share: connections, the peers' loads, how to verify.
 // It is safe for concurrent use.
 type Rebuilder struct {
 	Client *netfast.Client
-	Verify bool      // rule 5: every survivor's MD5 before the last byte is sent
+	Verify Verify    // rule 5
 	CRC    codec.CRC // flavour of the checksums that rebuilt headers get
 	// Note is told of answers that were refused although the object was rebuilt. Optional.
 	Note func([]Answer)
@@ -50,12 +81,12 @@ const maxTries = 8
 
 // Run rebuilds the object's archives for the targets from the local archive and peers
 // (the targets' own devices not among them). The account must have a stripe reserved
-// (pipeline.StripeSize); with spare only spare memory is used and pipeline.ErrNoSpare
-// says that there is none. A source that fails before anything was sent is excluded and
-// the object begun anew; once a target was started the error is final for the session
+// (pipeline.StripeSize for targets and spares), better two; with spare only spare memory is used and pipeline.ErrNoSpare
+// says that there is none. A source that fails is excluded, and replaced where it stopped if that can be done (rule 7). Else,
+// before anything was sent, the object is begun anew; once a target was started the error is final for the session
 // that carries it, and the exclusion is remembered in the object.
 //
-// Errors: *Insufficient; *pipeline.SourceError; pipeline.ErrNoSpare; the context's cause;
+// Errors: *Insufficient; *pipeline.SourceError; *pipeline.Inconsistent; pipeline.ErrNoSpare; the context's cause;
 // a target's own error. With several targets Run succeeds when one of them did: each
 // learned its own fate from its sink.
 func (r *Rebuilder) Run(ctx context.Context, acct *slab.Account, o *Object, peers []Peer, targets []Target, spare bool) (pipeline.Result, error) {
@@ -64,14 +95,24 @@ func (r *Rebuilder) Run(ctx context.Context, acct *slab.Account, o *Object, peer
 		want = want.With(t.Index())
 	}
 	for try := 1; ; try++ {
-		res, err := r.once(ctx, acct, o, peers, targets, want, spare)
-		if err == nil || ctx.Err() != nil || !r.exclude(o, err) {
-			return res, err
+		if err := o.hopeless(); err != nil {
+			return pipeline.Result{}, err
 		}
-		for _, t := range targets {
-			if t.Started() {
-				return res, err
+		res, err := r.once(ctx, acct, o, peers, targets, want, spare)
+		started := slices.ContainsFunc(targets, Target.Started)
+		_, again := errors.AsType[*pipeline.Inconsistent](err)
+		if again && ctx.Err() == nil {
+			liars := r.unmask(ctx, acct, o, peers, want, spare && !started)
+			if _, still := errors.AsType[*pipeline.Inconsistent](liars); still {
+				o.avoid.despair(liars)
+				return res, liars
 			}
+			if liars != nil {
+				err, again = liars, false
+			}
+		}
+		if again = again || r.exclude(o, err) || res.Replaced > 0 && unplanned(err); !again || started || ctx.Err() != nil {
+			return res, err
 		}
 		if try == maxTries {
 			return res, fmt.Errorf("given up after %d tries: %w", try, err)
@@ -79,7 +120,14 @@ func (r *Rebuilder) Run(ctx context.Context, acct *slab.Account, o *Object, peer
 	}
 }
 
-// exclude remembers the sources that err blames. It reports whether there was one.
+// unplanned reports that what took the place of failed sources does not suffice together.
+func unplanned(err error) bool {
+	_, few := errors.AsType[*codec.Insufficient](err)
+	return few || errors.Is(err, codec.ErrNoSpare)
+}
+
+// exclude remembers the sources that err blames. It reports whether there was one. What broke a session while another object was sent, and
+// so the sink, too, is no fault of this one's sources.
 func (r *Rebuilder) exclude(o *Object, err error) bool {
 	blamed := false
 	var walk func(error)
@@ -90,9 +138,8 @@ func (r *Rebuilder) exclude(o *Object, err error) bool {
 				walk(e)
 			}
 		} else if errors.As(err, &se) {
-			if s, ok := se.Source.(*survivor); ok {
-				o.avoid.add(s, se)
-				if s.peer != nil {
+			if s, ok := se.Source.(*survivor); ok && s.obj == o {
+				if o.avoid.add(s, se) && s.peer != nil {
 					r.trust.blame(s.peer)
 				}
 				blamed = true
@@ -108,29 +155,49 @@ func (r *Rebuilder) once(ctx context.Context, acct *slab.Account, o *Object, pee
 	defer cancel()
 	var sources []pipeline.Source
 	var etag string
-	if spare && !acct.HasSpare(pipeline.PrefetchSize(o.Code, o.Segment, o.Size, want.Len())) {
+	if spare && !acct.HasSpare(pipeline.PrefetchSize(o.Code, o.Segment, o.Size, want.Len()+r.Verify.Spares())) {
 		return pipeline.Result{}, pipeline.ErrNoSpare // before K peers are asked for nothing
 	}
 	if o.Size > 0 {
 		var err error
-		if sources, etag, err = r.open(ctx, o, peers, want); err != nil {
+		if sources, etag, err = r.open(ctx, o, peers, want, r.Verify.Spares()); err != nil {
 			return pipeline.Result{}, err
 		}
 	}
-	spec := &pipeline.Spec{
-		Code: o.Code, Segment: o.Segment, Size: o.Size, Sources: sources,
-		CRC: r.CRC, VerifyMD5: r.Verify, Spare: spare,
+	spec := r.spec(o, sources, want, spare)
+	swap := &replacer{Rebuilder: r, object: o, peers: peers, want: want, spec: spec}
+	if o.Size > 0 {
+		spec.Opener = swap
 	}
 	for _, t := range targets {
 		spec.Want = append(spec.Want, pipeline.Want{Index: t.Index(), Sink: t.Sink(etag)})
 	}
 	res, err := pipeline.Run(ctx, acct, spec)
 	if err == nil {
-		for _, source := range sources {
-			if s := source.(*survivor); s.peer != nil {
+		for _, source := range append(sources, swap.opened...) {
+			if s := source.(*survivor); s.peer != nil && o.avoid.peer(s.peer.ID) == nil {
 				r.trust.prove(s.peer)
 			}
 		}
 	}
 	return res, err
+}
+
+// spec is what the pipeline is told but who wants what.
+func (r *Rebuilder) spec(o *Object, sources []pipeline.Source, want codec.Set, spare bool) *pipeline.Spec {
+	spec := &pipeline.Spec{
+		Code: o.Code, Segment: o.Segment, Size: o.Size, Sources: sources, CRC: r.CRC, Spare: spare,
+		VerifyMD5: r.Verify == VerifyMD5, Parity: r.Verify == VerifyParity,
+	}
+	if spec.Parity {
+		var have codec.Set
+		for _, s := range sources {
+			have = have.With(s.Index())
+		}
+		plan, err := o.Code.Plan(have, want)
+		if err != nil || codec.SetOf(plan.In()...).Minus(o.Code.Checked(have)) != codec.SetOf() {
+			spec.Parity, spec.VerifyMD5 = false, true // nothing to compare with, or a living copy
+		}
+	}
+	return spec
 }

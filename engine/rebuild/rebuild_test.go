@@ -611,7 +611,7 @@ func TestADeviceThatIsNotMountedIsAskedOnce(t *testing.T) { // rule 9
 
 func TestWithVerificationOffOnlyHeadersAreChecked(t *testing.T) {
 	l := newLab(t, isal, single, 0, 2)
-	l.r.Verify = false
+	l.r.Verify = VerifyOff
 	l.spoil(1, func(a *peers.Archive) { delete(a.Fields, "Etag"); a.Body[4] ^= 1 })
 	if _, err := l.run(bg); err != nil {
 		t.Fatal(err)
@@ -999,7 +999,7 @@ func TestAPrefetchWithoutSpareMemoryWritesNothing(t *testing.T) { // law 9
 func TestTheLeastBusyPeersAreAsked(t *testing.T) { // rule 2
 	l := newLab(t, isal, multi, 0, 2)
 	busy := l.peer(1)
-	l.r.loads.of(&busy).Store(100)
+	l.r.loads.of(&busy).Store(slack * l.object.Length)
 	if _, err := l.run0(bg); err != nil {
 		t.Fatal(err)
 	}

@@ -59,11 +59,11 @@ func (s *survivor) Close() error {
 	if s.resp == nil {
 		return nil
 	}
-	s.load.Add(-1)
+	s.load.Add(-s.obj.Length)
 	return s.resp.Close()
 }
 
-// loads counts the reads that this process has outstanding at each peer.
+// loads counts the bytes of the archives that this process is reading from each peer.
 type loads struct{ m sync.Map } // addr/device -> *atomic.Int64
 
 func (l *loads) of(p *Peer) *atomic.Int64 {
@@ -84,12 +84,13 @@ type asked struct {
 }
 
 // open opens what the pipeline needs: a living copy of the wanted archive, to be streamed
-// as it is, with its MD5 (rules 3 and 6), else enough survivors.
-func (r *Rebuilder) open(ctx context.Context, o *Object, peers []Peer, want codec.Set) (sources []pipeline.Source, etag string, err error) {
+// as it is, with its MD5 (rules 3 and 6), else enough survivors, so many of them to spare
+// as are to be had.
+func (r *Rebuilder) open(ctx context.Context, o *Object, peers []Peer, want codec.Set, spares int) (sources []pipeline.Source, etag string, err error) {
 	if s := r.living(ctx, o, peers, want); s != nil {
 		return []pipeline.Source{s}, s.etag, nil
 	}
-	return r.survivors(ctx, o, peers, want)
+	return r.survivors(ctx, o, peers, want, spares)
 }
 
 // living looks for the wanted archive where the ring says that a duplicate of it is: with
@@ -107,20 +108,33 @@ func (r *Rebuilder) living(ctx context.Context, o *Object, peers []Peer, want co
 		if !want.Has(p.Index) || o.avoid.peer(p.ID) != nil || r.Client.Suspect(p.Addr, p.Device) != nil || r.trust.last(p) {
 			continue
 		}
-		load := r.loads.of(p)
-		load.Add(1)
-		resp, err := fragment.Get(ctx, r.Client, &fragment.Request{
-			Addr: p.Addr, Device: p.Device, Partition: o.Partition, Name: o.Name, Policy: o.Policy.Index, Timestamp: o.Data,
-		})
-		if s, _, _ := r.judge(o, asked{peer: p, resp: resp, err: err}, codec.SetOf(), codec.SetOf()); s != nil && want.Has(s.index) && s.etag != "" {
+		if s, _ := r.ask(ctx, o, p, 0, nil, func(s *survivor) bool { return want.Has(s.index) && s.etag != "" }); s != nil {
 			return s
-		}
-		load.Add(-1)
-		if resp != nil {
-			resp.Close()
 		}
 	}
 	return nil
+}
+
+// ask asks one peer for its archive from a byte on and takes what suits.
+func (r *Rebuilder) ask(ctx context.Context, o *Object, p *Peer, offset int64, exclude []int, suits func(*survivor) bool) (s *survivor, why string) {
+	load := r.loads.of(p)
+	load.Add(o.Length)
+	resp, err := r.get(ctx, o, p, offset, exclude)
+	if s, _, why = r.judge(o, asked{peer: p, resp: resp, err: err}, codec.SetOf(), codec.SetOf()); s != nil && suits(s) {
+		return s, ""
+	}
+	load.Add(-o.Length)
+	if resp != nil {
+		resp.Close()
+	}
+	return nil, why
+}
+
+func (r *Rebuilder) get(ctx context.Context, o *Object, p *Peer, offset int64, exclude []int) (*fragment.Response, error) {
+	return fragment.Get(ctx, r.Client, &fragment.Request{
+		Addr: p.Addr, Device: p.Device, Partition: o.Partition, Name: o.Name, Policy: o.Policy.Index,
+		Timestamp: o.Data, Exclude: exclude, Offset: offset,
+	})
 }
 
 // localArchive is the local archive as a survivor, or nil when it is none. Where bytes
@@ -130,39 +144,85 @@ func (r *Rebuilder) localArchive(o *Object) *survivor {
 		return nil
 	}
 	etag := o.local.DataMeta["ETag"]
-	if o.LocalFault() != nil || etag == "" && r.Verify {
+	if o.LocalFault() != nil || etag == "" && r.Verify != VerifyOff {
 		return nil
 	}
 	return &survivor{index: o.Index % o.Code.N(), etag: etag, obj: o}
 }
 
 // survivors opens archives of distinct index, none of them wanted, that the wanted ones
-// can be made from: the local one first, then peers, fewest outstanding reads first (with
+// can be made from: the local one first, then peers, fewest outstanding bytes first (with
 // a flat XOR code those whose archives make the shortest sum), each refusal replaced at once by
-// the next peer (rules 1 to 3). It asks no more peers than it needs. Where one of them
+// the next peer (rules 1 to 3). It asks no more peers than it needs, spares among them. Where one of them
 // turns out to hold the wanted archive itself, that one is returned alone, with its MD5.
-func (r *Rebuilder) survivors(ctx context.Context, o *Object, peers []Peer, want codec.Set) ([]pipeline.Source, string, error) {
-	held := codec.SetOf()
-	list := make([]*survivor, 0, o.Code.K())
-	report := &Insufficient{Object: o, Want: want.Indexes()[0], Statuses: make(map[int]int)}
+func (r *Rebuilder) survivors(ctx context.Context, o *Object, peers []Peer, want codec.Set, spares int) ([]pipeline.Source, string, error) {
+	s := &search{Rebuilder: r, o: o, want: want, spares: spares, report: &Insufficient{Object: o, Want: want.Indexes()[0], Statuses: make(map[int]int)}}
 	if o.LocalFault() != nil {
-		report.Statuses[0]++
+		s.report.Statuses[0]++
 	} else if local := r.localArchive(o); local != nil && !want.Has(local.index) {
-		held = held.With(local.index)
-		list = append(list, local)
-		report.OK++
+		s.take(local)
+		s.report.OK++
 	}
-	var living *survivor
+	s.ask(ctx, peers)
+	s.report.Have = len(s.found)
+	if s.living != nil {
+		closeAll(s.found)
+		return []pipeline.Source{s.living}, s.living.etag, nil
+	}
+	plan, err := o.Code.Plan(s.held, want)
+	if err != nil {
+		closeAll(s.found)
+		if err := ctx.Err(); err != nil {
+			return nil, "", context.Cause(ctx)
+		}
+		s.report.Lack = err
+		return nil, "", s.report
+	}
+	r.note(s.report.Answers)
+	needed := codec.SetOf(plan.In()...)
+	if spares > 0 {
+		needed = needed.Or(o.Code.Checked(s.held))
+	}
+	sources := make([]pipeline.Source, 0, len(s.found))
+	for _, found := range s.found {
+		if needed.Has(found.index) {
+			sources = append(sources, found)
+		} else {
+			closeAll([]*survivor{found})
+		}
+	}
+	return sources, "", nil
+}
 
-	queue := r.candidates(o, peers, want, held, report)
+// search looks for archives that, with those held, the wanted ones can be made from.
+type search struct {
+	*Rebuilder
+	o      *Object
+	want   codec.Set
+	held   codec.Set // indexes that are at hand
+	spares int       // how many more than are needed are looked for
+	offset int64     // of the first byte to be read of each: > 0 in an object that is half done (rule 7)
+
+	found  []*survivor
+	living *survivor // holds the wanted archive itself
+	report *Insufficient
+}
+
+// take holds an archive.
+func (s *search) take(found *survivor) {
+	s.held = s.held.With(found.index)
+	s.found = append(s.found, found)
+}
+
+// ask asks peers, several at once, until what is held will do or all have been asked.
+func (s *search) ask(ctx context.Context, peers []Peer) {
+	o, want, report := s.o, s.want, s.report
+	queue := s.candidates(o, peers, want, s.held, report)
 	results := make(chan asked, len(queue)+1) // never blocks a goroutine that outlives us
 	ask := func(p *Peer, exclude []int, again bool) {
-		r.loads.of(p).Add(1)
+		s.loads.of(p).Add(o.Length)
 		go func() {
-			resp, err := fragment.Get(ctx, r.Client, &fragment.Request{
-				Addr: p.Addr, Device: p.Device, Partition: o.Partition, Name: o.Name, Policy: o.Policy.Index,
-				Timestamp: o.Data, Exclude: exclude,
-			})
+			resp, err := s.get(ctx, o, p, s.offset, exclude)
 			a := asked{peer: p, again: again, resp: resp, err: err}
 			if err == nil {
 				a.status = resp.Status
@@ -172,8 +232,8 @@ func (r *Rebuilder) survivors(ctx context.Context, o *Object, peers []Peer, want
 	}
 	pending, asking := 0, make(map[*Peer]bool, len(queue))
 	for {
-		for living == nil && len(queue) > 0 {
-			next := nextPeer(o.Code, want, held, asking, queue)
+		for s.living == nil && len(queue) > 0 {
+			next := nextPeer(o.Code, want, s.held, s.spares, asking, queue)
 			if next < 0 {
 				break
 			}
@@ -183,26 +243,25 @@ func (r *Rebuilder) survivors(ctx context.Context, o *Object, peers []Peer, want
 			pending++
 		}
 		if pending == 0 {
-			break
+			return
 		}
 		a := <-results
 		pending--
 		delete(asking, a.peer)
-		s, duplicate, why := r.judge(o, a, want, held)
+		found, duplicate, why := s.judge(o, a, want, s.held)
 		switch {
-		case s != nil:
-			held = held.With(s.index)
-			list = append(list, s)
+		case found != nil:
+			s.take(found)
 			if !a.again {
 				report.OK++
 			}
 			continue
-		case duplicate && want.Len() == 1 && want.Has(a.resp.FragIndex) && a.resp.ETag != "" && living == nil:
-			living = r.survivorAt(o, a)
+		case duplicate && s.offset == 0 && want.Len() == 1 && want.Has(a.resp.FragIndex) && a.resp.ETag != "" && s.living == nil:
+			s.living = s.survivorAt(o, a)
 			continue
-		case duplicate && !a.again && living == nil:
+		case duplicate && !a.again && s.living == nil:
 			report.OK++
-			exclude := append(held.Indexes(), want.Indexes()...)
+			exclude := append(s.held.Indexes(), want.Indexes()...)
 			ask(a.peer, exclude, true)
 			asking[a.peer] = true
 			pending++
@@ -212,43 +271,19 @@ func (r *Rebuilder) survivors(ctx context.Context, o *Object, peers []Peer, want
 				report.count(a)
 			}
 		}
-		r.loads.of(a.peer).Add(-1)
+		s.loads.of(a.peer).Add(-o.Length)
 		if a.resp != nil {
 			a.resp.Close()
 		}
 	}
-	report.Have = len(list)
-	if living != nil {
-		closeAll(list)
-		return []pipeline.Source{living}, living.etag, nil
-	}
-	plan, err := o.Code.Plan(held, want)
-	if err != nil {
-		closeAll(list)
-		if err := ctx.Err(); err != nil {
-			return nil, "", context.Cause(ctx)
-		}
-		report.Lack = err
-		return nil, "", report
-	}
-	r.note(report.Answers)
-	sources := make([]pipeline.Source, 0, len(list))
-	for _, s := range list {
-		if slices.Contains(plan.In(), s.index) {
-			sources = append(sources, s)
-		} else {
-			closeAll([]*survivor{s})
-		}
-	}
-	return sources, "", nil
 }
 
 // nextPeer says which peer of the queue to ask beside those that are being asked, -1 if
 // what is held and what is expected of those will do. K archives in sight are waited for,
-// since no plan needs more. What a peer holds may be other than what it should (rule 2):
+// since no plan needs more, and with them the spares. What a peer holds may be other than what it should (rule 2):
 // where all that is expected would not do, peers are asked in their order.
-func nextPeer(code *codec.Code, want, held codec.Set, asking map[*Peer]bool, queue []*Peer) int {
-	if len(asking) > 0 && held.Len()+len(asking) >= code.K() {
+func nextPeer(code *codec.Code, want, held codec.Set, spares int, asking map[*Peer]bool, queue []*Peer) int {
+	if len(asking) > 0 && held.Len()+len(asking) >= code.K()+spares {
 		return -1
 	}
 	expected := held
@@ -263,13 +298,21 @@ func nextPeer(code *codec.Code, want, held codec.Set, asking map[*Peer]bool, que
 	switch {
 	case err != nil:
 		return 0
-	case len(chosen) == 0:
+	case len(chosen) > 0:
+		return slices.Index(offered, chosen[0])
+	case spares == 0:
 		return -1
 	}
-	return slices.Index(offered, chosen[0])
+	if chosen = code.ChooseSpares(expected, offered, want); len(chosen) > 0 {
+		return slices.Index(offered, chosen[0])
+	}
+	if spares > 1 && expected.Len() < code.K()+spares { // one more, to tell which of them is wrong
+		return slices.IndexFunc(offered, func(i int) bool { return !expected.Has(i) && !want.Has(i) })
+	}
+	return -1
 }
 
-// slack is how many more outstanding reads than another a peer may have and still be
+// slack is how many more archives, of the length of the one that is asked for, than another a peer may be sending and still be
 // taken for its index: low indexes (data, then the parity that is a plain XOR) make the
 // cheapest plans, and over the partitions of a ring they are spread over all devices.
 const slack = 4
@@ -298,11 +341,12 @@ func (r *Rebuilder) candidates(o *Object, peers []Peer, want, held codec.Set, re
 			seen = seen.With(p.Index)
 		}
 	}
+	bytes := slack * max(1, o.Length)
 	sort.SliceStable(list, func(i, j int) bool {
 		if list[i].last != list[j].last {
 			return list[j].last
 		}
-		if a, b := list[i].load/slack, list[j].load/slack; a != b {
+		if a, b := list[i].load/bytes, list[j].load/bytes; a != b {
 			return a < b
 		}
 		return list[i].p.Index < list[j].p.Index
@@ -323,7 +367,7 @@ func (r *Rebuilder) judge(o *Object, a asked, want, held codec.Set) (s *survivor
 	if a.resp.Status == 507 {
 		r.trust.unmounted(a.peer)
 	}
-	if a.resp.Status != 200 {
+	if a.resp.Status != 200 && a.resp.Status != 206 { // that only where it was asked for
 		return nil, false, fmt.Sprintf("status %d", a.resp.Status)
 	}
 	resp, n := a.resp, o.Code.N()
@@ -334,9 +378,9 @@ func (r *Rebuilder) judge(o *Object, a asked, want, held codec.Set) (s *survivor
 		return nil, false, fmt.Sprintf("mixed Etag: %s, wanted %s", resp.ECEtag, o.ECEtag)
 	case resp.FragIndex < 0 || resp.FragIndex >= n:
 		return nil, false, fmt.Sprintf("invalid X-Object-Sysmeta-Ec-Frag-Index %d", resp.FragIndex)
-	case resp.Length != o.Length:
-		return nil, false, fmt.Sprintf("%d bytes, wanted %d", resp.Length, o.Length)
-	case r.Verify && resp.ETag == "":
+	case resp.Total != o.Length:
+		return nil, false, fmt.Sprintf("%d bytes, wanted %d", resp.Total, o.Length)
+	case r.Verify != VerifyOff && resp.ETag == "":
 		return nil, false, "no ETag"
 	case want.Has(resp.FragIndex) || held.Has(resp.FragIndex):
 		return nil, true, fmt.Sprintf("fragment %d is wanted or held already", resp.FragIndex)

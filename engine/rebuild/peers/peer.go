@@ -62,6 +62,20 @@ func (a *Archive) Head() string {
 	return b.String() + "\r\n"
 }
 
+// from is the answer to a range from a byte on.
+func (a *Archive) from(first string) *Archive {
+	part := *a
+	n, err := strconv.Atoi(first)
+	if err != nil || n >= len(a.Body) {
+		part.Status, part.Body, part.Fields = 416, nil, map[string]string{"Content-Length": "0"}
+		return &part
+	}
+	part.Status, part.Body, part.Fields = 206, a.Body[n:], maps.Clone(a.Fields)
+	part.Fields["Content-Range"] = fmt.Sprintf("bytes %d-%d/%d", n, len(a.Body)-1, len(a.Body))
+	part.Fields["Content-Length"] = strconv.Itoa(len(part.Body))
+	return &part
+}
+
 // Get is a GET that a peer was sent.
 type Get struct {
 	Path, Timestamp string
@@ -257,6 +271,9 @@ func (p *Peer) get(c *fake.Conn, only bool, head, path, name string) bool {
 	a := p.choose(name, g)
 	answer := ""
 	if a != nil {
+		if from, ok := strings.CutPrefix(Field(head, "Range"), "bytes="); ok && a.Status == 200 {
+			a = a.from(strings.TrimSuffix(from, "-"))
+		}
 		answer = a.Head()
 		if only {
 			answer = strings.TrimSuffix(answer, "\r\n") + "X-Backend-Fragments: " + p.fragments(name) + "\r\n\r\n"
