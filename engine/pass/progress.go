@@ -18,6 +18,7 @@ type Progress struct {
 	BytesRead                                   atomic.Int64 // of survivors
 	Sent, BytesSent                             atomic.Int64 // archives and bytes written to receivers so far: some may have to be sent again
 	Sessions, SessionsRetried, Corrupt, Refused atomic.Int64
+	UnderWay                                    atomic.Int64 // sessions that are open now
 
 	ObjectsLeft    atomic.Int64 // could not be rebuilt or sent
 	PartitionsLeft atomic.Int64 // of which something could not be read, compared or synced: each once per local device
