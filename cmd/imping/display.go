@@ -166,6 +166,9 @@ type summary struct {
 	Left           pass.Left `json:"left"`
 
 	Unrepaired []*pass.Unrepaired `json:"unrepaired"`
+	Missing    []int              `json:"partitions_not_here,omitempty"` // of those given
+
+	ended bool // by a signal
 }
 
 func summarise(g *pass.Progress, left pass.Left) *summary {
@@ -190,6 +193,9 @@ func (s *summary) print(w io.Writer, asJSON bool) {
 		s.PartitionsDone, s.Partitions, s.Devices, s.Seconds, s.Rebuilt, size(float64(s.BytesRebuilt)), s.Metadata, s.Tombstones)
 	if s.Quarantined > 0 {
 		fmt.Fprintf(w, "%d local archives were corrupt and were quarantined\n", s.Quarantined)
+	}
+	for _, n := range s.Missing {
+		fmt.Fprintf(w, "partition %d is on none of the devices\n", n)
 	}
 	if s.Left.Any() {
 		fmt.Fprintf(w, "left: %s\n", s.Left)

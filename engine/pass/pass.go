@@ -587,6 +587,19 @@ func (t *targetLocks) of(target string) chan struct{} {
 	return t.m[target]
 }
 
+// held are the targets that somebody has now, sorted.
+func (t *targetLocks) held() (names []string) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	for name, c := range t.m {
+		if len(c) > 0 {
+			names = append(names, name)
+		}
+	}
+	sort.Strings(names)
+	return names
+}
+
 // lock waits for the target, or for ctx. release gives it back, once.
 func (t *targetLocks) lock(ctx context.Context, target string) (release func(), err error) {
 	c := t.of(target)

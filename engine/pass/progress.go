@@ -3,6 +3,7 @@ package pass
 import (
 	"fmt"
 	"sort"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -116,4 +117,26 @@ func eta(elapsed float64, done, total int64) string {
 		}
 	}
 	return fmt.Sprintf("%d%s", int64(left), unit)
+}
+
+// LogWhere says where the pass is: how far, with whom sessions are under way, at what rate
+// archives are sent, and what was left so far.
+func (p *Pass) LogWhere() {
+	g := &p.Progress
+	elapsed := g.Elapsed()
+	of := "?"
+	if g.Collected() {
+		of = fmt.Sprint(g.Partitions.Load())
+	}
+	p.cfg.Log.Infof("%d/%s partitions on %d devices begun in %.0fs; %d archives rebuilt, %d bytes sent (%.2f MB/sec); %d sessions under way%s; left so far: %s",
+		g.PartitionsDone.Load(), of, g.Devices.Load(), elapsed.Seconds(), g.Rebuilt.Load(),
+		g.BytesSent.Load(), float64(g.BytesSent.Load())/1e6/max(elapsed.Seconds(), 1e-3), g.UnderWay.Load(), list(p.targets.held()), g.left())
+}
+
+// list is ": a, b" or, of nothing, nothing.
+func list(names []string) string {
+	if len(names) == 0 {
+		return ""
+	}
+	return ": " + strings.Join(names, ", ")
 }
