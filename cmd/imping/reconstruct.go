@@ -172,6 +172,9 @@ func reconstruct(o *reconstructOptions, stdout io.Writer) error {
 			log.Errorf("%v", err) // standard error may be /dev/null
 		}
 		summed.Store(did)
+		if err == nil && cfg.Workers > 0 && ctx.Err() == nil {
+			log.Noticef("Finished %d", os.Getpid()) // what Swift's parent of workers says
+		}
 		return err
 	})
 	if err != nil {
