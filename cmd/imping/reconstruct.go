@@ -384,6 +384,9 @@ func passConfig(sec *conf.Section, o *reconstructOptions) (*pass.Config, error) 
 		}
 		cfg.OnlyPartitions = append(cfg.OnlyPartitions, n)
 	}
+	if sec.Get("log_custom_handlers", "") != "" {
+		return nil, sec.Errorf("log_custom_handlers", "empty: Python functions can not be called")
+	}
 	for _, key := range sec.Keys() {
 		if strings.HasPrefix(key, "imping_") && key != optVerify && key != optBudget {
 			return nil, fmt.Errorf("%s: [%s] has an unknown option %s (known: %s, %s)", sec.Path, sec.Name, key, optBudget, optVerify)
@@ -420,16 +423,14 @@ func passConfig(sec *conf.Section, o *reconstructOptions) (*pass.Config, error) 
 	return cfg, r.err
 }
 
-// reader collects the first error of many options.
+// reader collects the errors of many options.
 type reader struct {
 	sec *conf.Section
 	err error
 }
 
 func (r *reader) keep(err error) {
-	if r.err == nil {
-		r.err = err
-	}
+	r.err = errors.Join(r.err, err)
 }
 
 func (r *reader) int(option string, def int) int {
