@@ -21,6 +21,7 @@ func Notify(log *Logger, state string) {
 	}
 	conn, err := net.Dial("unixgram", address)
 	if err == nil {
+		conn.SetWriteDeadline(time.Now().Add(time.Second)) // systemd may be busy; a daemon is not to wait for it
 		_, err = conn.Write([]byte(state))
 		conn.Close()
 	}

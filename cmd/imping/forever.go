@@ -27,7 +27,6 @@ func reconstructForever(sec *conf.Section, cfg *pass.Config, log *daemon.Logger,
 		default:
 		}
 	})()
-	cfg.Hung = new(pass.Hung)
 	if !o.swiftName && !o.verbose {
 		fmt.Fprintln(os.Stderr, "imping: reconstructing, pass after pass; the log goes to syslog, with -v here too")
 	}
@@ -103,7 +102,7 @@ func reread(old *pass.Config, o *reconstructOptions) (*pass.Config, time.Duratio
 	if err != nil {
 		return nil, 0, err
 	}
-	cfg.Swift, cfg.Statsd, cfg.Hung = old.Swift, old.Statsd, old.Hung
+	cfg.Swift, cfg.Statsd, cfg.Kept = old.Swift, old.Statsd, old.Kept
 	pause, err := interval(sec)
 	return cfg, pause, err
 }

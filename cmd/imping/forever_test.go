@@ -4,6 +4,7 @@ import (
 	"bufio"
 	"bytes"
 	"fmt"
+	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -47,15 +48,15 @@ type running struct {
 }
 
 // runForever starts `imping reconstruct` without once.
-func (c *either) runForever(node int, args ...string) *running {
+func (c *either) runForever(node int, environment ...string) *running {
 	c.Helper()
 	exe, err := os.Executable()
 	if err != nil {
 		c.Fatal(err)
 	}
-	cmd := exec.CommandContext(c.Context(), exe, append([]string{"reconstruct", c.conf(node), "-v", "--swift-conf", c.SwiftConf()}, args...)...)
+	cmd := exec.CommandContext(c.Context(), exe, "reconstruct", c.conf(node), "-v", "--swift-conf", c.SwiftConf())
 	cmd.Args[0] = "imping"
-	cmd.Env = append(os.Environ(), asProgram+"=1", "GORACE=atexit_sleep_ms=0")
+	cmd.Env = append(append(os.Environ(), asProgram+"=1", "GORACE=atexit_sleep_ms=0"), environment...)
 	return start(c.T, cmd)
 }
 
@@ -231,12 +232,66 @@ func TestADaemonEndsInTheMiddleOfAPass(t *testing.T) {
 			}
 		}
 	}
-	r := c.runForever(node)
+	systemd, err := net.ListenUnixgram("unixgram", &net.UnixAddr{Name: filepath.Join(t.TempDir(), "notify"), Net: "unixgram"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer systemd.Close()
+	r := c.runForever(node, "NOTIFY_SOCKET="+systemd.LocalAddr().String(), "WATCHDOG_USEC=60000000", "WATCHDOG_PID=")
 	r.await("will be tried again", 1)
 	r.signal(syscall.SIGUSR1)
 	r.await("sessions under way", 1)
 	if status := r.end(syscall.SIGTERM); status != exitDone || strings.Contains(r.text(), completed) {
 		t.Errorf("exit status %d", status)
+	}
+	for _, want := range []string{"READY=1", "WATCHDOG=1", "STOPPING=1"} {
+		buf := make([]byte, 100)
+		systemd.SetReadDeadline(time.Now().Add(20 * time.Second))
+		if n, err := systemd.Read(buf); err != nil || string(buf[:n]) != want {
+			t.Errorf("systemd hears %q, %v, want %s", buf[:n], err, want)
+		}
+	}
+}
+
+// rule 38: -d and -p say nothing to a daemon under Swift's name, and are wrong under our own.
+func TestADaemonCoversAllDevices(t *testing.T) {
+	t.Parallel()
+	c := startEmbedded(t)
+	o := &reconstructOptions{conf: c.conf(1), swiftConf: c.SwiftConf(), devices: []string{"sd1"}, partitions: []string{"1"}, swiftName: true}
+	_, cfg, log, err := prepareReconstruct(o)
+	if err != nil {
+		t.Fatal(err)
+	}
+	log.Close()
+	if o.once || len(cfg.OnlyDevices)+len(cfg.OnlyPartitions) > 0 {
+		t.Errorf("once %v, narrowed to %q and %d", o.once, cfg.OnlyDevices, cfg.OnlyPartitions)
+	}
+	for _, word := range []string{"--devices=sd1", "--partitions=1", "--json"} {
+		if status, _, problems := runImping(t, "reconstruct", c.conf(1), word, "--swift-conf", c.SwiftConf()); status != exitFailed || !strings.Contains(problems, "the word `once`") {
+			t.Errorf("%s: status %d, %s", word, status, problems)
+		}
+	}
+}
+
+// A pass over partitions that are not here has done nothing, and says so.
+func TestPartitionsThatAreNotHereAreAnError(t *testing.T) {
+	t.Parallel()
+	c := startEmbedded(t)
+	c.load()
+	status, _, problems := runImping(t, "reconstruct", c.conf(1), "once", "-p", "999999", "--swift-conf", c.SwiftConf())
+	if status != exitFailed || !strings.Contains(problems, "none of the partitions given with -p is on a device that the pass covers (sd1, sd2)") {
+		t.Errorf("status %d, %s", status, problems)
+	}
+	var here string
+	for _, dir := range []string{"objects", "objects-1"} {
+		entries, _ := os.ReadDir(filepath.Join(c.DevicePath("sd1"), dir))
+		for _, e := range entries {
+			here = e.Name()
+		}
+	}
+	status, out, problems := runImping(t, "reconstruct", c.conf(1), "once", "-p", "999999,"+here, "--swift-conf", c.SwiftConf())
+	if status != exitDone || !strings.Contains(out, "partition 999999 is on none of the devices\n") {
+		t.Errorf("status %d, %s%s", status, out, problems)
 	}
 }
 
@@ -257,7 +312,7 @@ func TestThirtyPassesLeaveNothingBehind(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer log.Close()
-	cfg.Hung = new(pass.Hung)
+	cfg.Kept = new(pass.Kept)
 	var settled goleak.Option
 	var descriptors int
 	for n := range 30 {

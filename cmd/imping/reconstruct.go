@@ -148,7 +148,8 @@ func reconstruct(o *reconstructOptions, stdout io.Writer) error {
 	}
 	defer log.Close()
 	defer cfg.Statsd.Close()
-	if !o.once && !o.point() { // what is wrong is said while there is somebody to read it
+	if !o.once && !o.point() {
+		cfg.Kept = new(pass.Kept)
 		p, err := pass.New(quiet(cfg))
 		if err != nil {
 			return err

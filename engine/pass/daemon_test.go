@@ -2,6 +2,7 @@ package pass
 
 import (
 	"net"
+	"os"
 	"path/filepath"
 	"slices"
 	"strconv"
@@ -12,6 +13,7 @@ import (
 	"imping/daemon"
 	"imping/engine/rebuild/peers"
 	"imping/swift/conf"
+	"imping/swift/ring"
 )
 
 // A call to a disk may hang for days. Each pass of a daemon would add a thread to those that
@@ -19,7 +21,7 @@ import (
 func TestLaterPassesLeaveADeviceAloneWhileACallToItHangs(t *testing.T) { // laws 5 and 7
 	t.Parallel()
 	l := newLabOfTwo(t)
-	l.cfg.Hung = &Hung{}
+	l.cfg.Kept = new(Kept)
 	l.only(left)
 	l.object(0, "/a/c/o0", multi, left)
 	o := l.onSdb("/a/c/o3", multi, left)
@@ -45,6 +47,27 @@ func TestLaterPassesLeaveADeviceAloneWhileACallToItHangs(t *testing.T) { // laws
 		t.Errorf("left %v of %d partitions after the call came back", result, l.pass.Progress.Partitions.Load())
 	}
 	l.quiet()
+}
+
+func TestARingIsReadAgainOnlyWhenItHasChanged(t *testing.T) {
+	t.Parallel()
+	l := newLab(t)
+	l.cfg.Kept = new(Kept)
+	l.agree(left, right, far)
+	var rings []*ring.Ring
+	for n := range 4 {
+		l.want(l.run(bg), "")
+		rings = append(rings, l.pass.policies[0].ring)
+		if n == 1 {
+			l.writeRing(nil)
+			if err := os.Chtimes(rings[0].Path, time.Time{}, rings[0].ModTime.Add(time.Second)); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	if rings[0] != rings[1] || rings[1] == rings[2] || rings[2] != rings[3] {
+		t.Errorf("the passes had %p", rings)
+	}
 }
 
 func TestAPassInWhichNothingMovesIsEnded(t *testing.T) {

@@ -68,7 +68,7 @@ type Config struct {
 
 	LockupTimeout time.Duration  // lockup_timeout; 0: none
 	Statsd        *daemon.Statsd // nil: none
-	Hung          *Hung          // of all passes of a process; nil: there is only one
+	Kept          *Kept          // by the passes of a process for each other; nil: there is only one
 
 	// AllowedHeaders is the object servers' allowed_headers, in lower case: Repair takes
 	// what they show for metadata, besides DefaultAllowedHeaders.
@@ -152,7 +152,7 @@ func New(cfg Config) (*Pass, error) {
 			continue
 		}
 		pl := &place{pol: pol, checked: time.Now()}
-		if pl.ring, err = ring.Load(filepath.Join(cfg.SwiftDir, ring.Name(pol.Index)+".ring.gz")); err != nil {
+		if pl.ring, err = cfg.Kept.ring(filepath.Join(cfg.SwiftDir, ring.Name(pol.Index)+".ring.gz")); err != nil {
 			return nil, err
 		}
 		if n := pol.UniqueFragments() * pol.Duplication; pl.ring.Replicas() != float64(n) {
@@ -218,7 +218,7 @@ func (p *Pass) Run(ctx context.Context) Left {
 	p.queue = q
 	q.work = func(it *item) bool { return p.work(q, it) }
 	q.note = p.noteStalled
-	q.hung = p.cfg.Hung.add
+	q.hung = p.cfg.Kept.hang
 	q.listed = func() { p.Progress.collected.Store(true) } // or has been given up
 	p.collect(q)
 	defer p.watchLockups(ctx, cancel)()

@@ -5,37 +5,64 @@ import (
 	"sync"
 
 	"imping/io/diskfile"
+	"imping/swift/ring"
 )
 
-// Hung knows the devices on which calls of a pass hang in the kernel. The passes of a process
-// share it: a call can outlive its pass, and one more hanging thread in every pass would be
-// the end of the process. The zero value is ready; nil knows none.
-type Hung struct {
+// Kept is what the passes of a process hand on to the next. The zero value is ready; nil keeps
+// nothing, for one who makes a single pass.
+type Kept struct {
 	mu    sync.Mutex
-	calls map[string]int // by device
+	rings map[string]*ring.Ring // by path
+	// hung counts calls that hang in the kernel, by device: they can outlive their pass, and
+	// one more hanging thread in every pass would be the end of the process.
+	hung map[string]int
 }
 
-func (h *Hung) add(device string, n int) {
-	if h == nil {
+// ring is the one of a file: what was read of it before, unless it has changed.
+func (k *Kept) ring(path string) (*ring.Ring, error) {
+	if k == nil {
+		return ring.Load(path)
+	}
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	if r := k.rings[path]; r != nil {
+		if changed, err := r.Changed(); err == nil && !changed {
+			return r, nil
+		}
+	}
+	r, err := ring.Load(path)
+	if err != nil {
+		return nil, err
+	}
+	if k.rings == nil {
+		k.rings = make(map[string]*ring.Ring)
+	}
+	k.rings[path] = r
+	return r, nil
+}
+
+// hang takes note of calls that hang, or that came back.
+func (k *Kept) hang(device string, more int) {
+	if k == nil {
 		return
 	}
-	h.mu.Lock()
-	defer h.mu.Unlock()
-	if h.calls == nil {
-		h.calls = make(map[string]int)
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	if k.hung == nil {
+		k.hung = make(map[string]int)
 	}
-	if h.calls[device] += n; h.calls[device] == 0 {
-		delete(h.calls, device)
+	if k.hung[device] += more; k.hung[device] == 0 {
+		delete(k.hung, device)
 	}
 }
 
-func (h *Hung) has(device string) bool {
-	if h == nil {
+func (k *Kept) hangs(device string) bool {
+	if k == nil {
 		return false
 	}
-	h.mu.Lock()
-	defer h.mu.Unlock()
-	return h.calls[device] > 0
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	return k.hung[device] > 0
 }
 
 // withoutHung takes those devices out on which calls of earlier passes still hang: they are
@@ -43,7 +70,7 @@ func (h *Hung) has(device string) bool {
 func (p *Pass) withoutHung(devices map[string][]localDevice) map[string]func(diskfile.Watch) []*partition {
 	looks := make(map[string]func(diskfile.Watch) []*partition, len(devices))
 	for name, of := range devices {
-		if !p.cfg.Hung.has(name) {
+		if !p.cfg.Kept.hangs(name) {
 			looks[name] = func(w diskfile.Watch) []*partition { return p.list(of, w) }
 			continue
 		}
