@@ -47,7 +47,11 @@ type Left struct {
 func (l Left) Any() bool { return l != Left{} }
 
 func (l Left) String() string {
-	return fmt.Sprintf("%d objects, %d partitions, %d devices, %d policies, %d partitions to revert", l.Objects, l.Partitions, l.Devices, l.Policies, l.Handoffs)
+	s := fmt.Sprintf("%d objects, %d partitions, %d devices, %d policies, %d partitions to revert", l.Objects, l.Partitions, l.Devices, l.Policies, l.Handoffs)
+	if l.Interrupted {
+		s += ", and what the pass had not come to"
+	}
+	return s
 }
 
 func (g *Progress) left() Left {
