@@ -44,7 +44,7 @@ count-arm64:          ## instructions of native's kernels on arm64: the table of
 # has tests of its own. The fault matrix waits for timeouts most of its time, and what it exercises the unit tests
 # do. Long comparisons with Swift, in io/diskfile, netfast/server and lab/real, are one thing after the other. What
 # stays of the real cluster has many sessions at once: the receivers' limits, handoffs, rot, point repairs, our servers.
-NORACE = ^TestWhateverPeersDo|^TestScenario/^real$$|^TestAWipedDeviceComesBack|^TestArchivesSavedFromDisks|^TestRandom(Replicated)?(Partitions|Writes)|^TestObjectsAre(Given|Written)AsSwiftDoes$$|^TestStockReconstructorsBringBack|^TestTheEmbeddedClusterStores
+NORACE = ^TestWhateverPeersDo|^TestScenario/^real$$|^TestAWipedDeviceComesBack|^TestArchivesSavedFromDisks|^TestRandom(Replicated)?(Partitions|Writes)|^TestObjectsAre(Given|Written)AsSwiftDoes$$|^TestStockReconstructorsBringBack|^TestTheEmbeddedClusterStores|^TestDashboardsSeeNoDifference
 
 race: build deps      ## the same under the race detector, but what adds nothing there
 	GORACE=atexit_sleep_ms=0 $(GO) test -p 1 -race -timeout 900s -skip '$(NORACE)' ./...

@@ -12,6 +12,7 @@ import (
 	"strings"
 	"syscall"
 	"testing"
+	"time"
 
 	"go.uber.org/goleak"
 	"golang.org/x/sys/unix"
@@ -60,11 +61,26 @@ var roles = map[string]func(args []string) error{
 		}
 		return Run(context.Background(), log, func(ctx context.Context) error {
 			fmt.Println("running")
-			if args[0] == "wait" {
+			switch args[0] {
+			case "wait":
 				<-ctx.Done()
+			case "watch":
+				defer OnSignal(syscall.SIGUSR1, func() { fmt.Println("asked") })()
+				fmt.Println("watching")
+				Watchdog(ctx, log, func() bool { return true })
 			}
 			return nil
 		})
+	},
+	"hang": func([]string) error {
+		log, err := NewLogger(conf.NewSection("a", "", nil), "test", os.Stderr)
+		if err != nil {
+			return err
+		}
+		return run(context.Background(), log, func(context.Context) error {
+			fmt.Println("running")
+			select {}
+		}, time.Millisecond)
 	},
 	"limits": func([]string) error {
 		RaiseLimits()

@@ -1,6 +1,7 @@
 package daemon
 
 import (
+	"bufio"
 	"fmt"
 	"net"
 	"os"
@@ -11,6 +12,7 @@ import (
 	"strings"
 	"syscall"
 	"testing"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
 	"github.com/google/go-cmp/cmp/cmpopts"
@@ -313,5 +315,75 @@ func TestSystemdHearsOfStartAndStop(t *testing.T) {
 	}
 	if got := string(receive(t, abstract)); got != "READY=1" {
 		t.Errorf("systemd hears %q", got)
+	}
+}
+
+// What does not end must not keep swift-init waiting.
+func TestABodyThatDoesNotEndIsCutOff(t *testing.T) {
+	cmd := again(t, "hang")
+	var errOut strings.Builder
+	cmd.Stderr = &errOut
+	started(t, cmd)
+	if err := cmd.Process.Signal(syscall.SIGTERM); err != nil {
+		t.Fatal(err)
+	}
+	if err := cmd.Wait(); err != nil || !strings.Contains(errOut.String(), "it is cut off") {
+		t.Errorf("%v: %s", err, errOut.String())
+	}
+}
+
+func TestSystemdHearsThatTheDaemonIsWell(t *testing.T) {
+	path := filepath.Join(shortDir(t), "notify")
+	systemd := listen(t, path)
+	cmd := again(t, "run", "watch")
+	cmd.Env = append(cmd.Env, "NOTIFY_SOCKET="+path, "WATCHDOG_USEC=2000", "WATCHDOG_PID=") // of every process
+	started(t, cmd)
+	for _, want := range []string{"READY=1", "WATCHDOG=1", "WATCHDOG=1", "WATCHDOG=1"} {
+		if got := string(receive(t, systemd)); got != want {
+			t.Errorf("systemd hears %q, want %q", got, want)
+		}
+	}
+	if err := cmd.Process.Signal(syscall.SIGTERM); err != nil {
+		t.Fatal(err)
+	}
+	if err := cmd.Wait(); err != nil {
+		t.Error(err)
+	}
+	for env, want := range map[string]time.Duration{"1:": 0, "4000000:": 2 * time.Second, "x:": 0, "4000000:1": 0, fmt.Sprintf("4000000:%d", os.Getpid()): 2 * time.Second} {
+		us, pid, _ := strings.Cut(env, ":")
+		t.Setenv("WATCHDOG_USEC", us)
+		t.Setenv("WATCHDOG_PID", pid)
+		if got := watchdogInterval(); got != want {
+			t.Errorf("%s: %v, want %v", env, got, want)
+		}
+	}
+}
+
+func TestSignalsAreActedOnAndEndNothing(t *testing.T) {
+	cmd := again(t, "run", "watch")
+	cmd.Env = append(cmd.Env, "WATCHDOG_USEC=2000", "WATCHDOG_PID=")
+	out, err := cmd.StdoutPipe()
+	if err == nil {
+		err = cmd.Start()
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	lines := bufio.NewScanner(out)
+	for _, want := range []string{"running", "watching", "asked", "asked"} {
+		if !lines.Scan() || lines.Text() != want {
+			t.Fatalf("%q, want %q", lines.Text(), want)
+		}
+		if want == "watching" || want == "asked" {
+			if err := cmd.Process.Signal(syscall.SIGUSR1); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	if err := cmd.Process.Signal(syscall.SIGTERM); err != nil {
+		t.Fatal(err)
+	}
+	if err := cmd.Wait(); err != nil {
+		t.Error(err)
 	}
 }

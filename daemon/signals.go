@@ -3,12 +3,11 @@ package daemon
 import (
 	"context"
 	"errors"
-	"net"
 	"os"
 	"os/signal"
-	"strings"
 	"sync"
 	"syscall"
+	"time"
 )
 
 // The causes of a context that a signal cancelled (context.Cause).
@@ -46,18 +45,62 @@ func Signals(parent context.Context, log *Logger) (ctx context.Context, stop fun
 	}
 }
 
+// OnSignal has do called, one call after the other, whenever the signal arrives. stop gives
+// the signal its usual effect again, and returns when no call is under way.
+func OnSignal(sig os.Signal, do func()) (stop func()) {
+	received := make(chan os.Signal, 1)
+	signal.Notify(received, sig)
+	ended := make(chan struct{})
+	var watch sync.WaitGroup
+	watch.Go(func() {
+		defer signal.Stop(received)
+		for {
+			select {
+			case <-ended:
+				return
+			case <-received:
+				do()
+			}
+		}
+	})
+	return func() {
+		close(ended)
+		watch.Wait()
+	}
+}
+
+// stopTime is how long a daemon may take to end in order. swift-init kills after 15 s.
+const stopTime = 10 * time.Second
+
 // Run runs body as Swift runs a daemon that has been set up: with the notice lines
 // "Starting PID" and "Exited PID" around it, under a context as from Signals, and with word
 // to systemd when it starts and stops. After SIGTERM, or when body fails, there is no
 // "Exited" line. The error is body's; after a signal it is nil, for that is how a daemon
-// ends. Swift: common/daemon.py, run_daemon.
+// ends. A body that does not end within stopTime after a signal is no longer waited for.
+// Swift: common/daemon.py, run_daemon.
 func Run(ctx context.Context, log *Logger, body func(context.Context) error) error {
+	return run(ctx, log, body, stopTime)
+}
+
+func run(ctx context.Context, log *Logger, body func(context.Context) error, patience time.Duration) error {
 	log.Noticef("Starting %d", os.Getpid())
 	ctx, stop := Signals(ctx, log)
 	defer stop()
 	Notify(log, "READY=1")
-	err := body(ctx)
-	Notify(log, "STOPPING=1")
+	ended := make(chan error, 1)
+	go func() { ended <- body(ctx) }()
+	var err error
+	select {
+	case err = <-ended:
+		Notify(log, "STOPPING=1")
+	case <-ctx.Done():
+		Notify(log, "STOPPING=1")
+		select {
+		case err = <-ended:
+		case <-time.After(patience):
+			log.Errorf("Something has not ended %v after the signal: it is cut off", patience)
+		}
+	}
 	switch cause := context.Cause(ctx); {
 	case cause == ErrTerminated:
 		return nil
@@ -68,24 +111,4 @@ func Run(ctx context.Context, log *Logger, body func(context.Context) error) err
 		log.Noticef("Exited %d", os.Getpid())
 	}
 	return err
-}
-
-// Notify tells systemd of a state, where systemd has started this process and waits for it.
-// Swift: common/utils.py, systemd_notify.
-func Notify(log *Logger, state string) {
-	address := os.Getenv("NOTIFY_SOCKET")
-	if address == "" {
-		return
-	}
-	if rest, abstract := strings.CutPrefix(address, "@"); abstract {
-		address = "\x00" + rest
-	}
-	conn, err := net.Dial("unixgram", address)
-	if err == nil {
-		_, err = conn.Write([]byte(state))
-		conn.Close()
-	}
-	if err != nil {
-		log.Debugf("Systemd notification failed: %v", err)
-	}
 }

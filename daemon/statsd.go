@@ -49,7 +49,10 @@ func NewStatsd(sec *conf.Section, name string) (*Statsd, error) {
 }
 
 // Increment counts something.
-func (s *Statsd) Increment(metric string) { s.send(metric, "1", "c", -1) }
+func (s *Statsd) Increment(metric string) { s.Add(metric, 1) }
+
+// Add counts n of something; Swift tells of none, too.
+func (s *Statsd) Add(metric string, n int) { s.send(metric, strconv.Itoa(n), "c", -1) }
 
 // Timing tells how long something took. rate is the share of calls that is told; below 0 it is the default.
 func (s *Statsd) Timing(metric string, d time.Duration, rate float64) {

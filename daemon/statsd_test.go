@@ -52,6 +52,7 @@ for i, conf in enumerate(json.load(sys.stdin)):
     conf.setdefault('log_name', 'object-server')
     log = get_logger(conf, log_route='server%d' % i)
     log.increment('async_pendings')
+    log.update_stats('suffix.hashes', 0)
     log.timing('PUT.timing', 12.5)
     log.timing('PUT.timing', 12.5, sample_rate=0.99999)
     log.transfer_rate('PUT.sda.timing', 0.25, 1000)
@@ -61,7 +62,7 @@ json.dump(True, sys.stdout)
 	var wanted [][]string
 	for range settings {
 		var want []string
-		for range 4 {
+		for range 5 {
 			want = append(want, next())
 		}
 		wanted = append(wanted, want)
@@ -73,6 +74,7 @@ json.dump(True, sys.stdout)
 			t.Fatal(err)
 		}
 		s.Increment("async_pendings")
+		s.Add("suffix.hashes", 0)
 		s.Timing("PUT.timing", 12500*time.Microsecond, -1)
 		s.Timing("PUT.timing", 12500*time.Microsecond, 0.99999)
 		s.Transfer("PUT.sda.timing", 250*time.Millisecond, 1000)

@@ -9,12 +9,19 @@ import (
 // Table returns the report as Markdown.
 func (r *Report) Table() string {
 	var b strings.Builder
-	fmt.Fprintf(&b, "%s, last-level cache %d MiB, kernel %s, medians of %d rounds of %v\n\n", r.CPU, r.LLC>>20, r.Default, r.Rounds, r.Window)
+	fmt.Fprintf(&b, "%s, last-level cache %d MiB, kernel %s, %s of %v\n\n", r.CPU, r.LLC>>20, r.Default, rounds(r.Rounds), r.Window)
 	r.schemes(&b)
 	r.kernels(&b)
 	r.stock(&b)
 	r.headers(&b)
 	return b.String()
+}
+
+func rounds(n int) string {
+	if n == 1 {
+		return "one round"
+	}
+	return fmt.Sprintf("medians of %d rounds", n)
 }
 
 // at returns the row of an engine in the case of another row, or nil.

@@ -171,6 +171,9 @@ type summary struct {
 	CPU       float64              `json:"cpu_seconds"`          // of this process
 
 	Unrepaired []*pass.Unrepaired `json:"unrepaired"`
+	Missing    []int              `json:"partitions_not_here,omitempty"` // of those given
+
+	ended bool // by a signal
 }
 
 // stageTime is where time went, in seconds, of all partitions together.
@@ -231,6 +234,9 @@ func (s *summary) print(w io.Writer, asJSON bool) {
 		s.PartitionsDone, s.Partitions, s.Devices, s.Seconds, s.Rebuilt, size(float64(s.BytesRebuilt)), s.Metadata, s.Tombstones)
 	if s.Quarantined > 0 {
 		fmt.Fprintf(w, "%d local archives were corrupt and were quarantined\n", s.Quarantined)
+	}
+	for _, n := range s.Missing {
+		fmt.Fprintf(w, "partition %d is on none of the devices\n", n)
 	}
 	if s.Left.Any() {
 		fmt.Fprintf(w, "left: %s\n", s.Left)

@@ -692,7 +692,7 @@ func TestWhatCanNotRunSaysWhy(t *testing.T) {
 		{name: "swift.conf of two minds", conf: func(s string) string { return s }, swift: func(s string) string {
 			return strings.Replace(s, "swift_hash_path_suffix = ", "swift_hash_path_suffix = x", 1)
 		}, args: []string{"two"}, want: "differ"},
-		{name: "not once", args: []string{"forever"}, want: "once"},
+		{name: "a daemon without a ring", ring: func([]byte) []byte { return nil }, args: []string{"forever"}, want: "object-1.ring.gz"},
 		{name: "devices without once", args: []string{"forever", "-d", "sd5"}, want: "once"},
 		{name: "another node's device", args: []string{"-d", "sd14"}, want: "sd14"},
 		{name: "a partition that is no number", args: []string{"-p", "x"}, want: "x"},

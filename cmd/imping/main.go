@@ -66,7 +66,8 @@ Exit status: 0 all done, 1 could not run, 2 ran but something was left.`,
 		Version:       version,
 	}
 	root.SetVersionTemplate(versionText())
-	root.AddCommand(reconstructCommand(), versionCommand(), demoCommand(), labCommand(), benchCommand(), fragmentCommand(), soakCommand(), serveCommand())
+	root.AddCommand(reconstructCommand(), versionCommand(), demoCommand(), labCommand(), benchCommand(), fragmentCommand(), soakCommand(), serveCommand(), checkCommand())
+	root.SetHelpCommand(helpCommand(root))
 	root.CompletionOptions.HiddenDefaultCmd = true
 	began := false
 	noteRuns(root, &began)
@@ -90,6 +91,24 @@ Exit status: 0 all done, 1 could not run, 2 ran but something was left.`,
 		fmt.Fprintf(os.Stderr, "`%s --help` says more\n", cmd.CommandPath())
 	}
 	return status
+}
+
+// helpCommand is cobra's, but that a command which is not there is an error.
+func helpCommand(root *cobra.Command) *cobra.Command {
+	return &cobra.Command{
+		Use:   "help [COMMAND]",
+		Short: "say more about a command",
+		RunE: func(_ *cobra.Command, args []string) error {
+			cmd, rest, err := root.Find(args)
+			if err == nil && len(rest) > 0 {
+				err = fmt.Errorf("unknown command %q for %q", rest[0], cmd.CommandPath())
+			}
+			if err != nil {
+				return err
+			}
+			return cmd.Help()
+		},
+	}
 }
 
 // noteRuns has began set when a command is run: its words and flags were good.

@@ -45,6 +45,7 @@ func TestWrongWordsAreRefusedWithAWayOn(t *testing.T) {
 		{"fragment decode x", "imping: required flag(s) \"output\" not set\nusage: imping fragment decode -o FILE ARCHIVE... [flags]\n`imping fragment decode --help` says more\n"},
 		{"feather", "imping: unknown command \"feather\" for \"imping\"\n`imping --help` says more\n"},
 		{"lab feather", "imping: unknown command \"feather\" for \"imping lab\"\n`imping lab --help` says more\n"},
+		{"help feather", "imping: unknown command \"feather\" for \"imping\"\nusage: imping help [COMMAND] [flags]\n`imping help --help` says more\n"},
 		// What is wrong with a value says all itself, and before anything is done.
 		{"reconstruct x once --profile heap", "imping: --profile heap: block, cpu, mem, trace are known\n"},
 		{"reconstruct x --object /a/c/o --stats", "imping: --stats is about a pass, not about one object\n"},

@@ -8,6 +8,7 @@ import (
 	"io"
 	"strconv"
 	"strings"
+	"sync/atomic"
 	"text/tabwriter"
 
 	"imping/daemon"
@@ -85,15 +86,16 @@ func repairPoint(ctx context.Context, cfg *pass.Config, log *daemon.Logger, o *r
 // reconstructPoint repairs one object and says what came of it (rule 36: exit 1 when it
 // could not run, 2 when something is left).
 func reconstructPoint(cfg *pass.Config, log *daemon.Logger, o *reconstructOptions, stdout io.Writer) error {
-	var report *pass.PointReport
+	var found atomic.Pointer[pass.PointReport]
 	err := daemon.Run(context.Background(), log, func(ctx context.Context) error {
-		var err error
-		report, err = repairPoint(ctx, cfg, log, o)
+		report, err := repairPoint(ctx, cfg, log, o)
+		found.Store(report)
 		return err
 	})
 	if err != nil {
 		return err
 	}
+	report := found.Load()
 	if report == nil { // a signal came first
 		return &exitError{status: exitFailed, err: errEnded}
 	}

@@ -9,6 +9,7 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
+	"sync/atomic"
 	"syscall"
 	"time"
 
@@ -46,18 +47,26 @@ type reconstructOptions struct {
 	// watch is told of a pass that begins, and gives what is to be called at its end; nil: a
 	// display on standard error.
 	watch func(*pass.Progress) (end func())
+
+	current atomic.Pointer[pass.Pass] // the pass that runs now
 }
 
 func reconstructCommand() *cobra.Command {
 	var o reconstructOptions
 	cmd := &cobra.Command{
-		Use:   "reconstruct CONF {once [verbose] | --object /A/C/O | --hash H}",
-		Short: "make one pass over this node's devices and rebuild what their partners miss, or repair one object",
+		Use:   "reconstruct CONF [once] [verbose] [--object /A/C/O | --hash H]",
+		Short: "rebuild what the partners of this node's devices miss, pass after pass or once, or repair one object",
 		Long: `Reads the [object-reconstructor] section of CONF (a file, or a folder of *.conf
 files) as swift-object-reconstructor does, compares the suffix hashes of every
 primary partition with its partners, rebuilds the fragment archives that they miss
 and pushes them by SSYNC. Fragments that belong elsewhere are left in place and counted.
 A lost device is rebuilt by its partners: make a pass on every node but its own.
+
+With the word once it makes one pass; without it, it goes on, in the foreground, with
+CONF's interval between passes. Rings and options are read anew before each pass.
+SIGHUP begins the next pass as soon as the present one ends, which a changed ring ends
+early; SIGUSR1 logs where the pass is; SIGTERM ends it in order. Under the name
+swift-object-reconstructor it is the daemon.
 
 With --object or --hash it repairs this one object now, on whichever nodes it belongs
 to, and says node by node what it found and did: every archive is read and verified,
@@ -67,6 +76,7 @@ in. --hash needs it, and a local file of the object, which knows the name.
 
 Exit status: 0 all done, 1 could not run, 2 something was left.`,
 		Example: `  imping reconstruct /etc/swift/object-server.conf once
+  imping reconstruct /etc/swift/object-server.conf -v
   imping reconstruct /etc/swift/object-server/1.conf once -v -d sdb1,sdc1
   imping reconstruct /etc/swift/object-server.conf once -p 117 --json
   imping reconstruct /etc/swift/object-server.conf --object "/AUTH_test/photos/a cat.jpg"
@@ -145,6 +155,15 @@ func reconstruct(o *reconstructOptions, stdout io.Writer) error {
 		return err
 	}
 	defer log.Close()
+	defer cfg.Statsd.Close()
+	if !o.once && !o.point() {
+		cfg.Kept = new(pass.Kept)
+		p, err := pass.New(quiet(cfg))
+		if err != nil {
+			return err
+		}
+		p.Close()
+	}
 	if o.profile != "" { // before the user changes, who may not be allowed to write here
 		defer startProfile(o.profile)()
 	}
@@ -154,23 +173,31 @@ func reconstruct(o *reconstructOptions, stdout io.Writer) error {
 	if o.point() {
 		return reconstructPoint(cfg, log, o, stdout)
 	}
-	var did *summary
+	defer daemon.OnSignal(syscall.SIGUSR1, func() { o.logWhere(log) })()
+	if !o.once {
+		return reconstructForever(sec, cfg, log, o)
+	}
+	var summed atomic.Pointer[summary] // a pass that is cut off may yet come to its end
 	err = daemon.Run(context.Background(), log, func(ctx context.Context) error {
-		var err error
-		did, err = onePass(ctx, cfg, log, o)
+		did, err := onePass(ctx, cfg, log, o)
 		if err != nil && o.swiftName {
 			log.Errorf("%v", err) // standard error may be /dev/null
+		}
+		summed.Store(did)
+		if err == nil && cfg.Workers > 0 && ctx.Err() == nil {
+			log.Noticef("Finished %d", os.Getpid()) // what Swift's parent of workers says
 		}
 		return err
 	})
 	if err != nil {
 		return err
 	}
+	did := summed.Load()
 	if did == nil { // a signal came first
 		return &exitError{status: exitFailed, err: errEnded}
 	}
 	did.print(stdout, o.json)
-	if did.Left.Interrupted {
+	if did.ended {
 		return &exitError{status: exitFailed, err: errEnded}
 	}
 	if did.Left.Any() {
@@ -193,12 +220,15 @@ func prepareReconstruct(o *reconstructOptions) (*conf.Section, *pass.Config, *da
 	if err != nil {
 		return nil, nil, nil, err
 	}
-	once := o.once || !daemonize
-	if !once && !o.point() {
-		if !o.swiftName && len(o.devices)+len(o.partitions) > 0 {
+	if o.once = o.once || !daemonize; !o.once && !o.point() {
+		switch {
+		case o.swiftName: // whose -d and -p say nothing without once
+			o.devices, o.partitions = nil, nil
+		case len(o.devices)+len(o.partitions) > 0:
 			return nil, nil, nil, errors.New("-d and -p need the word `once`: a daemon covers all devices")
+		case o.json:
+			return nil, nil, nil, errors.New("--json needs the word `once`: a daemon goes on")
 		}
-		return nil, nil, nil, errors.New("only single passes so far: add the word `once` (running as a daemon is not there yet)")
 	}
 	cfg, err := passConfig(sec, o)
 	if err != nil {
@@ -216,6 +246,9 @@ func prepareReconstruct(o *reconstructOptions) (*conf.Section, *pass.Config, *da
 	var console io.Writer
 	if o.verbose {
 		console = os.Stderr
+	}
+	if cfg.Statsd, err = daemon.NewStatsd(sec, "object-reconstructor"); err != nil {
+		return nil, nil, nil, err
 	}
 	log, err := daemon.NewLogger(sec, "object-reconstructor", console)
 	return sec, cfg, log, err
@@ -260,16 +293,22 @@ func onePass(ctx context.Context, cfg *pass.Config, log *daemon.Logger, o *recon
 		}
 		log.Warnf("%s", none) // a stock node without devices idles
 	}
-	for _, w := range cfg.Swift.Warnings {
-		log.Warnf("%s", w)
+	o.current.Store(p)
+	defer o.current.Store(nil)
+	begins, completes := "Starting object reconstruction pass.", "Object reconstruction complete. (%.02f minutes)"
+	if o.once {
+		begins, completes = "Running object reconstructor in script mode.", "Object reconstruction complete (once). (%.02f minutes)"
+		for _, w := range cfg.Swift.Warnings {
+			log.Warnf("%s", w)
+		}
 	}
-	log.Infof("Running object reconstructor in script mode.")
+	log.Infof("%s", begins)
 	begin := time.Now()
 	end := func() {}
 	switch {
 	case o.watch != nil:
 		end = o.watch(&p.Progress)
-	case !o.verbose && !o.swiftName:
+	case o.once && !o.verbose && !o.swiftName:
 		end = showProgress(os.Stderr, &p.Progress).Stop
 	}
 	left := p.Run(ctx)
@@ -279,7 +318,7 @@ func onePass(ctx context.Context, cfg *pass.Config, log *daemon.Logger, o *recon
 	}
 	if !left.Interrupted {
 		took := time.Since(begin)
-		log.Infof("Object reconstruction complete (once). (%.02f minutes)", took.Minutes())
+		log.Infof(completes, took.Minutes())
 		p.DumpRecon(took)
 	}
 	if o.stats {
@@ -287,6 +326,11 @@ func onePass(ctx context.Context, cfg *pass.Config, log *daemon.Logger, o *recon
 	}
 	did := summarise(&p.Progress, left)
 	did.Unrepaired = p.Unrepaired()
+	did.Missing = p.Missing()
+	did.ended = ctx.Err() != nil
+	if len(did.Missing) > 0 && did.Partitions == 0 && !left.Any() && !o.swiftName {
+		return nil, fmt.Errorf("%s: none of the partitions given with -p is on a device that the pass covers (%s)", o.conf, strings.Join(local, ", "))
+	}
 	return did, nil
 }
 
@@ -343,6 +387,7 @@ func passConfig(sec *conf.Section, o *reconstructOptions) (*pass.Config, error) 
 		Handoffs:      r.int("rebuild_handoff_node_count", 2),
 		ReconPath:     sec.Get("recon_cache_path", recon.DefaultPath),
 		Workers:       r.int("reconstructor_workers", 0),
+		LockupTimeout: r.seconds("lockup_timeout", 1800*time.Second),
 	}
 	if r.int("servers_per_port", 0) == 0 {
 		cfg.Port = r.int("bind_port", 6200)
@@ -353,6 +398,9 @@ func passConfig(sec *conf.Section, o *reconstructOptions) (*pass.Config, error) 
 			return nil, fmt.Errorf("-p %s: not a partition number", p)
 		}
 		cfg.OnlyPartitions = append(cfg.OnlyPartitions, n)
+	}
+	if sec.Get("log_custom_handlers", "") != "" {
+		return nil, sec.Errorf("log_custom_handlers", "empty: Python functions can not be called")
 	}
 	for _, key := range sec.Keys() {
 		if strings.HasPrefix(key, "imping_") && key != optVerify && key != optBudget {
@@ -380,22 +428,20 @@ func passConfig(sec *conf.Section, o *reconstructOptions) (*pass.Config, error) 
 		env := os.Getenv("LIBERASURECODE_WRITE_LEGACY_CRC")
 		cfg.LegacyCRC = env != "" && env != "0"
 	}
-	if cfg.StatsInterval <= 0 || cfg.NodeTimeout <= 0 || cfg.ConnTimeout <= 0 || cfg.HTTPTimeout <= 0 {
-		return nil, fmt.Errorf("%s: stats_interval, conn_timeout, node_timeout and http_timeout must be above 0", sec.Path)
+	if r.err == nil && (cfg.StatsInterval <= 0 || cfg.NodeTimeout <= 0 || cfg.ConnTimeout <= 0 || cfg.HTTPTimeout <= 0 || cfg.LockupTimeout <= 0) {
+		return nil, fmt.Errorf("%s: stats_interval, conn_timeout, node_timeout, http_timeout and lockup_timeout must be above 0", sec.Path)
 	}
 	return cfg, r.err
 }
 
-// reader collects the first error of many options.
+// reader collects the errors of many options.
 type reader struct {
 	sec *conf.Section
 	err error
 }
 
 func (r *reader) keep(err error) {
-	if r.err == nil {
-		r.err = err
-	}
+	r.err = errors.Join(r.err, err)
 }
 
 func (r *reader) int(option string, def int) int {

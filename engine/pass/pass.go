@@ -13,9 +13,11 @@ import (
 	"sort"
 	"strconv"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"imping/codec"
+	"imping/daemon"
 	"imping/engine/pipeline"
 	"imping/engine/rebuild"
 	"imping/io/diskfile"
@@ -64,6 +66,10 @@ type Config struct {
 	Workers      int    // reconstructor_workers: decides how recon figures are kept
 	Log          Log
 
+	LockupTimeout time.Duration  // lockup_timeout; 0: none
+	Statsd        *daemon.Statsd // nil: none
+	Kept          *Kept          // by the passes of a process for each other; nil: there is only one
+
 	// AllowedHeaders is the object servers' allowed_headers, in lower case: Repair takes
 	// what they show for metadata, besides DefaultAllowedHeaders.
 	AllowedHeaders []string
@@ -90,6 +96,9 @@ type Pass struct {
 
 	mu          sync.Mutex
 	devicesLeft map[string]bool // under mu
+	found       map[int]bool    // under mu: partitions of OnlyPartitions that a device has
+
+	lockedUp atomic.Int64 // unix ns: when the pass was found to be; 0: it is not
 }
 
 // place is a policy with what belongs to it.
@@ -145,7 +154,7 @@ func New(cfg Config) (*Pass, error) {
 			continue
 		}
 		pl := &place{pol: pol, checked: time.Now(), spares: cfg.Verify.Spares()}
-		if pl.ring, err = ring.Load(filepath.Join(cfg.SwiftDir, ring.Name(pol.Index)+".ring.gz")); err != nil {
+		if pl.ring, err = cfg.Kept.ring(filepath.Join(cfg.SwiftDir, ring.Name(pol.Index)+".ring.gz")); err != nil {
 			return nil, err
 		}
 		if n := pol.UniqueFragments() * pol.Duplication; pl.ring.Replicas() != float64(n) {
@@ -200,6 +209,8 @@ func (p *Pass) LocalDevices() []string {
 func (p *Pass) Run(ctx context.Context) Left {
 	p.start = time.Now()
 	p.Progress.begin()
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
 	for _, pl := range p.policies {
 		if least := pl.reserve(pl.pol.SegmentSize, maxPartners); least > p.cfg.MemoryBudget {
 			p.cfg.Log.Warnf("The memory budget of %d bytes is too small for policy %d (%s): raised to %d", p.cfg.MemoryBudget, pl.pol.Index, pl.pol.Name, least)
@@ -209,8 +220,10 @@ func (p *Pass) Run(ctx context.Context) Left {
 	p.queue = q
 	q.work = func(it *item) bool { return p.work(q, it) }
 	q.note = p.noteStalled
+	q.hung = p.cfg.Kept.hang
 	q.listed = func() { p.Progress.collected.Store(true) } // or has been given up
 	p.collect(q)
+	defer p.watchLockups(ctx, cancel)()
 
 	heartbeat, stop := context.WithCancel(ctx)
 	var beat sync.WaitGroup
@@ -236,7 +249,23 @@ func (p *Pass) Run(ctx context.Context) Left {
 	p.cfg.Log.Infof("Time of all partitions together went to %v", &p.Progress.Times)
 	left := p.Progress.left()
 	left.Interrupted = ctx.Err() != nil
+	for _, n := range p.Missing() {
+		if left.Interrupted {
+			break // it may not have been come to
+		}
+		p.cfg.Log.Warnf("Partition %d is on none of the devices that the pass covers", n)
+	}
 	return left
+}
+
+// LookAtRings has the rings looked at before the next step of each policy, however short ago
+// that was.
+func (p *Pass) LookAtRings() {
+	for _, pl := range p.policies {
+		pl.mu.Lock()
+		pl.checked = time.Time{}
+		pl.mu.Unlock()
+	}
 }
 
 // ringChanged looks now and then whether the policy's ring is still the one that the pass
@@ -310,6 +339,7 @@ func (p *Pass) conclude(q *queue, it *item) bool {
 	}
 	if it.job != nil {
 		p.account(it.job)
+		p.syncTook(it.spent)
 	}
 	return true
 }
@@ -422,11 +452,7 @@ func (p *Pass) collect(q *queue) {
 		}
 	}
 	p.Progress.Devices.Store(int64(len(devices)))
-	looks := make(map[string]func(diskfile.Watch) []*partition, len(devices))
-	for name, of := range devices {
-		looks[name] = func(w diskfile.Watch) []*partition { return p.list(of, w) }
-	}
-	q.list(looks)
+	q.list(p.withoutHung(devices))
 }
 
 // localDevice is a local device in the ring of a policy.
@@ -462,6 +488,7 @@ func (p *Pass) list(of []localDevice, w diskfile.Watch) (parts []*partition) {
 				p.cfg.Log.Warnf("Unexpected entity in data dir: '%s': the ring has %d partitions", d.files.PartitionPath(name, n), d.ring.Partitions())
 			} else if len(p.cfg.OnlyPartitions) == 0 || slices.Contains(p.cfg.OnlyPartitions, n) {
 				parts = append(parts, &partition{place: d.place, dev: d.dev, part: n, files: d.files})
+				p.noteFound(n)
 			}
 		}
 	}
@@ -475,7 +502,7 @@ func (p *Pass) list(of []localDevice, w diskfile.Watch) (parts []*partition) {
 func (p *Pass) plan(pt *partition) (*job, error) {
 	defer p.Progress.Times.since(Compare, time.Now())
 	hashes, n, err := pt.files.SuffixHashes(pt.dev.Device, pt.part, nil, true)
-	p.Progress.SuffixesHashed.Add(int64(n))
+	p.hashed(n)
 	if err != nil {
 		return nil, err
 	}
@@ -509,6 +536,7 @@ func (p *Pass) plan(pt *partition) (*job, error) {
 	if primary < 0 {
 		return nil, nil
 	}
+	p.syncBegins(pt.dev.Device)
 	job := &job{partition: pt, index: index, hashes: hashes, objects: make(map[string]*rebuild.Object), left: make(map[leftKey]*Unrepaired), damaged: make(map[string]bool), begun: time.Now(), segment: pt.pol.SegmentSize}
 	for _, node := range partners(primary, nodes) {
 		job.waiting = append(job.waiting, &partner{Peer: rebuild.NewPeer(pt.pol, node)})
@@ -561,6 +589,19 @@ func (t *targetLocks) of(target string) chan struct{} {
 		t.m[target] = make(chan struct{}, 1)
 	}
 	return t.m[target]
+}
+
+// held are the targets that somebody has now, sorted.
+func (t *targetLocks) held() (names []string) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	for name, c := range t.m {
+		if len(c) > 0 {
+			names = append(names, name)
+		}
+	}
+	sort.Strings(names)
+	return names
 }
 
 // lock waits for the target, or for ctx. release gives it back, once.

@@ -3,6 +3,7 @@ package pass
 import (
 	"fmt"
 	"sort"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -18,6 +19,7 @@ type Progress struct {
 	BytesRead                                   atomic.Int64 // of survivors
 	Sent, BytesSent                             atomic.Int64 // archives and bytes written to receivers so far: some may have to be sent again
 	Sessions, SessionsRetried, Corrupt, Refused atomic.Int64
+	UnderWay                                    atomic.Int64 // sessions that are open now
 
 	ObjectsLeft    atomic.Int64 // could not be rebuilt or sent
 	PartitionsLeft atomic.Int64 // of which something could not be read, compared or synced: each once per local device
@@ -47,7 +49,11 @@ type Left struct {
 func (l Left) Any() bool { return l != Left{} }
 
 func (l Left) String() string {
-	return fmt.Sprintf("%d objects, %d partitions, %d devices, %d policies, %d partitions to revert", l.Objects, l.Partitions, l.Devices, l.Policies, l.Handoffs)
+	s := fmt.Sprintf("%d objects, %d partitions, %d devices, %d policies, %d partitions to revert", l.Objects, l.Partitions, l.Devices, l.Policies, l.Handoffs)
+	if l.Interrupted {
+		s += ", and what the pass had not come to"
+	}
+	return s
 }
 
 func (g *Progress) left() Left {
@@ -117,4 +123,26 @@ func eta(elapsed float64, done, total int64) string {
 		}
 	}
 	return fmt.Sprintf("%d%s", int64(left), unit)
+}
+
+// LogWhere says where the pass is: how far, with whom sessions are under way, at what rate
+// archives are sent, and what was left so far.
+func (p *Pass) LogWhere() {
+	g := &p.Progress
+	elapsed := g.Elapsed()
+	of := "?"
+	if g.Collected() {
+		of = fmt.Sprint(g.Partitions.Load())
+	}
+	p.cfg.Log.Infof("%d/%s partitions on %d devices begun in %.0fs; %d archives rebuilt, %d bytes sent (%.2f MB/sec); %d sessions under way%s; left so far: %s",
+		g.PartitionsDone.Load(), of, g.Devices.Load(), elapsed.Seconds(), g.Rebuilt.Load(),
+		g.BytesSent.Load(), float64(g.BytesSent.Load())/1e6/max(elapsed.Seconds(), 1e-3), g.UnderWay.Load(), list(p.targets.held()), g.left())
+}
+
+// list is ": a, b" or, of nothing, nothing.
+func list(names []string) string {
+	if len(names) == 0 {
+		return ""
+	}
+	return ": " + strings.Join(names, ", ")
 }

@@ -68,10 +68,11 @@ type queue struct {
 	ctx     context.Context
 	stop    func() bool
 
-	// To be set before run; the last two are called under mu.
+	// To be set before run; the last three are called under mu.
 	work   func(*item) bool                  // what a worker does with an item; it returns what later or done did
 	note   func(device string, stalled bool) // is told of a device that is stalled, or is no longer
 	listed func()                            // is told when no listing is under way any more
+	hung   func(device string, more int)     // is told of calls that hang (1) and that came back (-1)
 
 	disks    []*disk
 	delayed  []*item        // few: those whose peers are in trouble
@@ -84,7 +85,7 @@ type queue struct {
 }
 
 func newQueue(ctx context.Context) *queue {
-	q := &queue{ctx: ctx, working: make(map[*item]bool), note: func(string, bool) {}, listed: func() {}}
+	q := &queue{ctx: ctx, working: make(map[*item]bool), note: func(string, bool) {}, listed: func() {}, hung: func(string, int) {}}
 	q.changed = sync.NewCond(&q.mu)
 	q.stop = context.AfterFunc(ctx, func() {
 		q.mu.Lock() // a worker between its look at ctx and its wait must not miss this
@@ -289,6 +290,7 @@ func (q *queue) back(it *item, do func()) bool {
 		q.end(it)
 		return true
 	}
+	q.hung(it.disk.name, -1)
 	if q.closed {
 		return false
 	}
@@ -332,6 +334,7 @@ func (q *queue) check(since, patience time.Duration) {
 func (q *queue) lose(it *item) {
 	it.lost = true
 	it.cancel(errStalled)
+	q.hung(it.disk.name, 1)
 	if it.disk.lost = append(it.disk.lost, it); len(it.disk.lost) == 1 {
 		q.note(it.disk.name, true)
 	}

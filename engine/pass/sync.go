@@ -130,7 +130,7 @@ func (p *Pass) step(ctx context.Context, j *job) (wait time.Duration, again bool
 		if j.tries > 0 {
 			p.Progress.SessionsRetried.Add(1)
 			hashes, n, err := j.files.SuffixHashes(j.dev.Device, j.part, nil, false)
-			p.Progress.SuffixesHashed.Add(int64(n))
+			p.hashed(n)
 			if err != nil {
 				p.cfg.Log.Errorf("Unable to read the suffix hashes of %s: %v", j.partition, err)
 				for _, pr := range j.waiting {
@@ -265,7 +265,7 @@ func (p *Pass) try(ctx context.Context, j *job, waiting []*partner) map[*partner
 	slices.Sort(differ)
 	differ = slices.Compact(differ)
 	hashes, n, err := j.files.SuffixHashes(j.dev.Device, j.part, differ, false)
-	p.Progress.SuffixesHashed.Add(int64(n))
+	p.hashed(n)
 	times.since(Compare, begin)
 	if err != nil {
 		p.cfg.Log.Errorf("Unable to hash suffixes of %s: %v", j.partition, err)
@@ -440,6 +440,7 @@ func (p *Pass) group(ctx context.Context, acct *slab.Account, j *job, todo []*pa
 		for _, s := range sessions {
 			s.conn.Close()
 			s.release()
+			p.Progress.UnderWay.Add(-1)
 		}
 	}()
 	offers, err := p.offers(j, todo)
@@ -479,6 +480,7 @@ func (p *Pass) group(ctx context.Context, acct *slab.Account, j *job, todo []*pa
 		s.release = release
 		defer whenStalled(ctx, func() { s.conn.Cut(errStalled); release() })()
 		sessions = append(sessions, s)
+		p.Progress.UnderWay.Add(1)
 		tried = append(tried, pr)
 	}
 	begin := time.Now()
@@ -499,11 +501,13 @@ func (p *Pass) group(ctx context.Context, acct *slab.Account, j *job, todo []*pa
 			outcome[s.partner] = nil
 		}
 		if s.err == nil && s.partner.alone == "" && !s.partner.offsets {
+			readable := 0
 			for _, s := range s.partner.suffixes {
 				if j.hashes[s] != nil {
-					p.Progress.SuffixesSynced.Add(1)
+					readable++
 				}
 			}
+			p.synced(readable)
 		}
 	}
 	return tried

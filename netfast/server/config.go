@@ -156,9 +156,12 @@ func (c *Config) readProcess(r *reader) error {
 	}
 	c.KeepIdle = time.Duration(keepIdle) * time.Second
 	if c.ServersPerPort == 0 {
+		if !r.Has("bind_port") {
+			return r.Errorf("bind_port", "set")
+		}
 		port, ok := conf.ParseInt(r.Get("bind_port", ""))
 		if !ok || port < 0 || port > math.MaxUint16 {
-			return r.Errorf("bind_port", "a port: it must be set")
+			return r.Errorf("bind_port", "a port from 0 to 65535")
 		}
 		c.BindPort = port
 	}

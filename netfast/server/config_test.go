@@ -130,6 +130,9 @@ func TestDefaultsAreSwifts(t *testing.T) {
 
 // rule 29
 func TestUnknownFiltersRefuseToStart(t *testing.T) {
+	if _, err := ReadConfig(writeConf(t, map[string]string{"bind_port": "http"})); err == nil || !strings.HasSuffix(err.Error(), `bind_port = "http": must be a port from 0 to 65535`) {
+		t.Errorf("%v", err)
+	}
 	path := writeConf(t, map[string]string{"bind_port": "6200"}, "healthcheck", "keymaster")
 	c, err := ReadConfig(path)
 	if err != nil {

@@ -271,6 +271,17 @@ func (f *INI) Sections() []string {
 // HasSection reports whether a section is there. DEFAULT is not one.
 func (f *INI) HasSection(name string) bool { return f.section(name) != nil }
 
+// Own lists the options that a section, or DEFAULT, has itself.
+func (f *INI) Own(section string) []string {
+	if section == defaultSection {
+		return slices.Clone(f.defaults.keys)
+	}
+	if own := f.section(section); own != nil {
+		return slices.Clone(own.keys)
+	}
+	return nil
+}
+
 // Items returns the options of a section and of DEFAULT below it, interpolated: those of
 // DEFAULT first, then the section's own. A section that is not there has those of
 // DEFAULT.

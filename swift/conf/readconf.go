@@ -18,14 +18,9 @@ import (
 // earlier. A file that can not be opened or a section that is not there is an error. The
 // option log_name is the section's name when absent. Swift: common/utils.py, readconf.
 func Read(path, section string) (*Section, error) {
-	f := NewINI(Readconf)
-	read, err := readAll(f, path)
+	f, err := ReadAll(path)
 	if err != nil {
 		return nil, err
-	}
-	if read == nil {
-		//lint:ignore ST1005 Swift prints these words
-		return nil, fmt.Errorf("Unable to read config from %s", path)
 	}
 	if !f.HasSection(section) {
 		//lint:ignore ST1005 Swift prints these words
@@ -40,6 +35,18 @@ func Read(path, section string) (*Section, error) {
 		s.put("log_name", section)
 	}
 	return s, nil
+}
+
+// ReadAll reads a file, or the files of a folder one over the other as Read does, with all
+// their sections.
+func ReadAll(path string) (*INI, error) {
+	f := NewINI(Readconf)
+	read, err := readAll(f, path)
+	if err == nil && read == nil {
+		//lint:ignore ST1005 Swift prints these words
+		err = fmt.Errorf("Unable to read config from %s", path)
+	}
+	return f, err
 }
 
 // readAll parses a file, or the files of a folder, and returns the names of those that
