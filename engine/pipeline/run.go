@@ -247,6 +247,9 @@ func (r *run) makePlan(from []*input) (err error) {
 		want = want.With(w.Index)
 	}
 	first := r.planned == nil
+	if first {
+		r.planned, r.used = make([]*input, 0, len(from)), make([]int, 0, len(from))
+	}
 	r.planned = append(r.planned[:0], from...)
 	if len(from) == 1 && have == want {
 		if r.spec.Parity && !r.spec.VerifyMD5 {
