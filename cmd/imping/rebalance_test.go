@@ -1,13 +1,15 @@
 package main
 
 import (
+	"context"
+	"maps"
 	"slices"
 	"testing"
 
 	"imping/lab/scenario"
 )
 
-// settle makes passes on all nodes, at once, until a round leaves and does nothing.
+// quiet makes passes on all nodes, one after the other, until a round leaves and does nothing.
 func (c *either) quiet(at string) {
 	c.Helper()
 	const rounds = 12
@@ -79,7 +81,7 @@ func TestScenarioARebalance(t *testing.T) {
 					}
 					for _, home := range homes {
 						now, ok := after[home].Files[name]
-						if !ok || now.SHA256 != file.SHA256 || !equal(now.Metadata, file.Metadata) {
+						if !ok || now.SHA256 != file.SHA256 || !maps.Equal(now.Metadata, file.Metadata) {
 							c.Errorf("%s of %s is not on %s as it was", name, dev, home)
 						}
 						if home != dev {
@@ -106,11 +108,12 @@ func TestScenarioARebalance(t *testing.T) {
 			c.Fatal(err)
 		}
 		if real {
-			for range 4 {
-				for _, node := range c.Nodes() {
-					if _, err := stock.StockReconstructor(c.Context(), node); err != nil {
-						c.Fatal(err)
-					}
+			for range 2 {
+				if err := scenario.Rebuild(c.Context(), c, true, func(ctx context.Context, node int) error {
+					_, err := stock.StockReconstructor(ctx, node)
+					return err
+				}); err != nil {
+					c.Fatal(err)
 				}
 			}
 		}
@@ -123,16 +126,4 @@ func TestScenarioARebalance(t *testing.T) {
 			c.Error(err)
 		}
 	})
-}
-
-func equal(a, b scenario.Metadata) bool {
-	if len(a) != len(b) {
-		return false
-	}
-	for k, v := range a {
-		if b[k] != v {
-			return false
-		}
-	}
-	return true
 }
