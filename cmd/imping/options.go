@@ -16,7 +16,7 @@ var (
 
 	reconstructorOptions = append(words(`daemonize interval run_pause concurrency reconstructor_workers stats_interval http_timeout
 		lockup_timeout ring_check_interval recon_cache_path handoffs_only handoffs_first rebuild_handoff_node_count max_objects_per_revert
-		quarantine_threshold quarantine_age request_node_count write_legacy_ec_crc `+optVerify+" "+optBudget), processOptions...)
+		quarantine_threshold quarantine_age request_node_count write_legacy_ec_crc `+strings.Join([]string{optVerify, optBudget, optOnly, optSyncDelay}, " ")), processOptions...)
 
 	serverOptions = append(words(`bind_timeout backlog keep_idle workers ring_check_interval max_clients client_timeout keepalive_timeout stale_worker_timeout
 		container_update_timeout expiring_objects_container_divisor expiring_objects_account_name auto_create_account_prefix

@@ -36,6 +36,7 @@ type reconstructOptions struct {
 	swiftConf  string
 	verify     string
 	budget     string
+	only       string
 	json       bool
 	stats      bool
 	profile    string
@@ -43,6 +44,8 @@ type reconstructOptions struct {
 	hash       string
 	policy     string
 	swiftName  bool // called as swift-object-reconstructor
+
+	warnings []string // of options that are deprecated
 
 	// watch is told of a pass that begins, and gives what is to be called at its end; nil: a
 	// display on standard error.
@@ -59,7 +62,8 @@ func reconstructCommand() *cobra.Command {
 		Long: `Reads the [object-reconstructor] section of CONF (a file, or a folder of *.conf
 files) as swift-object-reconstructor does, compares the suffix hashes of every
 primary partition with its partners, rebuilds the fragment archives that they miss
-and pushes them by SSYNC. Fragments that belong elsewhere are left in place and counted.
+and pushes them by SSYNC. Fragments that belong elsewhere are brought there, and removed
+here when those to whom they belong have confirmed that they have them.
 A lost device is rebuilt by its partners: make a pass on every node but its own.
 
 With the word once it makes one pass; without it, it goes on, in the foreground, with
@@ -79,6 +83,7 @@ Exit status: 0 all done, 1 could not run, 2 something was left.`,
   imping reconstruct /etc/swift/object-server.conf -v
   imping reconstruct /etc/swift/object-server/1.conf once -v -d sdb1,sdc1
   imping reconstruct /etc/swift/object-server.conf once -p 117 --json
+  imping reconstruct /etc/swift/object-server.conf once --only revert
   imping reconstruct /etc/swift/object-server.conf --object "/AUTH_test/photos/a cat.jpg"
   imping reconstruct /etc/swift/object-server.conf --object /AUTH_test/photos/cat.jpg --policy gold --json
   imping reconstruct /etc/swift/object-server.conf --hash 2da2f7cbbe6c6b2a4b6ba2e8a2a2f0d1 --policy 1`,
@@ -106,6 +111,7 @@ Exit status: 0 all done, 1 could not run, 2 something was left.`,
 	f.StringVar(&o.swiftConf, "swift-conf", "", "swift.conf to read (default /etc/swift/swift.conf)")
 	f.StringVar(&o.verify, "verify-survivors", "", "md5, parity or off: how the bytes of survivors are proved before a rebuilt archive is whole (default md5; imping_verify_survivors in CONF)")
 	f.StringVar(&o.budget, "memory-budget", "", "ceiling for buffers, such as 256MiB (default 256MiB; imping_memory_budget in CONF)")
+	f.StringVar(&o.only, "only", "", "sync or revert: do no other jobs (default both; imping_only in CONF)")
 	f.BoolVar(&o.json, "json", false, "print the summary as JSON")
 	f.BoolVar(&o.stats, "stats", false, "say where the time went, stage by stage, on standard error")
 	f.StringVar(&o.profile, "profile", "", "write a profile of this run (cpu, mem, block or trace) into the current folder")
@@ -296,6 +302,9 @@ func onePass(ctx context.Context, cfg *pass.Config, log *daemon.Logger, o *recon
 	o.current.Store(p)
 	defer o.current.Store(nil)
 	begins, completes := "Starting object reconstruction pass.", "Object reconstruction complete. (%.02f minutes)"
+	for _, w := range o.warnings {
+		log.Warnf("%s", w)
+	}
 	if o.once {
 		begins, completes = "Running object reconstructor in script mode.", "Object reconstruction complete (once). (%.02f minutes)"
 		for _, w := range cfg.Swift.Warnings {
@@ -313,9 +322,6 @@ func onePass(ctx context.Context, cfg *pass.Config, log *daemon.Logger, o *recon
 	}
 	left := p.Run(ctx)
 	end()
-	if left.Handoffs > 0 {
-		log.Warnf("%d partitions hold fragments that belong elsewhere: reverting them is left to swift-object-reconstructor", left.Handoffs)
-	}
 	if !left.Interrupted {
 		took := time.Since(begin)
 		log.Infof(completes, took.Minutes())
@@ -403,8 +409,8 @@ func passConfig(sec *conf.Section, o *reconstructOptions) (*pass.Config, error) 
 		return nil, sec.Errorf("log_custom_handlers", "empty: Python functions can not be called")
 	}
 	for _, key := range sec.Keys() {
-		if strings.HasPrefix(key, "imping_") && key != optVerify && key != optBudget {
-			return nil, fmt.Errorf("%s: [%s] has an unknown option %s (known: %s, %s)", sec.Path, sec.Name, key, optBudget, optVerify)
+		if strings.HasPrefix(key, "imping_") && key != optVerify && key != optBudget && key != optOnly && key != optSyncDelay {
+			return nil, fmt.Errorf("%s: [%s] has an unknown option %s (known: %s, %s, %s, %s)", sec.Path, sec.Name, key, optBudget, optOnly, optSyncDelay, optVerify)
 		}
 	}
 	verify, from := o.verify, "--verify-survivors"
@@ -428,6 +434,7 @@ func passConfig(sec *conf.Section, o *reconstructOptions) (*pass.Config, error) 
 		env := os.Getenv("LIBERASURECODE_WRITE_LEGACY_CRC")
 		cfg.LegacyCRC = env != "" && env != "0"
 	}
+	r.keep(revertConfig(sec, o, cfg))
 	if r.err == nil && (cfg.StatsInterval <= 0 || cfg.NodeTimeout <= 0 || cfg.ConnTimeout <= 0 || cfg.HTTPTimeout <= 0 || cfg.LockupTimeout <= 0) {
 		return nil, fmt.Errorf("%s: stats_interval, conn_timeout, node_timeout, http_timeout and lockup_timeout must be above 0", sec.Path)
 	}

@@ -31,6 +31,10 @@ type session struct {
 
 	sent []update // objects of which something was sent, in order
 	cut  bool     // by us, not because it was broken
+
+	// Of a REVERT: what was offered, by hash, and which of it was wanted and not sent whole.
+	offered map[string]ssync.Offer
+	unsent  map[string]bool
 }
 
 // sends remembers that something of an object has left.
@@ -176,8 +180,12 @@ func (p *Pass) finish(ctx context.Context, sessions []*session, ending *sync.Wai
 			if s.err = s.conn.Finish(ctx); s.err != nil {
 				return
 			}
-			p.Progress.Rebuilt.Add(s.rebuilt)
-			p.Progress.BytesRebuilt.Add(s.bytes)
+			if s.offered != nil {
+				p.Progress.Reverted.Add(s.rebuilt)
+			} else {
+				p.Progress.Rebuilt.Add(s.rebuilt)
+				p.Progress.BytesRebuilt.Add(s.bytes)
+			}
 			p.Progress.Metadata.Add(s.metadata)
 			p.Progress.Tombstones.Add(s.tombstones)
 		})
@@ -197,6 +205,8 @@ type task struct {
 	cancel context.CancelCauseFunc
 	stale  atomic.Bool       // the prefetch gave up; its sinks agree on that, whenever the turn comes
 	failed map[*session]bool // those that did not get the archive, and live
+	whole  int               // how many got it
+	alone  bool              // there is no other archive of the object
 
 	times     pipeline.Times
 	delivered time.Duration // spent in writes to receivers
@@ -249,6 +259,10 @@ func (t *task) run(acct *slab.Account) {
 		t.fromPoint(acct)
 		return
 	}
+	if j.revert != nil {
+		t.revert(acct)
+		return
+	}
 	local, err := j.files.Open(j.dev.Device, j.part, t.hash, j.index, false)
 	for try := 1; try < openTries && vanished(err); try++ {
 		// A file that is replaced while we look is gone for a moment: a POST, a PUT.
@@ -280,6 +294,9 @@ func (t *task) run(acct *slab.Account) {
 	defer local.Close()
 	if t.rebuild(acct, local) && local.FileMeta != nil {
 		t.metadata(local.Name, postFields(local.FileMeta))
+	}
+	if t.alone {
+		t.p.putAside(j, local)
 	}
 }
 
@@ -418,6 +435,7 @@ func (t *task) serve(acct *slab.Account, o *rebuild.Object, header func(index in
 	for _, s := range sinks {
 		if s.committed {
 			s.session.rebuilt++
+			t.whole++
 			t.p.Progress.Sent.Add(1)
 			s.session.bytes += o.Length
 			j.served(s.session.partner, t.hash)
@@ -436,7 +454,11 @@ func (t *task) serve(acct *slab.Account, o *rebuild.Object, header func(index in
 		if i < len(res.Sinks) && res.Sinks[i] != nil {
 			cause = res.Sinks[i]
 		}
+		if fault := o.LocalFault(); fault != nil && j.revert != nil {
+			cause = fault // there are no other archives to speak of
+		}
 		if e, ok := rebuild.IsInsufficient(cause); ok {
+			t.alone = t.alone || t.p.solitary(t.ctx, j, e)
 			t.p.logInsufficient(j, s.session.partner, e)
 			j.leave(s.session.partner, t.hash, insufficient(e))
 		} else {

@@ -23,13 +23,16 @@ import (
 	"imping/netfast/replicate"
 	"imping/netfast/ssync"
 	"imping/swift/objhash"
+	"imping/swift/ring"
 	"imping/swift/suffix"
 )
 
-// job is the SYNC job of one primary partition, with all its partners.
+// job is one job of a partition: SYNC, with all partners of a primary, or REVERT, with all
+// whom the fragments of one index are to be brought.
 type job struct {
 	*partition
-	index   int // fragment index of this device
+	index   int     // of the local fragments
+	revert  *revert // nil: SYNC
 	hashes  suffix.Hashes
 	peers   []rebuild.Peer             // all other primaries
 	objects map[string]*rebuild.Object // what earlier tries learned, by hash
@@ -46,8 +49,17 @@ type job struct {
 
 	waiting       []*partner // those still to be served
 	notBefore     time.Time  // until when a peer that it waits for is left alone
-	tries, pauses int        // of the job; pauses grow
-	begun         time.Time  // later by the time in which sessions were driven
+	due           time.Time  // when those that wait may be tried again
+	spent         time.Duration
+	tries, pauses int       // of the job; pauses grow
+	begun         time.Time // later by the time in which sessions were driven
+}
+
+func newJob(pt *partition, index int) *job {
+	return &job{
+		partition: pt, index: index, objects: make(map[string]*rebuild.Object), left: make(map[leftKey]*Unrepaired),
+		damaged: make(map[string]bool), begun: time.Now(), segment: pt.pol.SegmentSize,
+	}
 }
 
 // Retries of a job's sessions (rule 10).
@@ -129,6 +141,8 @@ func (p *Pass) step(ctx context.Context, j *job) (wait time.Duration, again bool
 	for {
 		if j.tries > 0 {
 			p.Progress.SessionsRetried.Add(1)
+		}
+		if j.tries > 0 && j.revert == nil {
 			hashes, n, err := j.files.SuffixHashes(j.dev.Device, j.part, nil, false)
 			p.hashed(n)
 			if err != nil {
@@ -142,7 +156,11 @@ func (p *Pass) step(ctx context.Context, j *job) (wait time.Duration, again bool
 			j.hashes = hashes
 		}
 		j.tries++
-		if pause := p.judge(ctx, j, p.try(ctx, j, j.waiting)); len(j.waiting) == 0 || pause || ctx.Err() != nil {
+		attempt := p.try
+		if j.revert != nil {
+			attempt = p.tryRevert
+		}
+		if pause := p.judge(ctx, j, attempt(ctx, j, j.waiting)); len(j.waiting) == 0 || pause || ctx.Err() != nil {
 			break
 		}
 	}
@@ -153,6 +171,7 @@ func (p *Pass) step(ctx context.Context, j *job) (wait time.Duration, again bool
 		for _, pr := range j.waiting {
 			j.giveUp(pr, context.Cause(ctx))
 		}
+		j.waiting = nil
 		return 0, false
 	}
 	wait = p.firstWait << min(j.pauses, maxDoublings)
@@ -174,6 +193,9 @@ func (p *Pass) judge(ctx context.Context, j *job, outcome map[*partner]error) (p
 		var doubt *pipeline.Inconsistent
 		switch {
 		case err == nil:
+		case errors.Is(err, errMoved):
+			j.giveUp(pr, err)
+			p.cfg.Log.Debugf("%s is not synced: %v", pr.path(j), err)
 		case ctx.Err() != nil:
 			j.waiting = append(j.waiting, pr)
 		case (errors.Is(err, errLonger) || errors.As(err, &source) || errors.As(err, &doubt)) && time.Since(j.begun) < p.jobLimit:
@@ -197,6 +219,13 @@ func (p *Pass) judge(ctx context.Context, j *job, outcome map[*partner]error) (p
 			if !errors.As(err, &unmounted) || unmounted.Status != 507 { // that one has been logged
 				p.cfg.Log.Errorf("%s %v", pr.path(j), err)
 			}
+		}
+	}
+	if j.revert != nil && len(j.waiting) > 0 {
+		// Nothing goes before all have confirmed it in one and the same try.
+		j.waiting = nil
+		if len(j.failed) == 0 {
+			j.waiting = slices.Clone(j.revert.targets)
 		}
 	}
 	return pause
@@ -226,7 +255,8 @@ func busy(err error) bool {
 		return remote.Retryable()
 	}
 	var status *netfast.StatusError
-	return errors.As(err, &status) && status.Retryable()
+	var locked *diskfile.LockTimeoutError
+	return errors.As(err, &locked) || errors.As(err, &status) && status.Retryable()
 }
 
 // try compares the waiting partners and syncs those that differ. The outcome has every
@@ -255,8 +285,13 @@ func (p *Pass) try(ctx context.Context, j *job, waiting []*partner) map[*partner
 			outcome[pr] = fmt.Errorf("cannot get the remote suffix hashes: %w", errs[i])
 			continue
 		}
+		delta := suffix.Delta(j.hashes, j.index, remote[i], pr.Index)
+		if len(delta) > 0 && len(remote[i]) == 0 && p.tooEarly(j.ring) {
+			errs[i], outcome[pr] = errMoved, errMoved
+			continue
+		}
 		outcome[pr] = nil
-		differ = append(differ, suffix.Delta(j.hashes, j.index, remote[i], pr.Index)...)
+		differ = append(differ, delta...)
 	}
 	if len(differ) == 0 {
 		times.since(Compare, begin)
@@ -319,6 +354,17 @@ func (p *Pass) try(ctx context.Context, j *job, waiting []*partner) map[*partner
 		}
 	}
 	return outcome
+}
+
+// errMoved is why a partner is not served yet.
+var errMoved = errors.New("nothing of the partition is there, and the ring is younger than imping_sync_delay_after_part_move")
+
+// tooEarly says whether to wait before a partner gets what it misses: one that has nothing at
+// all of the partition, under a ring that is new, is most likely about to get it by reverts,
+// fragment by fragment as they are. The ring's file tells neither which partitions moved nor
+// when; its own age must do.
+func (p *Pass) tooEarly(r *ring.Ring) bool {
+	return p.cfg.SyncDelay > 0 && time.Since(r.ModTime) < p.cfg.SyncDelay
 }
 
 // serve brings the partners what they miss: first all but what may break a session, then,
@@ -443,12 +489,15 @@ func (p *Pass) group(ctx context.Context, acct *slab.Account, j *job, todo []*pa
 			p.Progress.UnderWay.Add(-1)
 		}
 	}()
-	offers, err := p.offers(j, todo)
-	if err != nil {
-		for _, pr := range todo {
-			outcome[pr] = err
+	var offers []ssync.Offer
+	if j.revert == nil { // else each session has its own
+		var err error
+		if offers, err = p.offers(j, todo, false); err != nil {
+			for _, pr := range todo {
+				outcome[pr] = err
+			}
+			return todo
 		}
-		return todo
 	}
 	opening := time.Now()
 	for _, pr := range todo {
@@ -500,6 +549,10 @@ func (p *Pass) group(ctx context.Context, acct *slab.Account, j *job, todo []*pa
 			p.lose(j, s.partner, s.sent[0], s.err)
 			outcome[s.partner] = nil
 		}
+		if j.revert != nil {
+			j.revert.confirm(s)
+			continue
+		}
 		if s.err == nil && s.partner.alone == "" && !s.partner.offsets {
 			readable := 0
 			for _, s := range s.partner.suffixes {
@@ -513,8 +566,9 @@ func (p *Pass) group(ctx context.Context, acct *slab.Account, j *job, todo []*pa
 	return tried
 }
 
-// offers reads once what any of the partners may want.
-func (p *Pass) offers(j *job, todo []*partner) ([]ssync.Offer, error) {
+// offers reads once what any of the partners may want, whether it is durable or not if the
+// receiver can take that.
+func (p *Pass) offers(j *job, todo []*partner, nonDurable bool) ([]ssync.Offer, error) {
 	if j.point != nil {
 		return []ssync.Offer{j.point.offer}, nil
 	}
@@ -525,13 +579,14 @@ func (p *Pass) offers(j *job, todo []*partner) ([]ssync.Offer, error) {
 	slices.Sort(suffixes)
 	suffixes = slices.Compact(suffixes)
 	var offers []ssync.Offer
-	for o, err := range j.files.YieldHashes(j.dev.Device, j.part, suffixes, j.index, false) {
+	for o, err := range j.files.YieldHashes(j.dev.Device, j.part, suffixes, j.index, nonDurable) {
 		var unmounted *diskfile.NotMountedError
 		switch {
 		case errors.As(err, &unmounted):
 			return nil, fmt.Errorf("cannot list the objects of %s: %w", j.partition, err)
 		case err != nil:
 			p.unreadable(j, err)
+		case j.index < 0 && !o.Tombstone: // a fragment that came only now: the next pass knows its home
 		default:
 			offers = append(offers, offer(o))
 		}
@@ -548,7 +603,7 @@ func (p *Pass) unreadable(j *job, err error) {
 		}
 	}
 	p.cfg.Log.Errorf("%v", err)
-	j.failed = append(j.failed, &Unrepaired{Policy: j.pol.Index, Partition: j.part, Index: j.index, Device: j.dev.Device, Reason: err.Error()})
+	j.failed = append(j.failed, &Unrepaired{Policy: j.pol.Index, Partition: j.part, Index: j.index, Device: j.dev.Device, Reason: err.Error(), Revert: j.revert != nil})
 }
 
 func offer(o diskfile.Offer) ssync.Offer {
@@ -580,9 +635,22 @@ func (p *Pass) ask(ctx context.Context, j *job, pr *partner, offers []ssync.Offe
 	p.Progress.Sessions.Add(1)
 	target := pr.target(j)
 	target.NoOffsets = plain
+	if j.revert != nil { // read before the receiver waits for them
+		var err error
+		if offers, err = p.offers(j, []*partner{pr}, true); err != nil {
+			return nil, err
+		}
+	}
 	conn, err := ssync.Open(ctx, p.client, target, p.timeouts())
 	if err != nil {
 		return nil, err
+	}
+	if j.revert != nil && conn.DurableOnly() { // older durable fragments are offered in place of newer ones that are not
+		p.cfg.Log.Warnf("ssync receiver %s does not accept non-durable fragments", pr.Addr)
+		if offers, err = p.offers(j, []*partner{pr}, false); err != nil {
+			conn.Close()
+			return nil, err
+		}
 	}
 	if !pr.offsets {
 		pr.odd = nil
@@ -595,6 +663,9 @@ func (p *Pass) ask(ctx context.Context, j *job, pr *partner, offers []ssync.Offe
 			mine = append(mine, o)
 			told = told || o.HasOffset() && !plain
 		}
+	}
+	if j.revert != nil {
+		mine = p.limit(j, mine)
 	}
 	limit := max(p.jobLimit, p.cfg.HTTPTimeout) // an exchange of lists that moves on all the time
 	if hurry {
@@ -622,6 +693,9 @@ func (p *Pass) ask(ctx context.Context, j *job, pr *partner, offers []ssync.Offe
 	s := &session{partner: pr, conn: conn, wanted: make(map[string]ssync.Wanted, len(wanted)), touched: time.Now()}
 	for _, w := range wanted {
 		s.wanted[w.Hash] = w
+	}
+	if j.revert != nil {
+		s.offer(mine)
 	}
 	p.Progress.ObjectsWanted.Add(int64(len(wanted)))
 	p.review(j, pr, s.wanted)
@@ -693,7 +767,7 @@ func (p *Pass) quarantine(j *job) {
 // o is nil for one that could not even be opened: it goes if it still can not, and Swift
 // would put it away, too.
 func (p *Pass) condemn(j *job, hash string, o *rebuild.Object) (cause, err error) {
-	local, err := j.files.Open(j.dev.Device, j.part, hash, j.index, false)
+	local, err := j.files.Open(j.dev.Device, j.part, hash, j.index, j.revert != nil)
 	var corrupt *diskfile.CorruptError
 	var deleted *diskfile.DeletedError
 	switch {
