@@ -1,4 +1,4 @@
-// Package embedded is a cluster in this process: nodes with their devices in a folder, rings
+// Package embedded is a cluster in this process, or in one per node: nodes with their devices in a folder, rings
 // dealt for them, each served by netfast/server on an address of the loopback. It needs
 // neither root nor Swift, and can be any number of times on a machine. Objects are put on its
 // disks as Swift's proxy and object servers would have left them. It reconstructs nothing:
@@ -12,17 +12,20 @@ import (
 	"net"
 	"net/http"
 	"os"
+	"os/exec"
 	"os/user"
 	"path/filepath"
 	"slices"
 	"strconv"
 	"sync"
+	"time"
 
 	"golang.org/x/sync/errgroup"
 	"golang.org/x/sys/unix"
 
 	"imping/codec"
 	"imping/io/diskfile"
+	"imping/lab/process"
 	"imping/lab/syslog"
 	"imping/swift/policy"
 	"imping/swift/ring"
@@ -40,6 +43,10 @@ type Options struct {
 	LogLevel       string // DEBUG, INFO, ...; default INFO
 
 	Reconstructor map[string]string // further options of [object-reconstructor]
+
+	// Serve makes the command that serves a node, which ends with this process or when it is sent SIGTERM: each node is a process of
+	// its own then. nil: this process serves them.
+	Serve func(conf, swiftConf string) *exec.Cmd
 }
 
 // Policy is an erasure-coded policy. Its index is its place among the others.
@@ -105,7 +112,8 @@ type Cluster struct {
 	places []*place // by policy index
 
 	mu         sync.Mutex
-	nodes      map[int]*Node  // those that run
+	nodes      map[int]node   // those that run
+	addresses  map[int]string // of all nodes
 	containers map[string]int // policy index
 	last       timestamp.Timestamp
 }
@@ -127,7 +135,7 @@ func Start(o Options) (_ *Cluster, err error) {
 	if o.Root, err = filepath.Abs(o.Root); err != nil {
 		return nil, fmt.Errorf("cannot use the cluster's root: %w", err)
 	}
-	c := &Cluster{opts: o, nodes: map[int]*Node{}, containers: map[string]int{},
+	c := &Cluster{opts: o, nodes: map[int]node{}, addresses: map[int]string{}, containers: map[string]int{},
 		client: &http.Client{Transport: &http.Transport{MaxIdleConnsPerHost: 16, DisableCompression: true}}}
 	if err := c.lay(); err != nil {
 		return nil, err
@@ -166,10 +174,11 @@ func Start(o Options) (_ *Cluster, err error) {
 	}
 	for i, l := range listeners {
 		listeners[i] = nil
-		if c.nodes[i+1], err = serve(c.Conf(i+1), c.swift, l); err != nil {
-			delete(c.nodes, i+1)
+		n, err := c.serve(i+1, l)
+		if err != nil {
 			return nil, err
 		}
+		c.nodes[i+1] = n
 	}
 	return c, nil
 }
@@ -230,11 +239,44 @@ func (c *Cluster) StartNode(node int) error {
 	case c.nodes[node] != nil:
 		return fmt.Errorf("node %d runs already", node)
 	}
-	n, err := StartNode(c.Conf(node), c.SwiftConf())
+	l, err := net.Listen("tcp", c.addresses[node])
+	if err != nil {
+		return fmt.Errorf("cannot serve node %d: %w", node, err)
+	}
+	n, err := c.serve(node, l)
 	if err == nil {
 		c.nodes[node] = n
 	}
 	return err
+}
+
+// serve starts a node on a listener, which is the node's from here on.
+func (c *Cluster) serve(number int, l net.Listener) (node, error) {
+	c.addresses[number] = l.Addr().String()
+	if c.opts.Serve == nil {
+		return serve(c.Conf(number), c.swift, l)
+	}
+	l.Close()
+	out := filepath.Join(filepath.Dir(c.LogPath()), fmt.Sprintf("node-%d.out", number))
+	return startProcess(c.opts.Serve(c.Conf(number), c.SwiftConf()), c.addresses[number], out)
+}
+
+// CPU is the processor time that the nodes which run have used, each in a process of its own, since they were started.
+func (c *Cluster) CPU() (sum time.Duration, err error) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for number, n := range c.nodes {
+		p, ok := n.(*nodeProcess)
+		if !ok {
+			return 0, fmt.Errorf("node %d is no process of its own", number)
+		}
+		d, err := process.CPU(p.cmd.Process.Pid)
+		if err != nil {
+			return 0, err
+		}
+		sum += d
+	}
+	return sum, nil
 }
 
 // NoAttributesError tells that a file system keeps no extended attributes of users.
