@@ -42,6 +42,7 @@ type Options struct {
 	Policies       []Policy
 	LogLevel       string // DEBUG, INFO, ...; default INFO
 
+	Server        map[string]string // further options of [app:object-server]
 	Reconstructor map[string]string // further options of [object-reconstructor]
 
 	// Serve makes the command that serves a node, which ends with this process or when it is sent SIGTERM: each node is a process of
