@@ -11,6 +11,7 @@ import (
 
 	"imping/bench/limit"
 	"imping/bench/rebuild"
+	"imping/lab/real"
 )
 
 func benchRebuildCommand() *cobra.Command {
@@ -30,6 +31,9 @@ func benchRebuildCommand() *cobra.Command {
 				return err
 			}
 			l.Servers = rebuild.Servers(servers)
+			if l.Servers != rebuild.Embedded {
+				real.Enter()
+			}
 			ctx, stop := signal.NotifyContext(cmd.Context(), os.Interrupt, syscall.SIGTERM)
 			defer stop()
 			if o.Imping, err = os.Executable(); err != nil {

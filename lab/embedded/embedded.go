@@ -10,7 +10,6 @@ import (
 	"fmt"
 	"io"
 	"net"
-	"net/http"
 	"os"
 	"os/exec"
 	"os/user"
@@ -24,12 +23,9 @@ import (
 	"golang.org/x/sys/unix"
 
 	"imping/codec"
-	"imping/io/diskfile"
 	"imping/lab/process"
 	"imping/lab/syslog"
-	"imping/swift/policy"
 	"imping/swift/ring"
-	"imping/swift/timestamp"
 )
 
 // Options say what cluster Start makes. Zero values mean the default named beside each
@@ -105,26 +101,14 @@ func (o *Options) fill() error {
 
 // Cluster is a running cluster. Its methods are goroutine-safe.
 type Cluster struct {
-	opts   Options
-	user   string // whose process this is
-	log    *syslog.Log
-	client *http.Client
-	swift  *policy.Swift
-	places []*place // by policy index
+	*Store
+	opts Options
+	user string // whose process this is
+	log  *syslog.Log
 
-	mu         sync.Mutex
-	nodes      map[int]node   // those that run
-	addresses  map[int]string // of all nodes
-	containers map[string]int // policy index
-	last       timestamp.Timestamp
-}
-
-// place is where the objects of a policy go.
-type place struct {
-	*policy.Policy
-	code  *codec.Code
-	ring  *ring.Ring
-	files map[int]*diskfile.Manager // by node
+	mu        sync.Mutex
+	nodes     map[int]node   // those that run
+	addresses map[int]string // of all nodes
 }
 
 // Start makes a cluster in o.Root, which is empty or not there, and serves it. Errors that
@@ -136,8 +120,7 @@ func Start(o Options) (_ *Cluster, err error) {
 	if o.Root, err = filepath.Abs(o.Root); err != nil {
 		return nil, fmt.Errorf("cannot use the cluster's root: %w", err)
 	}
-	c := &Cluster{opts: o, nodes: map[int]node{}, addresses: map[int]string{}, containers: map[string]int{},
-		client: &http.Client{Transport: &http.Transport{MaxIdleConnsPerHost: 16, DisableCompression: true}}}
+	c := &Cluster{opts: o, nodes: map[int]node{}, addresses: map[int]string{}}
 	if err := c.lay(); err != nil {
 		return nil, err
 	}
@@ -170,7 +153,7 @@ func Start(o Options) (_ *Cluster, err error) {
 	if err := c.writeRings(listeners); err != nil {
 		return nil, err
 	}
-	if err := c.openPlaces(); err != nil {
+	if c.Store, err = OpenStore(c.SwiftConf(), c.Nodes(), c.Devices, c.DevicePath); err != nil {
 		return nil, err
 	}
 	for i, l := range listeners {
@@ -188,7 +171,9 @@ func Start(o Options) (_ *Cluster, err error) {
 func (c *Cluster) Stop() {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	c.client.CloseIdleConnections()
+	if c.Store != nil {
+		c.Store.Close()
+	}
 	for number, n := range c.nodes {
 		n.Close()
 		delete(c.nodes, number)
@@ -326,30 +311,6 @@ func CheckFolder(folder string) error {
 	defer f.Close()
 	if err := unix.Fsetxattr(int(f.Fd()), "user.swift.metadata", []byte("x"), 0); err != nil {
 		return &NoAttributesError{folder, err}
-	}
-	return nil
-}
-
-// openPlaces reads what was written, as everyone else does.
-func (c *Cluster) openPlaces() (err error) {
-	if c.swift, err = policy.Load(c.SwiftConf()); err != nil {
-		return err
-	}
-	for _, p := range c.swift.Policies {
-		pl := &place{Policy: p, files: map[int]*diskfile.Manager{}}
-		if pl.code, err = codec.New(codec.Scheme{Type: p.ECType, K: p.Data, M: p.Parity}); err != nil {
-			return err
-		}
-		if pl.ring, err = ring.Load(c.ringPath(p.Index)); err != nil {
-			return err
-		}
-		for _, n := range c.Nodes() {
-			pl.files[n] = diskfile.NewManager(diskfile.Config{
-				Devices: c.devicesPath(n), Policy: p, Hasher: c.swift.Hasher(),
-				ReclaimAge: diskfile.DefaultReclaimAge, CommitWindow: diskfile.DefaultCommitWindow, NoFallocate: true,
-			})
-		}
-		c.places = append(c.places, pl)
 	}
 	return nil
 }
