@@ -126,24 +126,11 @@ var Depths = []int{1, 2, 4, 8}
 
 // Run stores the load in a cluster of its own and lets the engines repair it in turn.
 func Run(ctx context.Context, o Options, l Load, engines []Engine) (rows []*Row, err error) {
-	root, err := os.MkdirTemp(o.Root, "c")
+	c, end, err := newCluster(ctx, &o, &l)
 	if err != nil {
 		return nil, err
 	}
-	defer os.RemoveAll(root)
-	if err := os.Chmod(root, 0o755); err != nil {
-		return nil, err
-	}
-	c, err := start(ctx, &o, &l, filepath.Join(root, "c"))
-	if err != nil {
-		return nil, err
-	}
-	defer func() {
-		if err != nil && ctx.Err() == nil {
-			c.DumpLogs(o.Out)
-		}
-		c.Stop()
-	}()
+	defer func() { end(err) }()
 	f := &field{Options: &o, load: l, cluster: c}
 	if err := f.prepare(ctx); err != nil {
 		return nil, fmt.Errorf("%s: %w", l, err)
@@ -174,6 +161,28 @@ func Run(ctx context.Context, o Options, l Load, engines []Engine) (rows []*Row,
 		}
 	}
 	return rows, nil
+}
+
+// newCluster starts a cluster for a load in a folder of its own, which goes with it; a failure's logs are shown.
+func newCluster(ctx context.Context, o *Options, l *Load) (_ cluster, end func(failed error), err error) {
+	root, err := os.MkdirTemp(o.Root, "c")
+	if err != nil {
+		return nil, nil, err
+	}
+	if err = os.Chmod(root, 0o755); err == nil {
+		var c cluster
+		if c, err = start(ctx, o, l, filepath.Join(root, "c")); err == nil {
+			return c, func(failed error) {
+				if failed != nil && ctx.Err() == nil {
+					c.DumpLogs(o.Out)
+				}
+				c.Stop()
+				os.RemoveAll(root)
+			}, nil
+		}
+	}
+	os.RemoveAll(root)
+	return nil, nil, err
 }
 
 // field is a cluster with its load.
@@ -273,32 +282,16 @@ func (f *field) repairOf(ctx context.Context, e Engine, depth int, lost []*scena
 	if err != nil {
 		return s, err
 	}
-	cpu, err := f.cluster.serversCPU()
+	s, out, err := run(ctx, f.cluster, argv)
 	if err != nil {
 		return s, err
 	}
-	var out bytes.Buffer
-	began := time.Now()
-	exit, usage, err := real.Run(ctx, &out, argv...)
-	s.Wall = time.Since(began).Seconds()
-	if err != nil {
-		return s, err
-	}
-	if exit != 0 {
-		return s, fmt.Errorf("the pass ended with status %d:\n%s", exit, out.String())
-	}
-	after, err := f.cluster.serversCPU()
-	if err != nil {
-		return s, err
-	}
-	s.CPU = time.Duration(usage.Utime.Nano() + usage.Stime.Nano()).Seconds()
-	s.ServerCPU = (after - cpu).Seconds()
-	s.PeakRSS = usage.Maxrss << 10
-	if e.Name == EngineLimit {
+	switch e.Name {
+	case EngineLimit:
 		return s, f.arrived(lost)
-	}
-	if e.Name != EngineStock {
-		if err := s.read(out.Bytes()); err != nil {
+	case EngineStock:
+	default:
+		if err := s.read(out); err != nil {
 			return s, err
 		}
 	}
@@ -312,6 +305,29 @@ func (f *field) repairOf(ctx context.Context, e Engine, depth int, lost []*scena
 		}
 	}
 	return s, nil
+}
+
+// run measures one pass, and gives what it printed.
+func run(ctx context.Context, c cluster, argv []string) (s Sample, output []byte, err error) {
+	cpu, err := c.serversCPU()
+	if err != nil {
+		return s, nil, err
+	}
+	var out bytes.Buffer
+	began := time.Now()
+	exit, usage, err := real.Run(ctx, &out, argv...)
+	s.Wall = time.Since(began).Seconds()
+	if err != nil {
+		return s, nil, err
+	}
+	if exit != 0 {
+		return s, nil, fmt.Errorf("the pass ended with status %d:\n%s", exit, out.String())
+	}
+	after, err := c.serversCPU()
+	s.CPU = time.Duration(usage.Utime.Nano() + usage.Stime.Nano()).Seconds()
+	s.ServerCPU = (after - cpu).Seconds()
+	s.PeakRSS = usage.Maxrss << 10
+	return s, out.Bytes(), err
 }
 
 // command is the engine's command line.

@@ -12,7 +12,7 @@ import (
 func benchCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "bench",
-		Short: "measure",
+		Short: "measure passes, servers and codes: what BENCHMARKS.md shows",
 	}
 	cmd.AddCommand(benchRebuildCommand(), benchLimitCommand(), benchCodecCommand(), benchServeCommand())
 	return cmd
