@@ -53,7 +53,7 @@ func start(ctx context.Context, o *Options, l *Load, root string) (cluster, erro
 	return nil, fmt.Errorf("servers %q: not %s, %s or %s", l.Servers, Embedded, Own, Stock)
 }
 
-// passes runs imping over a node.
+// settle runs imping over a node.
 func settle(ctx context.Context, o *Options, c cluster, node int) error {
 	var out strings.Builder
 	exit, _, err := real.Run(ctx, &out, o.Imping, "reconstruct", c.ReplicationConf(node), "once", "--swift-conf", c.SwiftConf())
@@ -170,10 +170,7 @@ func (c *realCluster) validate(node int) error {
 
 func (c *realCluster) serversCPU() (time.Duration, error) { return c.CPU(real.ReplicationServer) }
 
-func (c *realCluster) settle(ctx context.Context, node int) error {
-	_, err := c.StockReconstructor(ctx, node)
-	return err
-}
+func (c *realCluster) settle(ctx context.Context, node int) error { return settle(ctx, c.o, c, node) }
 
 // logRequests starts the cluster again: the servers name requests of reconstructors only at DEBUG, which costs CPU.
 func (c *realCluster) logRequests(ctx context.Context) error {

@@ -5,6 +5,7 @@ package rebuild
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -117,8 +118,15 @@ type Row struct {
 	Bytes    int64          `json:"bytes_rebuilt"` // in them
 	Read     int64          `json:"survivor_bytes"`
 	Depth    int            `json:"objects_in_flight,omitempty"` // of the limit
+	Tried    []Tried        `json:"tried,omitempty"`             // before that was chosen
 	Samples  []Sample       `json:"samples"`
 	Requests map[string]int `json:"requests,omitempty"` // by verb, in a pass of its own
+}
+
+// Tried is the best wall time of a number of objects in flight.
+type Tried struct {
+	Depth int     `json:"objects_in_flight"`
+	Wall  float64 `json:"wall_seconds"`
 }
 
 // Depths are the numbers of objects in flight that the limit is tried with.
@@ -139,7 +147,7 @@ func Run(ctx context.Context, o Options, l Load, engines []Engine) (rows []*Row,
 		row := &Row{Load: l, Engine: e, Archives: f.archives, Bytes: f.bytes, Read: f.read}
 		rows = append(rows, row)
 		if e.Name == EngineLimit {
-			if row.Depth, err = f.bestDepth(ctx); err != nil {
+			if err := f.tryDepths(ctx, row); err != nil {
 				return nil, fmt.Errorf("%s: %w", l, err)
 			}
 		}
@@ -390,26 +398,24 @@ func (f *field) arrived(lost []*scenario.Snapshot) error {
 	return nil
 }
 
-// bestDepth is the number of objects in flight with which the limit is fastest.
-func (f *field) bestDepth(ctx context.Context) (int, error) {
-	best, at := 0.0, 0
+// tryDepths finds the number of objects in flight with which the limit is fastest.
+func (f *field) tryDepths(ctx context.Context, row *Row) error {
 	for _, depth := range Depths {
-		fastest := 0.0
+		t := Tried{Depth: depth}
 		for range 2 {
-			s, err := f.repair(ctx, Engine{Name: EngineLimit}, depth)
+			s, err := f.repair(ctx, row.Engine, depth)
 			if err != nil {
-				return 0, err
+				return err
 			}
-			if fastest == 0 || s.Wall < fastest {
-				fastest = s.Wall
+			if t.Wall == 0 || s.Wall < t.Wall {
+				t.Wall = s.Wall
 			}
 		}
-		if at == 0 || fastest < best {
-			best, at = fastest, depth
-		}
+		row.Tried = append(row.Tried, t)
 	}
-	fmt.Fprintf(f.Out, "%s: the limit is fastest with %d objects in flight\n", f.load, at)
-	return at, nil
+	row.Depth = slices.MinFunc(row.Tried, func(a, b Tried) int { return cmp.Compare(a.Wall, b.Wall) }).Depth
+	fmt.Fprintf(f.Out, "%s: the limit is fastest with %d objects in flight\n", f.load, row.Depth)
+	return nil
 }
 
 // count repairs once more with each engine, with requests logged, and counts them.

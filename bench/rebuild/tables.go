@@ -6,6 +6,7 @@ import (
 	"slices"
 	"strings"
 
+	"imping/bench/plot"
 	"imping/codec"
 )
 
@@ -33,6 +34,8 @@ type Scale struct {
 }
 
 const mib = 1 << 20
+
+const sizesName = "sizes"
 
 // Tables are all of them. How many objects: a pass is to take about a second, so that its beginning and its end count little.
 func Tables(s Scale) []Table {
@@ -73,7 +76,7 @@ func Tables(s Scale) []Table {
 		l.Losses = 2
 		losses.Cases = append(losses.Cases, Case{Load: l, Engines: []Engine{{Name: "off"}, {Name: "off", Single: true}, {Name: "md5"}, {Name: "md5", Single: true}}})
 	}
-	sizes := Table{Name: "sizes", format: sizesTable}
+	sizes := Table{Name: sizesName, format: sizesTable}
 	for _, size := range []int64{64 << 10, 256 << 10, mib, 4 * mib, 16 * mib, 64 * mib, 512 * mib} {
 		objects := int(min(1000, max(2, 512*mib/size)))
 		if s.Quick {
@@ -116,7 +119,9 @@ type Result struct {
 	Table string     `json:"table"`
 	Rows  [][]*Row   `json:"cases,omitempty"` // by case
 	Idle  []*IdleRow `json:"idle,omitempty"`
-	Text  string     `json:"-"` // Markdown
+
+	Plots map[string]*plot.Plot `json:"-"` // by file name
+	Text  string                `json:"-"` // Markdown
 }
 
 // Measure fills a table.
@@ -139,6 +144,9 @@ func (t *Table) Measure(ctx context.Context, o Options) (*Result, error) {
 		r.Rows = append(r.Rows, rows)
 	}
 	r.Text = t.format(r.Rows)
+	if t.Name == sizesName {
+		r.Plots = map[string]*plot.Plot{"rate-by-size.svg": bySize(r.Rows), "rate-by-flight.svg": byFlight(r.Rows)}
+	}
 	return r, nil
 }
 

@@ -1,10 +1,12 @@
 package main
 
 import (
+	"bytes"
 	"encoding/json"
 	"fmt"
 	"os"
 	"os/signal"
+	"path/filepath"
 	"runtime"
 	"slices"
 	"strings"
@@ -16,6 +18,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"imping/bench/limit"
+	"imping/bench/plot"
 	"imping/bench/rebuild"
 	"imping/lab/real"
 	"imping/swift/conf"
@@ -77,7 +80,7 @@ on the file system that TMPDIR lies on: every archive is synced to it.`,
 	f.BoolVar(&o.count, "count", false, "count requests, too, in a pass of its own")
 	f.IntVar(&o.rounds, "rounds", 5, "repairs per engine and load")
 	f.BoolVar(&o.asJSON, "json", false, "print every figure as JSON")
-	f.StringVar(&o.write, "write", "", "put the tables into this file, between their marks (rebuild-limit and so on)")
+	f.StringVar(&o.write, "write", "", "put the tables into this file, between their marks (rebuild-limit and so on), and plots into bench/plots beside it")
 	return cmd
 }
 
@@ -219,12 +222,28 @@ func benchRebuild(cmd *cobra.Command, o *benchRebuildOptions) error {
 			if err := writeTable(o.write, "rebuild-"+r.Table, text); err != nil {
 				return err
 			}
+			for name, p := range r.Plots {
+				if err := writePlot(filepath.Join(filepath.Dir(o.write), "bench", "plots", name), p); err != nil {
+					return err
+				}
+			}
 		}
 	}
 	if o.asJSON {
 		return enc.Encode(results)
 	}
 	return nil
+}
+
+func writePlot(path string, p *plot.Plot) error {
+	var b bytes.Buffer
+	if _, err := p.WriteTo(&b); err != nil {
+		return err
+	}
+	if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
+		return err
+	}
+	return os.WriteFile(path, b.Bytes(), 0o644)
 }
 
 // fileSystem is what kind the folder lies on. Kernel: include/uapi/linux/magic.h.
