@@ -184,7 +184,10 @@ func (r *run) prepare(ctx context.Context) error {
 	r.small, r.large = r.archives(code, "small", small, smallMany), r.archives(code, "large", large, largeMany)
 	r.fresh = r.archives(code, "fresh", small, int(1000*r.Scale))
 	fmt.Fprintln(r.Out, "storing")
-	return r.put(ctx, getPart, slices.Concat(r.small, r.large))
+	if err := r.put(ctx, getPart, r.small); err != nil {
+		return err
+	}
+	return r.put(ctx, getPart, r.large)
 }
 
 // archives makes up that many objects of that size; all have the same bytes.
@@ -217,7 +220,7 @@ func (r *run) archives(code *codec.Code, name string, size, many int) []archive 
 	return out
 }
 
-// put sends archives by one SSYNC session.
+// put sends archives of one size by one SSYNC session.
 func (r *run) put(ctx context.Context, part int, archives []archive) error {
 	session := limit.Session{Target: ssync.Target{Addr: r.addr, Device: r.dev, Partition: part, Policy: policyAt, FragIndex: index}}
 	for i := range archives {
