@@ -44,7 +44,7 @@ count-arm64:          ## instructions of native's kernels on arm64: the table of
 # has tests of its own. The fault matrix waits for timeouts most of its time, and what it exercises the unit tests
 # do. Long comparisons with Swift, in io/diskfile, netfast/server and lab/real, are one thing after the other. What
 # stays of the real cluster has many sessions at once: the receivers' limits, handoffs, rot, point repairs, our servers.
-NORACE = ^TestWhateverPeersDo|^TestScenario/^real$$|^TestAWipedDeviceComesBack|^TestArchivesSavedFromDisks|^TestRandom(Replicated)?(Partitions|Writes)|^TestObjectsAre(Given|Written)AsSwiftDoes$$|^TestStockReconstructorsBringBack|^TestTheEmbeddedClusterStores|^TestDashboardsSeeNoDifference
+NORACE = ^TestBenchRebuild$$|^TestWhateverPeersDo|^TestScenario/^real$$|^TestAWipedDeviceComesBack|^TestArchivesSavedFromDisks|^TestRandom(Replicated)?(Partitions|Writes)|^TestObjectsAre(Given|Written)AsSwiftDoes$$|^TestStockReconstructorsBringBack|^TestTheEmbeddedClusterStores|^TestDashboardsSeeNoDifference
 
 race: build deps      ## the same under the race detector, but what adds nothing there
 	GORACE=atexit_sleep_ms=0 $(GO) test -p 1 -race -timeout 900s -skip '$(NORACE)' ./...
@@ -61,8 +61,8 @@ lint:                 ## gofmt, vet, staticcheck, for both architectures that ha
 fuzz:                 ## every fuzz target for FUZZTIME (20s)
 	@./lab/fuzz $(or $(FUZZTIME),20s)
 
-bench: build deps     ## stock and imping in turn on the lab; rewrites BENCHMARKS.md's table
-	$(PREFIX)/imping bench --write BENCHMARKS.md
+bench: build deps     ## passes of imping, of stock and of a bare program in turn; rewrites BENCHMARKS.md's tables and plots
+	$(PREFIX)/imping bench rebuild $(if $(QUICK),--quick,--write BENCHMARKS.md)
 
 bench-serve: build deps ## stock's object server and ours in turn on the lab; rewrites BENCHMARKS.md's table
 	$(PREFIX)/imping bench serve --write BENCHMARKS.md

@@ -6,7 +6,6 @@ import (
 	"bytes"
 	"context"
 	"crypto/md5"
-	"errors"
 	"fmt"
 	"io"
 	"math/rand/v2"
@@ -20,6 +19,7 @@ import (
 
 	"golang.org/x/sync/errgroup"
 
+	"imping/bench/limit"
 	"imping/codec"
 	"imping/lab/real"
 	"imping/netfast"
@@ -65,10 +65,10 @@ const (
 
 // archive is an object's archive to store and to ask for.
 type archive struct {
-	path  string // /account/container/object
-	hash  string
-	bytes []byte
-	head  ssync.PutHead
+	path     string // /account/container/object
+	hash     string
+	fragment []byte // of which it consists, over and over
+	head     ssync.PutHead
 }
 
 var stamp = timestamp.Timestamp{Raw: 176_000_000_000_000}
@@ -184,7 +184,10 @@ func (r *run) prepare(ctx context.Context) error {
 	r.small, r.large = r.archives(code, "small", small, smallMany), r.archives(code, "large", large, largeMany)
 	r.fresh = r.archives(code, "fresh", small, int(1000*r.Scale))
 	fmt.Fprintln(r.Out, "storing")
-	return r.put(ctx, getPart, slices.Concat(r.small, r.large))
+	if err := r.put(ctx, getPart, r.small); err != nil {
+		return err
+	}
+	return r.put(ctx, getPart, r.large)
 }
 
 // archives makes up that many objects of that size; all have the same bytes.
@@ -205,7 +208,7 @@ func (r *run) archives(code *codec.Code, name string, size, many int) []archive 
 	out := make([]archive, many)
 	for i := range out {
 		path := fmt.Sprintf("/AUTH_bench/c/%s-%d", name, i)
-		out[i] = archive{path: path, hash: fmt.Sprintf("%x", r.hasher.Object(path)), bytes: whole, head: ssync.PutHead{
+		out[i] = archive{path: path, hash: fmt.Sprintf("%x", r.hasher.Object(path)), fragment: fragment, head: ssync.PutHead{
 			Path: path, Length: int64(len(whole)), Header: []ssync.Field{
 				{Key: "X-Timestamp", Value: stamp.Internal()}, {Key: "Content-Type", Value: "application/octet-stream"},
 				{Key: "ETag", Value: fmt.Sprintf("%x", md5.Sum(whole))},
@@ -217,50 +220,13 @@ func (r *run) archives(code *codec.Code, name string, size, many int) []archive 
 	return out
 }
 
-// put sends archives by one SSYNC session.
+// put sends archives of one size by one SSYNC session.
 func (r *run) put(ctx context.Context, part int, archives []archive) error {
-	timeouts := ssync.Timeouts{Conn: 5 * time.Second, Node: time.Minute, HTTP: time.Minute}
-	s, err := ssync.Open(ctx, r.client, ssync.Target{Addr: r.addr, Device: r.dev, Partition: part, Policy: policyAt, FragIndex: index}, timeouts)
-	if err != nil {
-		return err
+	session := limit.Session{Target: ssync.Target{Addr: r.addr, Device: r.dev, Partition: part, Policy: policyAt, FragIndex: index}}
+	for i := range archives {
+		session.Puts = append(session.Puts, limit.Put{Hash: archives[i].hash, Stamp: stamp, Head: archives[i].head})
 	}
-	defer s.Close()
-	by := map[string]*archive{}
-	if err := s.Offer(ctx, func(yield func(ssync.Offer) bool) {
-		for i := range archives {
-			by[archives[i].hash] = &archives[i]
-			if !yield(ssync.Offer{Hash: archives[i].hash, Data: stamp}) {
-				return
-			}
-		}
-	}); err != nil {
-		return err
-	}
-	wanted, err := s.Wanted(ctx)
-	if err != nil {
-		return err
-	}
-	if len(wanted) != len(archives) {
-		return fmt.Errorf("%d of %d archives are wanted", len(wanted), len(archives))
-	}
-	for _, w := range wanted {
-		a := by[w.Hash]
-		p, err := s.Put(a.head)
-		if err != nil {
-			return err
-		}
-		for rest := a.bytes; len(rest) > 0; {
-			n := min(len(rest), 104938)
-			if err := p.WriteFragment(rest[:n]); err != nil {
-				return err
-			}
-			rest = rest[n:]
-		}
-		if err := p.Commit(ctx); err != nil {
-			return err
-		}
-	}
-	return s.Finish(ctx)
+	return limit.Send(ctx, r.client, &session, archives[0].fragment)
 }
 
 // get asks for many archives, in turn, over that many connections at once.
@@ -268,15 +234,15 @@ func (r *run) get(ctx context.Context, archives []archive, many, conns int) erro
 	group, ctx := errgroup.WithContext(ctx)
 	for c := range conns {
 		group.Go(func() error {
-			conn, err := (&net.Dialer{}).DialContext(ctx, "tcp", r.addr)
+			conn, err := limit.Dial(ctx, r.addr)
 			if err != nil {
 				return err
 			}
 			defer conn.Close()
 			defer context.AfterFunc(ctx, func() { conn.Close() })()
-			buf := make([]byte, 1<<20)
 			for i := c; i < many; i += conns {
-				if err := ask(conn, buf, r.dev, &archives[i%len(archives)]); err != nil {
+				a := &archives[i%len(archives)]
+				if err := conn.Get(&limit.Source{Addr: r.addr, Device: r.dev, Partition: getPart, Policy: policyAt, Path: a.path}, int(a.head.Length)); err != nil {
 					return err
 				}
 			}
@@ -284,42 +250,6 @@ func (r *run) get(ctx context.Context, archives []archive, many, conns int) erro
 		})
 	}
 	return group.Wait()
-}
-
-// ask reads one archive; its length and first bytes are looked at.
-func ask(conn net.Conn, buf []byte, dev string, a *archive) error {
-	_, err := fmt.Fprintf(conn, "GET /%s/%d%s HTTP/1.1\r\nHost: x\r\nX-Backend-Storage-Policy-Index: %d\r\nX-Backend-Replication: True\r\n"+
-		"X-Backend-Fragment-Preferences: []\r\nUser-Agent: obj-reconstructor 1\r\n\r\n", dev, getPart, a.path, policyAt)
-	if err != nil {
-		return err
-	}
-	n, head := 0, 0
-	for head == 0 || n < head+len(a.bytes) {
-		at := buf
-		if head == 0 {
-			at = buf[n:]
-		}
-		m, err := conn.Read(at)
-		if err != nil {
-			return fmt.Errorf("%s: after %d bytes: %w", a.path, n, err)
-		}
-		n += m
-		if head == 0 {
-			if i := bytes.Index(buf[:n], []byte("\r\n\r\n")); i > 0 {
-				head = i + 4
-				length := fmt.Sprintf("\r\nContent-Length: %d\r\n", len(a.bytes))
-				if !bytes.HasPrefix(buf, []byte("HTTP/1.1 200 ")) || !bytes.Contains(buf[:head], []byte(length)) {
-					return fmt.Errorf("%s: answered %q", a.path, buf[:head])
-				}
-			} else if n == len(buf) {
-				return errors.New("a head of a mebibyte")
-			}
-		}
-	}
-	if n != head+len(a.bytes) {
-		return fmt.Errorf("%s: %d bytes too many", a.path, n-head-len(a.bytes))
-	}
-	return nil
 }
 
 // loads are those of BENCHMARKS.md.
@@ -330,7 +260,7 @@ func (r *run) loads() []load {
 		return load{name: name, unit: unit, units: float64(many) / perUnit, validate: validate, alone: conns == 1,
 			ready: func(ctx context.Context) error { return r.get(ctx, archives, max(conns, many/20), conns) }, do: get}
 	}
-	perGiB := float64(1<<30) / float64(len(r.large[0].bytes))
+	perGiB := float64(1<<30) / float64(r.large[0].head.Length)
 	// Each time in another partition, and nothing is removed in between: ext4 looks at what was deleted lately whenever it makes a file.
 	part := putPart
 	another := func(context.Context) error {

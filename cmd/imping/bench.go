@@ -3,68 +3,18 @@ package main
 import (
 	"fmt"
 	"os"
-	"os/signal"
 	"path/filepath"
 	"strings"
-	"syscall"
-	"time"
 
-	"github.com/klauspost/cpuid/v2"
 	"github.com/spf13/cobra"
-
-	"imping/bench/rebuild"
-	"imping/lab/real"
 )
 
 func benchCommand() *cobra.Command {
-	var rounds, objects int
-	var write string
 	cmd := &cobra.Command{
 		Use:   "bench",
-		Short: "measure stock Swift's reconstructor and imping in turn on a real cluster (needs root)",
-		Long: `Stores objects in a Swift cluster of its own, then wipes a device and lets each
-reconstructor repair it, in turn; every repair is compared byte for byte. Prints a
-Markdown table of medians.`,
-		Example: "  imping bench --write BENCHMARKS.md\n  imping bench --rounds 1 --objects 20",
-		Args:    cobra.NoArgs,
-		RunE: func(cmd *cobra.Command, _ []string) error {
-			if err := checkBench(rounds, write, "rebuild"); err != nil {
-				return err
-			}
-			if objects < 0 {
-				return fmt.Errorf("--objects %d: must not be less than 0 (all)", objects)
-			}
-			real.Enter()
-			ctx, stop := signal.NotifyContext(cmd.Context(), os.Interrupt, syscall.SIGTERM)
-			defer stop()
-			root, as, err := benchFolder(swiftReconstructor)
-			defer os.RemoveAll(root)
-			if err != nil {
-				return err
-			}
-			shapes := rebuild.Shapes()
-			for i := range shapes {
-				if objects > 0 && objects < shapes[i].Objects {
-					shapes[i].Name = strings.Replace(shapes[i].Name, fmt.Sprint(shapes[i].Objects), fmt.Sprint(objects), 1)
-					shapes[i].Objects = objects
-				}
-			}
-			rows, err := rebuild.Run(ctx, rebuild.Options{Root: root, Imping: as, Rounds: rounds, Shapes: shapes, Out: os.Stderr})
-			if err != nil {
-				return err
-			}
-			text := fmt.Sprintf("imping %s, %s, %s, %s\n\n%s", version, time.Now().UTC().Format(time.DateOnly), cpuid.CPU.BrandName, mediansOf(rounds), rebuild.Table(rows))
-			fmt.Print(text)
-			if write != "" {
-				return writeTable(write, "rebuild", text)
-			}
-			return nil
-		},
+		Short: "measure passes, servers and codes: what BENCHMARKS.md shows",
 	}
-	cmd.AddCommand(benchCodecCommand(), benchServeCommand())
-	cmd.Flags().IntVar(&rounds, "rounds", 3, "repairs per engine and load")
-	cmd.Flags().IntVar(&objects, "objects", 0, "at most so many objects per load (for a quick look)")
-	cmd.Flags().StringVar(&write, "write", "", "put the table into this file, between its rebuild marks")
+	cmd.AddCommand(benchRebuildCommand(), benchLimitCommand(), benchCodecCommand(), benchServeCommand())
 	return cmd
 }
 

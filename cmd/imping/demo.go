@@ -92,14 +92,14 @@ Exit status: 0 all was rebuilt, 1 it was not, or could not be tried.`,
 
 var schemePattern = regexp.MustCompile(`^(\w+)\s+(\d{1,3})\+(\d{1,3})$`)
 
-// check finds out what is wrong with the flags before anything is made.
-func (o *demoOptions) check() error {
-	for _, given := range o.policies {
-		for text := range strings.SplitSeq(given, ",") {
+// parseSchemes reads the values of a flag, each of which may hold several schemes with commas between.
+func parseSchemes(flag string, given []string) (schemes []codec.Scheme, err error) {
+	for _, list := range given {
+		for text := range strings.SplitSeq(list, ",") {
 			text = strings.TrimSpace(text)
 			m := schemePattern.FindStringSubmatch(text)
 			if m == nil {
-				return fmt.Errorf("--policy %q: not a scheme such as %q", text, "isa_l_rs_vand 10+4")
+				return nil, fmt.Errorf("--%s %q: not a scheme such as %q", flag, text, "isa_l_rs_vand 10+4")
 			}
 			k, _ := strconv.Atoi(m[2])
 			parity, _ := strconv.Atoi(m[3])
@@ -108,13 +108,22 @@ func (o *demoOptions) check() error {
 				if !slices.Contains(codec.Types(), s.Type) {
 					err = fmt.Errorf("%w (types are %s)", err, strings.Join(codec.Types(), ", "))
 				}
-				return fmt.Errorf("--policy %q: %w", text, err)
+				return nil, fmt.Errorf("--%s %q: %w", flag, text, err)
 			}
-			if slices.Contains(o.schemes, s) {
-				return fmt.Errorf("--policy %q is given twice", text)
+			if slices.Contains(schemes, s) {
+				return nil, fmt.Errorf("--%s %q is given twice", flag, text)
 			}
-			o.schemes = append(o.schemes, s)
+			schemes = append(schemes, s)
 		}
+	}
+	return schemes, nil
+}
+
+// check finds out what is wrong with the flags before anything is made.
+func (o *demoOptions) check() error {
+	var err error
+	if o.schemes, err = parseSchemes("policy", o.policies); err != nil {
+		return err
 	}
 	switch {
 	case o.nodes < 1 || o.nodes > 200:

@@ -76,7 +76,7 @@ pipeline = healthcheck recon object-server
 [app:object-server]
 use = egg:swift#object
 log_requests = no
-
+%s
 [filter:healthcheck]
 use = egg:swift#healthcheck
 
@@ -85,9 +85,15 @@ use = egg:swift#recon
 
 [object-reconstructor]
 log_name = reconstructor-%d
-`, nodeIP(node), port, c.user, c.SwiftDir(), filepath.Clean(c.devicesPath(node)), c.ReconPath(node), c.logSocket(), c.opts.LogLevel, node, node)
-	for _, key := range slices.Sorted(maps.Keys(c.opts.Reconstructor)) {
-		fmt.Fprintf(&b, "%s = %s\n", key, c.opts.Reconstructor[key])
+%s`, nodeIP(node), port, c.user, c.SwiftDir(), filepath.Clean(c.devicesPath(node)), c.ReconPath(node), c.logSocket(), c.opts.LogLevel, node,
+		lines(c.opts.Server), node, lines(c.opts.Reconstructor))
+	return b.String()
+}
+
+func lines(options map[string]string) string {
+	var b strings.Builder
+	for _, key := range slices.Sorted(maps.Keys(options)) {
+		fmt.Fprintf(&b, "%s = %s\n", key, options[key])
 	}
 	return b.String()
 }

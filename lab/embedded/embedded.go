@@ -1,4 +1,4 @@
-// Package embedded is a cluster in this process: nodes with their devices in a folder, rings
+// Package embedded is a cluster in this process, or in one per node: nodes with their devices in a folder, rings
 // dealt for them, each served by netfast/server on an address of the loopback. It needs
 // neither root nor Swift, and can be any number of times on a machine. Objects are put on its
 // disks as Swift's proxy and object servers would have left them. It reconstructs nothing:
@@ -10,23 +10,22 @@ import (
 	"fmt"
 	"io"
 	"net"
-	"net/http"
 	"os"
+	"os/exec"
 	"os/user"
 	"path/filepath"
 	"slices"
 	"strconv"
 	"sync"
+	"time"
 
 	"golang.org/x/sync/errgroup"
 	"golang.org/x/sys/unix"
 
 	"imping/codec"
-	"imping/io/diskfile"
+	"imping/lab/process"
 	"imping/lab/syslog"
-	"imping/swift/policy"
 	"imping/swift/ring"
-	"imping/swift/timestamp"
 )
 
 // Options say what cluster Start makes. Zero values mean the default named beside each
@@ -39,7 +38,12 @@ type Options struct {
 	Policies       []Policy
 	LogLevel       string // DEBUG, INFO, ...; default INFO
 
+	Server        map[string]string // further options of [app:object-server]
 	Reconstructor map[string]string // further options of [object-reconstructor]
+
+	// Serve makes the command that serves a node, which ends with this process or when it is sent SIGTERM: each node is a process of
+	// its own then. nil: this process serves them.
+	Serve func(conf, swiftConf string) *exec.Cmd
 }
 
 // Policy is an erasure-coded policy. Its index is its place among the others.
@@ -97,25 +101,14 @@ func (o *Options) fill() error {
 
 // Cluster is a running cluster. Its methods are goroutine-safe.
 type Cluster struct {
-	opts   Options
-	user   string // whose process this is
-	log    *syslog.Log
-	client *http.Client
-	swift  *policy.Swift
-	places []*place // by policy index
+	*Store
+	opts Options
+	user string // whose process this is
+	log  *syslog.Log
 
-	mu         sync.Mutex
-	nodes      map[int]*Node  // those that run
-	containers map[string]int // policy index
-	last       timestamp.Timestamp
-}
-
-// place is where the objects of a policy go.
-type place struct {
-	*policy.Policy
-	code  *codec.Code
-	ring  *ring.Ring
-	files map[int]*diskfile.Manager // by node
+	mu        sync.Mutex
+	nodes     map[int]node   // those that run
+	addresses map[int]string // of all nodes
 }
 
 // Start makes a cluster in o.Root, which is empty or not there, and serves it. Errors that
@@ -127,8 +120,7 @@ func Start(o Options) (_ *Cluster, err error) {
 	if o.Root, err = filepath.Abs(o.Root); err != nil {
 		return nil, fmt.Errorf("cannot use the cluster's root: %w", err)
 	}
-	c := &Cluster{opts: o, nodes: map[int]*Node{}, containers: map[string]int{},
-		client: &http.Client{Transport: &http.Transport{MaxIdleConnsPerHost: 16, DisableCompression: true}}}
+	c := &Cluster{opts: o, nodes: map[int]node{}, addresses: map[int]string{}}
 	if err := c.lay(); err != nil {
 		return nil, err
 	}
@@ -161,15 +153,16 @@ func Start(o Options) (_ *Cluster, err error) {
 	if err := c.writeRings(listeners); err != nil {
 		return nil, err
 	}
-	if err := c.openPlaces(); err != nil {
+	if c.Store, err = OpenStore(c.SwiftConf(), c.Nodes(), c.Devices, c.DevicePath); err != nil {
 		return nil, err
 	}
 	for i, l := range listeners {
 		listeners[i] = nil
-		if c.nodes[i+1], err = serve(c.Conf(i+1), c.swift, l); err != nil {
-			delete(c.nodes, i+1)
+		n, err := c.serve(i+1, l)
+		if err != nil {
 			return nil, err
 		}
+		c.nodes[i+1] = n
 	}
 	return c, nil
 }
@@ -178,7 +171,9 @@ func Start(o Options) (_ *Cluster, err error) {
 func (c *Cluster) Stop() {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	c.client.CloseIdleConnections()
+	if c.Store != nil {
+		c.Store.Close()
+	}
 	for number, n := range c.nodes {
 		n.Close()
 		delete(c.nodes, number)
@@ -230,11 +225,44 @@ func (c *Cluster) StartNode(node int) error {
 	case c.nodes[node] != nil:
 		return fmt.Errorf("node %d runs already", node)
 	}
-	n, err := StartNode(c.Conf(node), c.SwiftConf())
+	l, err := net.Listen("tcp", c.addresses[node])
+	if err != nil {
+		return fmt.Errorf("cannot serve node %d: %w", node, err)
+	}
+	n, err := c.serve(node, l)
 	if err == nil {
 		c.nodes[node] = n
 	}
 	return err
+}
+
+// serve starts a node on a listener, which is the node's from here on.
+func (c *Cluster) serve(number int, l net.Listener) (node, error) {
+	c.addresses[number] = l.Addr().String()
+	if c.opts.Serve == nil {
+		return serve(c.Conf(number), c.swift, l)
+	}
+	l.Close()
+	out := filepath.Join(filepath.Dir(c.LogPath()), fmt.Sprintf("node-%d.out", number))
+	return startProcess(c.opts.Serve(c.Conf(number), c.SwiftConf()), c.addresses[number], out)
+}
+
+// CPU is the processor time that the nodes which run have used, each in a process of its own, since they were started.
+func (c *Cluster) CPU() (sum time.Duration, err error) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for number, n := range c.nodes {
+		p, ok := n.(*nodeProcess)
+		if !ok {
+			return 0, fmt.Errorf("node %d is no process of its own", number)
+		}
+		d, err := process.CPU(p.cmd.Process.Pid)
+		if err != nil {
+			return 0, err
+		}
+		sum += d
+	}
+	return sum, nil
 }
 
 // NoAttributesError tells that a file system keeps no extended attributes of users.
@@ -283,30 +311,6 @@ func CheckFolder(folder string) error {
 	defer f.Close()
 	if err := unix.Fsetxattr(int(f.Fd()), "user.swift.metadata", []byte("x"), 0); err != nil {
 		return &NoAttributesError{folder, err}
-	}
-	return nil
-}
-
-// openPlaces reads what was written, as everyone else does.
-func (c *Cluster) openPlaces() (err error) {
-	if c.swift, err = policy.Load(c.SwiftConf()); err != nil {
-		return err
-	}
-	for _, p := range c.swift.Policies {
-		pl := &place{Policy: p, files: map[int]*diskfile.Manager{}}
-		if pl.code, err = codec.New(codec.Scheme{Type: p.ECType, K: p.Data, M: p.Parity}); err != nil {
-			return err
-		}
-		if pl.ring, err = ring.Load(c.ringPath(p.Index)); err != nil {
-			return err
-		}
-		for _, n := range c.Nodes() {
-			pl.files[n] = diskfile.NewManager(diskfile.Config{
-				Devices: c.devicesPath(n), Policy: p, Hasher: c.swift.Hasher(),
-				ReclaimAge: diskfile.DefaultReclaimAge, CommitWindow: diskfile.DefaultCommitWindow, NoFallocate: true,
-			})
-		}
-		c.places = append(c.places, pl)
 	}
 	return nil
 }

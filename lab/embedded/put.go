@@ -28,7 +28,7 @@ const libecVersion = 0x010602
 // manager is that of a primary's node, and where the object goes there.
 func (o *object) manager(n ring.Node) (*diskfile.Manager, diskfile.Place) {
 	dev := n.Device.Device
-	return o.files[o.cluster.NodeOf(dev)], diskfile.Place{
+	return o.files[o.cluster.nodeOf[dev]], diskfile.Place{
 		Device: dev, Partition: o.partition, Name: o.name, FragIndex: o.BackendIndex(n.Index)}
 }
 

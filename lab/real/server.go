@@ -7,11 +7,12 @@ import (
 	"net"
 	"os"
 	"os/exec"
-	"strconv"
 	"syscall"
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"imping/lab/process"
 )
 
 // Kind is which of a node's two object servers is meant.
@@ -148,15 +149,5 @@ func (s *server) cpu() (time.Duration, error) {
 	if !s.running() {
 		return 0, fmt.Errorf("%s does not run", s.name)
 	}
-	fields, err := procStat(s.pid)
-	if err != nil {
-		return 0, err
-	}
-	user, err1 := strconv.ParseInt(fields[11], 10, 64)
-	system, err2 := strconv.ParseInt(fields[12], 10, 64)
-	if err := errors.Join(err1, err2); err != nil {
-		return 0, fmt.Errorf("cannot read the CPU time of %s: %w", s.name, err)
-	}
-	// Clock ticks are hundredths of a second on every Linux that Go runs on.
-	return time.Duration(user+system) * 10 * time.Millisecond, nil
+	return process.CPU(s.pid)
 }

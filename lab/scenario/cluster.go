@@ -72,6 +72,17 @@ func (l *Layout) hash(o *Object) (hash string, part int) {
 	return objhash.Hex(h), objhash.Partition(h, l.rings[o.Policy.Index].PartPower)
 }
 
+// Hash is the object's hash, as its folder is named.
+func (l *Layout) Hash(o *Object) string {
+	hash, _ := l.hash(o)
+	return hash
+}
+
+// Path is the object's path, not quoted: /account/container/object.
+func (l *Layout) Path(o *Object) string {
+	return "/" + l.cluster.Account() + "/" + o.Container + "/" + o.Name
+}
+
 // Primaries are the object's primary nodes, in the ring's order.
 func (l *Layout) Primaries(o *Object) []ring.Node {
 	_, part := l.hash(o)

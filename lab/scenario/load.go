@@ -29,6 +29,9 @@ type LoadOptions struct {
 	// ones: passes compare each of them with its partners, whatever it holds.
 	Partitions int
 
+	// In, if not nil, tells in which partitions objects may be, but for the random ones.
+	In func(part int) bool
+
 	Sizes []int64 // of the Sized objects; nil: 0, 1, segment-1, segment, segment+1 and 5 MiB
 	Kinds []Kind  // besides Sized and Random; nil: Posted, Overwritten, Deleted, Foreign, Expiring
 
@@ -148,7 +151,7 @@ func (l *Layout) choose(p *policy.Policy, o *LoadOptions) ([]*Object, error) {
 	add := func(kind Kind, base string, size int64, victim string) error {
 		obj := &Object{Policy: p, Container: p.Name, Kind: kind, Size: size}
 		room := func(part int) bool {
-			return kind == Random || used[part] || o.Partitions == 0 || len(used) < o.Partitions
+			return kind == Random || (o.In == nil || o.In(part)) && (used[part] || o.Partitions == 0 || len(used) < o.Partitions)
 		}
 		if err := l.name(obj, base, victim, room); err != nil {
 			return err
