@@ -110,7 +110,7 @@ Exit status: 0 all done, 1 could not run, 2 something was left.`,
 	f.StringSliceVarP(&o.partitions, "partitions", "p", nil, "only these partitions (comma-separated; needs once)")
 	f.StringVar(&o.swiftConf, "swift-conf", "", "swift.conf to read (default /etc/swift/swift.conf)")
 	f.StringVar(&o.verify, "verify-survivors", "", "md5, parity or off: how the bytes of survivors are proved before a rebuilt archive is whole (default md5; imping_verify_survivors in CONF)")
-	f.StringVar(&o.budget, "memory-budget", "", "ceiling for buffers, such as 256MiB (default 256MiB; imping_memory_budget in CONF)")
+	f.StringVar(&o.budget, "memory-budget", "", "ceiling for buffers, such as 256MiB (default 64MiB; imping_memory_budget in CONF)")
 	f.StringVar(&o.only, "only", "", "sync or revert: do no other jobs (default both; imping_only in CONF)")
 	f.BoolVar(&o.json, "json", false, "print the summary as JSON")
 	f.BoolVar(&o.stats, "stats", false, "say where the time went, stage by stage, on standard error")
@@ -423,7 +423,7 @@ func passConfig(sec *conf.Section, o *reconstructOptions) (*pass.Config, error) 
 	}
 	budget, from := o.budget, "--memory-budget"
 	if budget == "" {
-		budget, from = sec.Get(optBudget, "256MiB"), sec.Path+": "+optBudget
+		budget, from = sec.Get(optBudget, "64MiB"), sec.Path+": "+optBudget
 	}
 	if cfg.MemoryBudget, err = parseSize(budget); err != nil {
 		return nil, fmt.Errorf("%s = %q: %w", from, budget, err)

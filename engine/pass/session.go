@@ -388,9 +388,16 @@ func (t *task) rebuild(acct *slab.Account, local *diskfile.Object) bool {
 		return false
 	}
 	o.Inherit(j.objects[t.hash])
-	j.objects[t.hash] = o
+	delete(j.objects, t.hash)
 	j.mu.Unlock()
-	return t.serve(acct, o, func(index int) []ssync.Field { return putFields(local.DataMeta, index) })
+	served := t.serve(acct, o, func(index int) []ssync.Field { return putFields(local.DataMeta, index) })
+	// Of most there is nothing to remember, and there may be very many.
+	if o.Forget() {
+		j.mu.Lock()
+		j.objects[t.hash] = o
+		j.mu.Unlock()
+	}
+	return served
 }
 
 // serve rebuilds the archives of those who want one; header gives that of the archive of an

@@ -35,7 +35,7 @@ type job struct {
 	revert  *revert // nil: SYNC
 	hashes  suffix.Hashes
 	peers   []rebuild.Peer             // all other primaries
-	objects map[string]*rebuild.Object // what earlier tries learned, by hash
+	objects map[string]*rebuild.Object // of which earlier tries learned something, by hash
 	damaged map[string]bool            // hashes of objects that can not be opened, under mu
 	mu      sync.Mutex                 // over objects
 

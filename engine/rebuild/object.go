@@ -37,6 +37,7 @@ type Object struct {
 	Index     int    // fragment index of the local archive
 
 	local *diskfile.Object
+	path  string // of the local archive, for people
 	avoid avoid
 }
 
@@ -48,7 +49,7 @@ func NewObject(code *codec.Code, pol *policy.Policy, partition int, local *diskf
 		Code: code, Policy: pol, Partition: partition,
 		Hash: local.Hash, Name: local.Name, Data: local.Data, Length: local.Length, Index: local.FragIndex,
 		Durable: local.Durable.Compare(local.Data) == 0,
-		local:   local,
+		local:   local, path: local.Path,
 	}
 	if err := o.read(local.Path, local.DataMeta); err != nil {
 		return nil, err
@@ -239,6 +240,13 @@ func (o *Object) Faults() string {
 		list = append(list, o.avoid.peers[id].Error())
 	}
 	return strings.Join(list, "; ")
+}
+
+// Forget lets go of the local archive, after the last rebuild, and reports whether anything was learned of the
+// object's archives that is worth to be kept for the next one.
+func (o *Object) Forget() (learned bool) {
+	o.local = nil
+	return o.Avoiding() > 0 || o.hopeless() != nil
 }
 
 // Inherit takes over what an earlier session learned of the same object's archives.

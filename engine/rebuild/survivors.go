@@ -30,7 +30,7 @@ func (s *survivor) ETag() string { return s.etag }
 
 func (s *survivor) String() string {
 	if s.peer == nil {
-		return s.obj.local.Path
+		return s.obj.path
 	}
 	return fmt.Sprintf("%s/%d%s", s.peer, s.obj.Partition, s.obj.Name)
 }
