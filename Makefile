@@ -3,7 +3,7 @@ GO       ?= go
 PREFIX   ?= bin
 SOAKTIME ?= 45m
 PACKAGES  = swift-proxy swift-account swift-container swift-object python3-swift python3-swiftclient \
-            python3-pyeclib liberasurecode1 libisal2 libjerasure2 memcached python3-xattr attr procps xz-utils
+            python3-pyeclib liberasurecode1 libisal2 libjerasure2 memcached python3-xattr attr procps xz-utils xfsprogs
 VERSION  := $(shell git describe --tags --always 2>/dev/null || echo unknown)
 LDFLAGS   = -X main.version=$(VERSION)
 
