@@ -85,7 +85,7 @@ type Engine interface {
 	// Name is "uring" or "plain".
 	Name() string
 
-	// Close waits for what has begun. Do must not be called after it.
+	// Close waits for what has begun. What is asked for later is done by plain calls.
 	Close()
 }
 

@@ -31,7 +31,7 @@ type Engines struct {
 
 	mu      sync.Mutex
 	devices map[string]Engine
-	refused bool
+	refused bool // or closed: there are no more rings
 }
 
 // New says which engine is used: Auto, URing or PlainOnly; "" is Auto. Where the machine refuses io_uring, by seccomp, sysctl, an
@@ -70,7 +70,7 @@ func (e *Engines) For(device string) Engine {
 	return u
 }
 
-// Close ends all rings, when what they are doing is done. For must not be called after it, nor what it gave be used.
+// Close ends all rings, when what they are doing is done. What is asked for later is done by plain calls.
 func (e *Engines) Close() {
 	if e == nil {
 		return
@@ -81,4 +81,5 @@ func (e *Engines) Close() {
 		engine.Close()
 	}
 	clear(e.devices)
+	e.refused = true
 }

@@ -197,6 +197,10 @@ func (u *uring) Do(ctx context.Context, ops []Op) error {
 	}
 	r.left.Store(int32(len(r.chains)))
 	u.mu.Lock()
+	if u.closed {
+		u.mu.Unlock()
+		return shared.Do(ctx, ops)
+	}
 	for i := range r.chains {
 		u.queue = append(u.queue, &r.chains[i])
 	}
