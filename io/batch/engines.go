@@ -47,9 +47,9 @@ func New(choice string, warn func(format string, args ...any)) (*Engines, error)
 	return &Engines{choice: choice, warn: warn, devices: map[string]Engine{}}, nil
 }
 
-// For is the engine of a device. A nil *Engines has plain ones.
+// For is the engine of a device.
 func (e *Engines) For(device string) Engine {
-	if e == nil || e.choice == PlainOnly {
+	if e.choice == PlainOnly {
 		return shared
 	}
 	e.mu.Lock()
@@ -72,9 +72,6 @@ func (e *Engines) For(device string) Engine {
 
 // Close ends all rings, when what they are doing is done. What is asked for later is done by plain calls.
 func (e *Engines) Close() {
-	if e == nil {
-		return
-	}
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	for _, engine := range e.devices {

@@ -67,9 +67,6 @@ func TestChoice(t *testing.T) {
 		}
 		e.Close()
 	}
-	if (*Engines)(nil).For("sda") != Plain() {
-		t.Error("no engines are not the plain one")
-	}
 }
 
 // The refusal is told once, and plain calls are made.

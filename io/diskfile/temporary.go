@@ -46,7 +46,7 @@ func (m *Manager) Intercept(f func(step string, do func() error) error) { m.faul
 // do does one operation on a device, whose path is given.
 func (m *Manager) do(device string, op *batch.Op) error {
 	ops := [1]batch.Op{*op}
-	err := m.engines.For(filepath.Base(device)).Do(context.Background(), ops[:])
+	err := m.engine(filepath.Base(device)).Do(context.Background(), ops[:])
 	*op = ops[0]
 	return err
 }
