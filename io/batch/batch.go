@@ -15,26 +15,27 @@ import (
 type Kind uint8
 
 const (
-	Open     Kind = iota + 1 // opens Name with Flags and Mode; File is the descriptor afterwards, close-on-exec
-	Allocate                 // makes room for Size bytes at Off, as Flags say (FALLOC_FL_*)
-	Write                    // writes Buf at Off; if not all of it, N says how much and Err is io.ErrShortWrite
-	Truncate                 // makes the file Size bytes long
-	SetXattr                 // gives the attribute Name the value Buf
-	Sync                     // puts bytes and attributes on the disk
-	SyncData                 // puts bytes on the disk, and of the attributes what is needed to read them
-	Close                    // closes File
-	Link                     // gives File, opened with O_TMPFILE, the name To
-	Rename                   // gives what has the name Name the name To
-	HardLink                 // gives what has the name Name the name To, too
-	Unlink                   // removes the name Name of a file
-	Mkdir                    // makes a directory, with Mode
-	Rmdir                    // removes an empty directory
-	Stat                     // tells about Name in Stat; a symbolic link is not followed
-	SyncDir                  // puts the names in the directory Name on the disk
+	Open      Kind = iota + 1 // opens Name with Flags and Mode; File is the descriptor afterwards, close-on-exec
+	Allocate                  // makes room for Size bytes at Off, as Flags say (FALLOC_FL_*)
+	Write                     // writes Buf at Off; if not all of it, N says how much and Err is io.ErrShortWrite
+	Truncate                  // makes the file Size bytes long
+	SetXattr                  // gives the attribute Name the value Buf
+	Sync                      // puts bytes and attributes on the disk
+	SyncData                  // puts bytes on the disk, and of the attributes what is needed to read them
+	DropCache                 // asks the kernel to forget Size bytes at Off, once they are on the disk; 0 is all from Off on
+	Close                     // closes File
+	Link                      // gives File, opened with O_TMPFILE, the name To
+	Rename                    // gives what has the name Name the name To
+	HardLink                  // gives what has the name Name the name To, too
+	Unlink                    // removes the name Name of a file
+	Mkdir                     // makes a directory, with Mode
+	Rmdir                     // removes an empty directory
+	Stat                      // tells about Name in Stat; a symbolic link is not followed
+	SyncDir                   // puts the names in the directory Name on the disk
 )
 
 var kinds = [...]string{Open: "open", Allocate: "allocate", Write: "write", Truncate: "truncate", SetXattr: "setxattr", Sync: "fsync",
-	SyncData: "fdatasync", Close: "close", Link: "link", Rename: "rename", HardLink: "hard link", Unlink: "unlink", Mkdir: "mkdir",
+	SyncData: "fdatasync", DropCache: "drop cache", Close: "close", Link: "link", Rename: "rename", HardLink: "hard link", Unlink: "unlink", Mkdir: "mkdir",
 	Rmdir: "rmdir", Stat: "stat", SyncDir: "fsync dir"}
 
 func (k Kind) String() string {
@@ -70,7 +71,7 @@ type Op struct {
 }
 
 // ErrCut is the error of an Op that was not done because an earlier one of its chain was not. A descriptor is still open after it, and no
-// name has changed; what a chain does to one file (Allocate, Write, Truncate, SetXattr, Sync) may have been done for all that,
+// name has changed; what a chain does to one file (Allocate, Write, Truncate, SetXattr, Sync, SyncData, DropCache) may have been done for all that,
 // since the kernel goes on behind some failures.
 var ErrCut = errors.New("not done, as what comes before it was not")
 
@@ -94,7 +95,7 @@ func (k Kind) publishes() bool { return k == Link || k == Rename || k == HardLin
 
 // fills tells that the kind works on one open file, which nobody sees yet if it is a temporary one.
 func (k Kind) fills() bool {
-	return k == Allocate || k == Write || k == Truncate || k == SetXattr || k == Sync || k == SyncData
+	return k == Allocate || k == Write || k == Truncate || k == SetXattr || k == Sync || k == SyncData || k == DropCache
 }
 
 func (k Kind) usesFile() bool { return k.fills() || k == Close || k == Link }

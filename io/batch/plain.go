@@ -100,6 +100,8 @@ func callOnce(op *Op) (err error) {
 		return unix.Fsync(op.File)
 	case SyncData:
 		return unix.Fdatasync(op.File)
+	case DropCache:
+		return unix.Fadvise(op.File, op.Off, op.Size, unix.FADV_DONTNEED)
 	case Close:
 		if err := unix.Close(op.File); err != unix.EINTR {
 			return err

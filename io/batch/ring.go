@@ -18,6 +18,7 @@ const (
 	opStatx     = 21
 	opRead      = 22
 	opWrite     = 23
+	opFadvise   = 24
 	opRenameat  = 35
 	opUnlinkat  = 36
 	opMkdirat   = 37

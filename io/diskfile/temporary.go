@@ -170,7 +170,7 @@ func (t *temporary) fsync() error {
 }
 
 func (t *temporary) dropCache(off, n int64) {
-	_ = unix.Fadvise(t.fd, off, n, unix.FADV_DONTNEED)
+	_ = t.do(&batch.Op{Kind: batch.DropCache, File: t.fd, Off: off, Size: n})
 }
 
 // link gives the file its name, in place of any file that has it: at no moment there is
