@@ -521,3 +521,6 @@ func (u *uring) settle(c *chain) {
 	}
 	u.ready = append(u.ready, c)
 }
+
+// Enters is how often the ring's thread called io_uring_enter.
+func (u *uring) Enters() int64 { return u.enters.Load() }
