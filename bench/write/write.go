@@ -130,7 +130,9 @@ func (o *Options) measure(ctx context.Context, engine string, l Load, counter *c
 	if err := os.MkdirAll(filepath.Join(dir, "sda", "objects"), 0o755); err != nil {
 		return c, 0, err
 	}
-	unix.Sync() // what others left to be written
+	if err := syncAll(dir); err != nil { // what is left to be written
+		return c, 0, err
+	}
 	task, err := json.Marshal(Task{engine, l, dir})
 	if err != nil {
 		return c, 0, err
@@ -158,6 +160,16 @@ func (o *Options) measure(ctx context.Context, engine string, l Load, counter *c
 		return c, 0, fmt.Errorf("%w: %.200q", err, out)
 	}
 	return c, calls, whole(dir, l)
+}
+
+// syncAll puts on the disk what was written to a folder's file system.
+func syncAll(dir string) error {
+	f, err := os.Open(dir)
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	return unix.Syncfs(int(f.Fd()))
 }
 
 // whole sees to it that all files are there, with all their bytes.
