@@ -3,11 +3,11 @@ GO       ?= go
 PREFIX   ?= bin
 SOAKTIME ?= 45m
 PACKAGES  = swift-proxy swift-account swift-container swift-object python3-swift python3-swiftclient \
-            python3-pyeclib liberasurecode1 libisal2 libjerasure2 memcached python3-xattr attr procps xz-utils
+            python3-pyeclib liberasurecode1 libisal2 libjerasure2 memcached python3-xattr attr procps xz-utils xfsprogs
 VERSION  := $(shell git describe --tags --always 2>/dev/null || echo unknown)
 LDFLAGS   = -X main.version=$(VERSION)
 
-.PHONY: all build deps demo test test-arm64 count-arm64 race lint conformance soak fuzz bench bench-serve bench-codec lab-start lab-stop clean
+.PHONY: all build deps demo test test-arm64 count-arm64 race lint conformance soak fuzz bench bench-serve bench-write bench-codec lab-start lab-stop clean
 
 all: build
 
@@ -66,6 +66,9 @@ bench: build deps     ## passes of imping, of stock and of a bare program in tur
 
 bench-serve: build deps ## stock's object server and ours in turn on the lab; rewrites BENCHMARKS.md's table
 	$(PREFIX)/imping bench serve --write BENCHMARKS.md
+
+bench-write: build deps ## what a file on the disk costs, by io_uring, plainly and by Swift; rewrites BENCHMARKS.md's table
+	$(PREFIX)/imping bench write --write BENCHMARKS.md
 
 bench-codec: build    ## every scheme and kernel in memory; rewrites BENCHMARKS.md's tables; TAGS=isal with libisal-dev
 	$(GO) run -tags '$(TAGS)' -ldflags '$(LDFLAGS)' ./cmd/imping bench codec --write BENCHMARKS.md

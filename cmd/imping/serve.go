@@ -27,6 +27,7 @@ const swiftServer = "swift-object-server"
 type serveOptions struct {
 	conf      string
 	swiftConf string
+	ioEngine  string
 	verbose   bool
 	swiftName bool
 }
@@ -50,6 +51,7 @@ SIGTERM stops it, SIGHUP lets requests under way end first.`,
 	}
 	f := cmd.Flags()
 	f.BoolVarP(&o.verbose, "verbose", "v", false, "log to standard error too")
+	f.StringVar(&o.ioEngine, "io-engine", "", "plain, uring or auto: how files are written (default auto, which is plain; imping_io_engine in CONF)")
 	f.StringVar(&o.swiftConf, "swift-conf", "", "swift.conf to read (default /etc/swift/swift.conf)")
 	return cmd
 }
@@ -89,6 +91,9 @@ func prepare(o *serveOptions) (*serving, error) {
 	c, err := server.ReadConfig(path)
 	if err != nil {
 		return nil, err
+	}
+	if o.ioEngine != "" {
+		c.IOEngine = o.ioEngine
 	}
 	if o.swiftConf != "" {
 		if o.swiftConf, err = filepath.Abs(o.swiftConf); err != nil {

@@ -10,6 +10,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"imping/io/batch"
 	"imping/swift/pickle"
 )
 
@@ -66,19 +67,16 @@ func (e *NoAttributesError) Error() string {
 	return fmt.Sprintf("file system at %s does not support xattr", e.Path)
 }
 
-// writeMetadata keeps a pickle of metadata in the extended attributes of a file, with its
+// writeMetadata keeps a pickle of metadata in the extended attributes of the file, with its
 // checksum. path is for messages. Swift: obj/diskfile.py, write_metadata.
-func writeMetadata(fd int, path string, raw []byte) error {
+func (t *temporary) writeMetadata(path string, raw []byte) error {
 	sum := md5.Sum(raw)
 	set := func(name string, value []byte) error {
-		for {
-			switch err := unix.Fsetxattr(fd, name, value, 0); err {
-			case unix.EINTR:
-			case unix.ENOTSUP:
-				return &NoAttributesError{path}
-			default:
-				return noSpace(err, path, "cannot write %d bytes of metadata of %s to %s", len(raw), path, name)
-			}
+		switch err := t.do(&batch.Op{Kind: batch.SetXattr, File: t.fd, Name: name, Buf: value}); err {
+		case unix.ENOTSUP:
+			return &NoAttributesError{path}
+		default:
+			return noSpace(err, path, "cannot write %d bytes of metadata of %s to %s", len(raw), path, name)
 		}
 	}
 	piece := 0

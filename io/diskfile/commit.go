@@ -9,6 +9,7 @@ import (
 	"slices"
 	"syscall"
 
+	"imping/io/batch"
 	"imping/swift/timestamp"
 )
 
@@ -49,14 +50,16 @@ func (m *Manager) makeDurable(at *location, ts timestamp.Timestamp, index int) e
 	if err := m.invalidateAt(at); err != nil {
 		return noSpace(err, path, "cannot make %s durable", path)
 	}
-	err := m.step("rename durable", func() error { return os.Rename(filepath.Join(at.dir, from), path) })
+	err := m.step("rename durable", func() error {
+		return m.do(at.device, &batch.Op{Kind: batch.Rename, Name: filepath.Join(at.dir, from), To: path})
+	})
 	if errors.Is(err, fs.ErrNotExist) {
 		return m.overtaken(at, f, path)
 	}
 	if err != nil {
 		return noSpace(err, path, "cannot make %s durable", path)
 	}
-	if err := m.step("fsync dir", func() error { return m.syncDir(at.dir) }); err != nil && !errors.Is(err, fs.ErrNotExist) {
+	if err := m.step("fsync dir", func() error { return m.syncDir(at.device, at.dir) }); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return fmt.Errorf("%s is durable and perhaps not on the disk: %w", path, err)
 	}
 	if err := m.renameNewDurable(at, from, to); err != nil {

@@ -19,6 +19,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 	"golang.org/x/sys/unix"
 
+	"imping/io/batch"
 	"imping/swift/objhash"
 	"imping/swift/timestamp"
 )
@@ -31,6 +32,7 @@ type crashPlan struct {
 	Root       string
 	Replicated bool
 	Named      bool // no O_TMPFILE
+	URing      bool // the engine; else it is the plain one
 	Kill       int  // the process is killed at this one of the points before and after each step; 0 = never
 	Op         crashOp
 }
@@ -49,6 +51,16 @@ func (p crashPlan) manager(t testing.TB) *Manager {
 	m := NewManager(Config{Devices: p.Root, Policy: testPolicy(), Hasher: testHasher, ReclaimAge: reclaimAge, CommitWindow: time.Minute})
 	if p.Replicated {
 		m.policy = replicatedPolicy()
+	}
+	if p.URing {
+		engines, err := batch.New(batch.URing, func(string, ...any) {})
+		if err != nil {
+			panic(err)
+		}
+		m.engine = engines.For
+		if t != nil {
+			t.Cleanup(engines.Close)
+		}
 	}
 	if t != nil {
 		m.warn = func(format string, args ...any) { t.Logf(format, args...) }
@@ -196,9 +208,9 @@ func TestKilledWritersLeaveTheOldOrTheNewState(t *testing.T) {
 		"partition power to rise": {[]crashOp{put(old, 1, "old")}, crashOp{Kind: "put", Time: now, Index: 1, Content: content, Next: testPartPower + 1}},
 	}
 	for name, c := range cases {
-		for _, mode := range []string{"", "named", "replicated"} {
-			plan := crashPlan{Op: c.op, Named: mode == "named", Replicated: mode == "replicated"}
-			if plan.Replicated && (c.op.Kind == "commit" || c.op.Kind == "publish" || c.op.Kind == "publish and commit") || plan.Named && name != "newer object" && name != "fragment in place" {
+		for _, mode := range []string{"", "named", "replicated", "uring"} {
+			plan := crashPlan{Op: c.op, Named: mode == "named", Replicated: mode == "replicated", URing: mode == "uring"}
+			if plan.Replicated && (c.op.Kind == "commit" || c.op.Kind == "publish" || c.op.Kind == "publish and commit") || (plan.Named || plan.URing) && name != "newer object" && name != "fragment in place" {
 				continue
 			}
 			t.Run(strings.TrimSpace(name+" "+mode), func(t *testing.T) {

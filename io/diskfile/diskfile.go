@@ -18,6 +18,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"imping/io/batch"
 	"imping/swift/objhash"
 	"imping/swift/policy"
 )
@@ -31,17 +32,18 @@ const (
 )
 
 // Config says where the objects of one policy are, how old they must be to be cleaned up,
-// and how they are written. No field has a default but BytesPerSync, Now and Warn: zero ages are zero ages.
+// and how they are written. No field has a default but Engine, BytesPerSync, Now and Warn: zero ages are zero ages.
 type Config struct {
 	Devices      string // parent folder of the devices, such as /srv/node
 	MountCheck   bool   // devices must be mount points
 	Policy       *policy.Policy
 	Hasher       objhash.Hasher
-	ReclaimAge   time.Duration // tombstones and strays older than this are removed
-	CommitWindow time.Duration // fragments that are not durable stay at least this long
-	Reserve      Reserve       // fallocate_reserve
-	NoFallocate  bool          // disable_fallocate: neither is room allocated nor the reserve looked at
-	BytesPerSync int64         // mb_per_sync, in bytes: large files are synced so often on the way; 0 = DefaultBytesPerSync
+	ReclaimAge   time.Duration                    // tombstones and strays older than this are removed
+	CommitWindow time.Duration                    // fragments that are not durable stay at least this long
+	Reserve      Reserve                          // fallocate_reserve
+	NoFallocate  bool                             // disable_fallocate: neither is room allocated nor the reserve looked at
+	Engine       func(device string) batch.Engine // who makes the system calls of writes to a device; nil = batch.Plain
+	BytesPerSync int64                            // mb_per_sync, in bytes: large files are synced so often on the way; 0 = DefaultBytesPerSync
 	Now          func() time.Time
 	Warn         func(format string, args ...any) // findings that are no errors of the caller; may be called from any goroutine
 }
@@ -61,7 +63,8 @@ type Manager struct {
 	reserve      Reserve
 	noFallocate  bool
 	bytesPerSync int64
-	sync         func(*os.File) error                     // (*os.File).Sync, but in tests that have no time for it
+	engine       func(device string) batch.Engine
+	unsynced     bool                                     // in tests that have no time for it
 	fault        func(step string, do func() error) error // nil but in tests
 	watch        Watch
 }
@@ -72,10 +75,13 @@ func NewManager(c Config) *Manager {
 		devices: c.Devices, mountCheck: c.MountCheck, policy: c.Policy, hasher: c.Hasher,
 		reclaimAge: c.ReclaimAge, commitWindow: c.CommitWindow, now: c.Now, warn: c.Warn,
 		reserve: c.Reserve, noFallocate: c.NoFallocate, bytesPerSync: c.BytesPerSync,
-		sync: (*os.File).Sync, watch: nobody{},
+		engine: c.Engine, watch: nobody{},
 	}
 	if m.bytesPerSync <= 0 {
 		m.bytesPerSync = DefaultBytesPerSync
+	}
+	if m.engine == nil {
+		m.engine = func(string) batch.Engine { return batch.Plain() }
 	}
 	if m.now == nil {
 		m.now = time.Now

@@ -125,18 +125,20 @@ func TestDirectoriesThatOthersRemoveAreMadeAgain(t *testing.T) {
 // published already, and the directory could not be synced, it stays.
 func TestFailedStepsLeaveTheOldState(t *testing.T) {
 	now := timestamp.FromTime(time.Now())
-	for _, named := range []bool{false, true} {
+	for _, mode := range []string{"", "named", "uring"} {
+		named := mode == "named"
 		for _, first := range []bool{true, false} {
 			for _, kind := range []string{"publish", "put", "meta", "delete", "queue", "commit"} {
 				if kind == "commit" && first {
 					continue
 				}
 				for fail := 1; ; fail++ {
-					p := crashPlan{Root: quickDir(t), Op: crashOp{Kind: kind, Time: now, Index: 1, Content: "content"}}
+					p := crashPlan{Root: quickDir(t), URing: mode == "uring", Op: crashOp{Kind: kind, Time: now, Index: 1, Content: "content"}}
 					check(t, os.MkdirAll(p.manager(t).PartitionPath("sda", p.partition()), 0o755))
 					check(t, os.Mkdir(filepath.Join(p.Root, "sda/tmp-1"), 0o755))
 					check(t, os.MkdirAll(filepath.Join(p.Root, "sda/async_pending-1"), 0o755))
 					m := p.manager(t)
+					m.engine("sda")                                     // which opens what it needs
 					check(t, m.Invalidate("sda", p.partition(), "000")) // so that there are its files
 					if !first {
 						old := p

@@ -117,7 +117,7 @@ func FuzzHashesFiles(f *testing.F) {
 	f.Fuzz(func(t *testing.T, pkl, invalid []byte) {
 		root := quickDir(t)
 		m := newManager(t, root)
-		m.warn, m.sync, m.now = func(string, ...any) {}, func(*os.File) error { return nil }, func() time.Time { return now }
+		m.warn, m.unsynced, m.now = func(string, ...any) {}, true, func() time.Time { return now }
 		part := filepath.Join(root, "sda/objects-1/7")
 		testFile{Path: filepath.Join("objects-1/7", s, hash, "1795342300.00000#1#d.data"), Meta: map[string]string{"name": name}, MTime: now}.write(t, filepath.Join(root, "sda"))
 		truth, _, err := m.SuffixHashes("sda", 7, []string{s}, true)

@@ -252,17 +252,20 @@ func (m *Manager) writeHashes(path string, f *suffix.File) (raw string, err erro
 	if err := os.Rename(tmp.Name(), filepath.Join(path, hashesFile)); err != nil {
 		return "", err
 	}
-	return string(b), m.syncDir(path)
-}
-
-func (m *Manager) syncDir(path string) error {
-	m.watch.Step()
 	d, err := open(path, unix.O_RDONLY|unix.O_DIRECTORY, 0)
 	if err != nil {
-		return err
+		return "", err
 	}
 	defer d.Close()
-	return m.sync(d)
+	m.watch.Step()
+	return string(b), m.sync(d)
+}
+
+func (m *Manager) sync(f *os.File) error {
+	if m.unsynced {
+		return nil
+	}
+	return f.Sync()
 }
 
 // Invalidate notes in hashes.invalid that a suffix has changed. A missing partition is

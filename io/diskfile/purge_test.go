@@ -54,7 +54,7 @@ func TestPurgeRemovesWhatWasBroughtAwayAndNothingElse(t *testing.T) { // rule 18
 	} {
 		t.Run(name, func(t *testing.T) {
 			m, _, _ := device(t)
-			m.sync = func(*os.File) error { return nil }
+			m.unsynced = true
 			hash := objhash.Hex(testHasher.Object("/a/c/o"))
 			dir := m.hashPath("sda", 7, hash)
 			written := time.Now().Add(-10 * time.Minute)
@@ -113,7 +113,7 @@ func TestPurgeRemovesWhatWasBroughtAwayAndNothingElse(t *testing.T) { // rule 18
 func TestAPurgeThatIsCutShortLeavesNoStaleHash(t *testing.T) { // rule 21
 	for stop := 0; ; stop++ {
 		m, root, _ := device(t)
-		m.sync = func(*os.File) error { return nil }
+		m.unsynced = true
 		var purges []Purge
 		for i := range 3 {
 			path, hash := put(t, root, 7, fmt.Sprint("/a/c/o", i), "x", nil)

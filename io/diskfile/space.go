@@ -9,6 +9,8 @@ import (
 	"syscall"
 
 	"golang.org/x/sys/unix"
+
+	"imping/io/batch"
 )
 
 // NoSpaceError tells that a device has no room for a file: no blocks, no inodes, the
@@ -68,36 +70,33 @@ func (r Reserve) check(free, total, size float64) error {
 	return nil
 }
 
-// allocate makes room for a file of that size; an unknown size (negative) is only held
+// allocate makes room for so many bytes; an unknown size (negative) is only held
 // against the reserve. A file system that can not allocate is none the worse.
 // Swift: common/utils, fallocate; master's fs_has_free_space.
-func (m *Manager) allocate(fd int, path string, size int64) error {
-	if m.noFallocate {
+func (t *temporary) allocate(size int64) error {
+	if t.m.noFallocate {
 		return nil
 	}
-	if m.reserve.Value != 0 {
+	if reserve := t.m.reserve; reserve.Value != 0 {
 		var st unix.Statfs_t
-		if err := unix.Fstatfs(fd, &st); err != nil {
-			return fmt.Errorf("cannot tell the free space for %s: %w", path, err)
+		if err := unix.Fstatfs(t.fd, &st); err != nil {
+			return fmt.Errorf("cannot tell the free space for %s: %w", t.dir, err)
 		}
 		unit := float64(st.Frsize)
 		if unit == 0 {
 			unit = float64(st.Bsize)
 		}
-		if err := m.reserve.check(unit*float64(st.Bavail), unit*float64(st.Blocks), float64(max(size, 0))); err != nil {
-			return &NoSpaceError{Path: path, Err: err}
+		if err := reserve.check(unit*float64(st.Bavail), unit*float64(st.Blocks), float64(max(size, 0))); err != nil {
+			return &NoSpaceError{Path: t.dir, Err: err}
 		}
 	}
 	if size <= 0 {
 		return nil
 	}
-	for {
-		switch err := unix.Fallocate(fd, unix.FALLOC_FL_KEEP_SIZE, 0, size); err {
-		case nil, unix.ENOSYS, unix.EOPNOTSUPP, unix.EINVAL:
-			return nil
-		case unix.EINTR:
-		default:
-			return noSpace(err, path, "cannot allocate %d bytes for %s", size, path)
-		}
+	switch err := t.do(&batch.Op{Kind: batch.Allocate, File: t.fd, Flags: unix.FALLOC_FL_KEEP_SIZE, Size: size}); err {
+	case nil, unix.ENOSYS, unix.EOPNOTSUPP, unix.EINVAL:
+		return nil
+	default:
+		return noSpace(err, t.dir, "cannot allocate %d bytes for %s", size, t.dir)
 	}
 }

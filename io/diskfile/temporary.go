@@ -1,26 +1,29 @@
 package diskfile
 
 import (
+	"context"
 	"crypto/rand"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
-	"os"
 	"path/filepath"
-	"strconv"
 	"syscall"
 
 	"golang.org/x/sys/unix"
+
+	"imping/io/batch"
 )
 
-// temporary is a file that no one sees until link gives it its name. All system calls of
-// the writing side but those on directories that are there are made here.
+// temporary is a file that no one sees until link gives it its name. Its system calls are those of the device's engine, but
+// for making directories and closing, which wait for no disk in the usual case.
 type temporary struct {
 	m      *Manager
 	device string // path of the device: nothing is made above it
 	dir    string // directory of the file to be
 	made   string // the topmost of the directories that were made for it, "" if none were
-	file   *os.File
+	fd     int    // -1 if it is not open
+	size   int64  // bytes written
 	name   string // path of a file that has one, "" under O_TMPFILE
 }
 
@@ -40,11 +43,35 @@ func (m *Manager) step(name string, do func() error) error {
 // fails or ends there. Not while the manager is in use.
 func (m *Manager) Intercept(f func(step string, do func() error) error) { m.fault = f }
 
+// do does one operation on a device, whose path is given.
+func (m *Manager) do(device string, op *batch.Op) error {
+	ops := [1]batch.Op{*op}
+	err := m.engine(filepath.Base(device)).Do(context.Background(), ops[:])
+	*op = ops[0]
+	return err
+}
+
+func (t *temporary) do(op *batch.Op) error { return t.m.do(t.device, op) }
+
+// syncDir puts the names in a directory on the disk.
+func (m *Manager) syncDir(device, path string) error {
+	m.watch.Step()
+	op := batch.Op{Kind: batch.SyncDir, Name: path}
+	if m.unsynced {
+		op = batch.Op{Kind: batch.Stat, Name: path, Stat: &unix.Statx_t{}}
+	}
+	return m.do(device, &op)
+}
+
+func (m *Manager) temporaryFor(device, dir string) *temporary {
+	return &temporary{m: m, device: device, dir: dir, fd: -1}
+}
+
 // newTemporary makes the directories down to dir and opens a file in the last one, where
 // XFS then keeps its inode and data; or, if the file system has no O_TMPFILE, a named one in
 // the folder of temporary files. Swift: BaseDiskFileWriter._get_tempfile.
 func (m *Manager) newTemporary(device, dir string) (t *temporary, err error) {
-	t = &temporary{m: m, device: device, dir: dir}
+	t = m.temporaryFor(device, dir)
 	for range linkTries {
 		if err = t.makeDirs(); err == nil {
 			err = m.step("open", t.open)
@@ -75,41 +102,48 @@ func (t *temporary) makeDirs() error {
 }
 
 func (t *temporary) open() error {
-	for {
-		// The mode is that of Python's os.open, less umask.
-		fd, err := unix.Open(t.dir, unix.O_TMPFILE|unix.O_WRONLY|unix.O_CLOEXEC, 0o777)
-		if err == unix.EINTR {
-			continue
-		}
-		if err != nil {
-			return &fs.PathError{Op: "open O_TMPFILE", Path: t.dir, Err: err}
-		}
-		t.file = os.NewFile(uintptr(fd), t.dir+"/(temporary file)")
-		return nil
+	// The mode is that of Python's os.open, less umask.
+	op := batch.Op{Kind: batch.Open, Name: t.dir, Flags: unix.O_TMPFILE | unix.O_WRONLY, Mode: 0o777}
+	if err := t.do(&op); err != nil {
+		return &fs.PathError{Op: "open O_TMPFILE", Path: t.dir, Err: err}
 	}
+	t.fd = op.File
+	return nil
 }
 
 // openNamed opens a file in the folder of temporary files, with mkstemp's mode.
 func (t *temporary) openNamed(ext string) error {
-	folder := filepath.Join(t.device, t.m.policy.TmpDir())
-	if _, err := makeDirs(t.device, folder); err != nil {
-		return err
-	}
-	f, err := os.CreateTemp(folder, "tmp*"+ext)
+	name, err := t.temporaryName(ext)
 	if err != nil {
 		return err
 	}
-	t.file, t.name = f, f.Name()
+	op := batch.Op{Kind: batch.Open, Name: name, Flags: unix.O_CREAT | unix.O_EXCL | unix.O_WRONLY, Mode: 0o600}
+	if err := t.do(&op); err != nil {
+		return &fs.PathError{Op: "open", Path: name, Err: err}
+	}
+	t.fd, t.name = op.File, name
 	return nil
 }
 
-func (t *temporary) fd() int { return int(t.file.Fd()) }
+// temporaryName is a name that is not taken, in the folder of temporary files.
+func (t *temporary) temporaryName(ext string) (string, error) {
+	folder := filepath.Join(t.device, t.m.policy.TmpDir())
+	_, err := makeDirs(t.device, folder)
+	return filepath.Join(folder, "tmp"+rand.Text()+ext), err
+}
 
 func (t *temporary) write(b []byte) (int, error) {
 	n := 0
-	err := t.m.step("write", func() (err error) {
-		n, err = t.file.Write(b)
-		return err
+	err := t.m.step("write", func() error {
+		for {
+			op := batch.Op{Kind: batch.Write, File: t.fd, Buf: b[n:], Off: t.size}
+			err := t.do(&op)
+			n += op.N
+			t.size += int64(op.N)
+			if err != io.ErrShortWrite {
+				return err // which tells why the one before was short
+			}
+		}
 	})
 	return n, err
 }
@@ -118,23 +152,25 @@ func (t *temporary) write(b []byte) (int, error) {
 // the page cache.
 func (t *temporary) fdatasync(from, n int64) error {
 	return t.m.step("fdatasync", func() error {
-		for {
-			if err := unix.Fdatasync(t.fd()); err != unix.EINTR {
-				if err == nil {
-					t.dropCache(from, n)
-				}
-				return err
-			}
+		err := t.do(&batch.Op{Kind: batch.SyncData, File: t.fd})
+		if err == nil {
+			t.dropCache(from, n)
 		}
+		return err
 	})
 }
 
 func (t *temporary) fsync() error {
-	return t.m.step("fsync", func() error { return t.m.sync(t.file) })
+	return t.m.step("fsync", func() error {
+		if t.m.unsynced {
+			return nil
+		}
+		return t.do(&batch.Op{Kind: batch.Sync, File: t.fd})
+	})
 }
 
 func (t *temporary) dropCache(off, n int64) {
-	_ = unix.Fadvise(t.fd(), off, n, unix.FADV_DONTNEED)
+	_ = t.do(&batch.Op{Kind: batch.DropCache, File: t.fd, Off: off, Size: n})
 }
 
 // link gives the file its name, in place of any file that has it: at no moment there is
@@ -144,7 +180,7 @@ func (t *temporary) link(target string) error {
 	var err error
 	for range linkTries {
 		if t.name != "" {
-			err = t.m.step("rename", func() error { return unix.Rename(t.name, target) })
+			err = t.m.step("rename", func() error { return t.do(&batch.Op{Kind: batch.Rename, Name: t.name, To: target}) })
 		} else {
 			err = t.m.step("link", func() error { return t.linkTo(target) })
 		}
@@ -168,16 +204,15 @@ func (t *temporary) link(target string) error {
 }
 
 func (t *temporary) linkTo(path string) error {
-	return unix.Linkat(unix.AT_FDCWD, "/proc/self/fd/"+strconv.Itoa(t.fd()), unix.AT_FDCWD, path, unix.AT_SYMLINK_FOLLOW)
+	return t.do(&batch.Op{Kind: batch.Link, File: t.fd, To: path})
 }
 
 // giveName makes a named temporary file of an unnamed one, since only rename replaces.
 func (t *temporary) giveName() error {
-	folder := filepath.Join(t.device, t.m.policy.TmpDir())
-	if _, err := makeDirs(t.device, folder); err != nil {
+	name, err := t.temporaryName("")
+	if err != nil {
 		return err
 	}
-	name := filepath.Join(folder, "tmp"+rand.Text())
 	if err := t.linkTo(name); err != nil {
 		return err
 	}
@@ -189,7 +224,7 @@ func (t *temporary) giveName() error {
 // directory that is gone was emptied by someone who has found the file obsolete.
 func (t *temporary) syncDirs() error {
 	for dir := t.dir; ; dir = filepath.Dir(dir) {
-		err := t.m.step("fsync dir", func() error { return t.m.syncDir(dir) })
+		err := t.m.step("fsync dir", func() error { return t.m.syncDir(t.device, dir) })
 		if err != nil && !errors.Is(err, fs.ErrNotExist) {
 			return fmt.Errorf("cannot sync directory %s: %w", dir, err)
 		}
@@ -202,9 +237,9 @@ func (t *temporary) syncDirs() error {
 
 // close closes the file, which keeps its name if it has been linked.
 func (t *temporary) close() {
-	if t.file != nil {
-		t.file.Close()
-		t.file = nil
+	if t.fd >= 0 {
+		_ = unix.Close(t.fd)
+		t.fd = -1
 	}
 }
 

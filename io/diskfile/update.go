@@ -19,7 +19,7 @@ func (m *Manager) QueueUpdate(dev, name string, at timestamp.Timestamp, pickled 
 	}
 	hash := objhash.Hex(m.hasher.Object(name))
 	target := filepath.Join(device, m.policy.AsyncDir(), objhash.Suffix(hash), hash+"-"+at.Internal())
-	t := &temporary{m: m, device: device, dir: filepath.Dir(target)}
+	t := m.temporaryFor(device, filepath.Dir(target))
 	defer t.drop()
 	if err := m.step("open named", func() error { return t.openNamed(".tmp") }); err != nil {
 		return noSpace(err, target, "cannot queue a container update")

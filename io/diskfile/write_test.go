@@ -377,7 +377,7 @@ func compareWrites(t *testing.T, replicated bool) {
 	base := quickDir(t)
 	seen := map[string]int{}
 	var questions []*writeQuestion
-	for i := range min(*partitions, batch) {
+	for i := range min(*partitions, perRun) {
 		q := randomWrites(r, groups, replicated)
 		q.Root = filepath.Join(base, "swift", strconv.Itoa(i))
 		for _, f := range q.files {
@@ -402,7 +402,7 @@ func compareWrites(t *testing.T, replicated bool) {
 			m.policy = replicatedPolicy()
 		}
 		m.warn = func(string, ...any) {}
-		m.sync = func(*os.File) error { return nil }
+		m.unsynced = true
 		m.now = func() time.Time { return q.world.now }
 		m.reclaimAge, m.commitWindow = q.world.reclaimAge, q.world.commitWindow
 		if q.Named {

@@ -47,7 +47,7 @@ func (m *Manager) create(p Place, ext string, size int64) (*Writer, error) {
 	}
 	// A full disk must not refuse to have things deleted (rule 26).
 	if ext != ".ts" {
-		if err := m.step("allocate", func() error { return m.allocate(w.tmp.fd(), at.dir, size) }); err != nil {
+		if err := m.step("allocate", func() error { return w.tmp.allocate(size) }); err != nil {
 			w.Abort()
 			return nil, noSpace(err, at.dir, "cannot allocate")
 		}
@@ -113,7 +113,7 @@ func (w *Writer) publish(meta *Metadata, durable bool) error {
 	path := filepath.Join(w.at.dir, f.format())
 	// Metadata first, so that one sync is for both.
 	raw := meta.encode()
-	if err := w.m.step("setxattr", func() error { return writeMetadata(w.tmp.fd(), path, raw) }); err != nil {
+	if err := w.m.step("setxattr", func() error { return w.tmp.writeMetadata(path, raw) }); err != nil {
 		return noSpace(err, path, "cannot publish")
 	}
 	if err := w.tmp.fsync(); err != nil {

@@ -7,6 +7,7 @@ import (
 	"strings"
 	"time"
 
+	"imping/io/batch"
 	"imping/io/diskfile"
 	"imping/swift/conf"
 )
@@ -41,7 +42,8 @@ type Config struct {
 	CommitWindow     time.Duration
 	DisableFallocate bool
 	FallocateReserve string
-	BytesPerSync     int64 // mb_per_sync
+	BytesPerSync     int64  // mb_per_sync
+	IOEngine         string // imping_io_engine, as batch.New takes it
 	KeepCacheSize    int64
 	KeepCachePrivate bool
 	EtagValidate     float64 // etag_validate_pct, 0 to 1
@@ -205,6 +207,7 @@ func (c *Config) readApp(r *reader) error {
 	c.CommitWindow = get(r, r.Seconds, "commit_window", diskfile.DefaultCommitWindow)
 	c.DisableFallocate = get(r, r.Bool, "disable_fallocate", false)
 	c.FallocateReserve = r.Get("fallocate_reserve", "1%")
+	c.IOEngine = r.Get("imping_io_engine", batch.Auto)
 	c.BytesPerSync = int64(get(r, r.NonNegativeInt, "mb_per_sync", 512)) << 20
 
 	c.ReplicationServer = get(r, r.Bool, "replication_server", true)

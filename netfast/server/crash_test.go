@@ -49,6 +49,7 @@ type crashPlan struct {
 	Step  string
 	After bool // the step was done
 	Nth   int64
+	URing bool // the engine; else it is the plain one
 }
 
 // serveUntilKilled is a server's process. It ends with its parent, too.
@@ -307,10 +308,13 @@ func TestKilledServersLeaveWholeFiles(t *testing.T) {
 	t.Logf("seed %d", seed)
 	r := rand.New(rand.NewPCG(seed, 1))
 	for round := range rounds {
-		p := crashPlan{Step: crashSteps[round/2%len(crashSteps)], After: round%2 == 1, Nth: 1 + r.Int64N(30)}
+		p := crashPlan{Step: crashSteps[round/2%len(crashSteps)], After: round%2 == 1, Nth: 1 + r.Int64N(30), URing: (round/2+round)%2 == 1}
 		name := fmt.Sprintf("%d, before %s %d", round, p.Step, p.Nth)
 		if p.After {
 			name = fmt.Sprintf("%d, after %s %d", round, p.Step, p.Nth)
+		}
+		if p.URing {
+			name += " by io_uring"
 		}
 		t.Run(name, func(t *testing.T) { p.crash(t, rand.New(rand.NewPCG(seed, uint64(round)))) })
 	}
@@ -321,6 +325,9 @@ func (p crashPlan) crash(t *testing.T, r *rand.Rand) {
 	settings := map[string]string{"devices": devices, "mount_check": "false", "bind_port": "0", "fallocate_reserve": "0", "commit_window": "60",
 		"replication_concurrency": "0", "replication_concurrency_per_device": "0", "log_address": filepath.Join(t.TempDir(), "none"), "log_level": "ERROR",
 		"reclaim_age": strconv.Itoa(100 * 365 * 86400)}
+	if p.URing {
+		settings["imping_io_engine"] = "uring"
+	}
 	p.Conf = writeConf(t, settings)
 	encoded, err := json.Marshal(p)
 	if err != nil {

@@ -17,6 +17,7 @@ import (
 
 	"imping/codec"
 	"imping/daemon"
+	"imping/io/batch"
 	"imping/io/diskfile"
 	"imping/netfast"
 	"imping/swift/policy"
@@ -24,15 +25,16 @@ import (
 
 // Server answers requests on any number of listeners. It is goroutine-safe.
 type Server struct {
-	conf   *Config
-	log    *daemon.Logger
-	statsd *daemon.Statsd
-	swift  *policy.Swift
-	stores map[int]*store
-	client *netfast.Client // for the updates of containers
-	verbs  map[string]verb
-	app    handler // the pipeline, with do at its end
-	now    func() time.Time
+	conf    *Config
+	log     *daemon.Logger
+	statsd  *daemon.Statsd
+	swift   *policy.Swift
+	stores  map[int]*store
+	engines *batch.Engines  // of all stores
+	client  *netfast.Client // for the updates of containers
+	verbs   map[string]verb
+	app     handler // the pipeline, with do at its end
+	now     func() time.Time
 
 	replication semaphore     // of SSYNCs, replication_concurrency
 	closing     chan struct{} // closed by Close: nobody waits for a lock any more
@@ -74,6 +76,9 @@ func New(conf *Config, swift *policy.Swift, log *daemon.Logger) (*Server, error)
 	if s.statsd, err = daemon.NewStatsd(conf.Section, "object-server"); err != nil {
 		return nil, err
 	}
+	if s.engines, err = batch.New(conf.IOEngine, log.Warnf); err != nil {
+		return nil, fmt.Errorf("%s: %w", conf.Path, err)
+	}
 	reserve, err := diskfile.ParseReserve(conf.FallocateReserve)
 	if err != nil {
 		return nil, fmt.Errorf("%s: %w", conf.Path, err)
@@ -83,7 +88,7 @@ func New(conf *Config, swift *policy.Swift, log *daemon.Logger) (*Server, error)
 		st.Manager = diskfile.NewManager(diskfile.Config{
 			Devices: conf.Devices, MountCheck: conf.MountCheck, Policy: p, Hasher: swift.Hasher(),
 			ReclaimAge: conf.ReclaimAge, CommitWindow: conf.CommitWindow,
-			Reserve: reserve, NoFallocate: conf.DisableFallocate, BytesPerSync: conf.BytesPerSync,
+			Reserve: reserve, NoFallocate: conf.DisableFallocate, BytesPerSync: conf.BytesPerSync, Engine: s.engines.For,
 			Warn: log.Warnf,
 		})
 		if p.Type == policy.ErasureCoding {
@@ -270,6 +275,7 @@ func (s *Server) Close() {
 	s.stop(func(c *connection) { c.Interrupt(errStopping) })
 	s.once.Do(func() { close(s.closing) })
 	s.running.Wait()
+	s.engines.Close()
 	s.client.Close()
 	s.statsd.Close()
 }
