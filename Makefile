@@ -13,9 +13,10 @@ all: build
 
 build:                ## bin/imping, and bin/as/NAME/NAME for each Swift daemon it can stand in for
 	$(GO) build -trimpath -ldflags '$(LDFLAGS)' -o $(PREFIX)/imping ./cmd/imping
-	mkdir -p $(PREFIX)/as/reconstructor $(PREFIX)/as/server
+	mkdir -p $(PREFIX)/as/reconstructor $(PREFIX)/as/server $(PREFIX)/as/relinker
 	ln -sfn ../../imping $(PREFIX)/as/reconstructor/swift-object-reconstructor
 	ln -sfn ../../imping $(PREFIX)/as/server/swift-object-server
+	ln -sfn ../../imping $(PREFIX)/as/relinker/swift-object-relinker
 
 deps:                 ## Debian's Swift and what belongs to it; their services are not started
 	@./lab/deps $(PACKAGES) $(if $(filter isal,$(TAGS)),libisal-dev)

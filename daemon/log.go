@@ -67,6 +67,11 @@ func NewLogger(sec *conf.Section, route string, console io.Writer) (*Logger, err
 	return newLogger(s, ""), nil
 }
 
+// NewPlainLogger writes messages of at least that level to w, and nothing else: what Swift's programs do that run without a conf.
+func NewPlainLogger(w io.Writer, level slog.Level) *Logger {
+	return newLogger(&sink{level: level, console: w, syslog: nothing{}}, "")
+}
+
 func newLogger(s *sink, prefix string) *Logger {
 	return &Logger{slog: slog.New(&handler{sink: s, prefix: prefix}), sink: s}
 }
@@ -179,7 +184,10 @@ func (s *sink) packet(level slog.Level, line string) []byte {
 
 // format makes a line of a message. Swift: common/utils.py, SwiftLogFormatter.
 func (s *sink) format(message string) string {
-	line := strings.ReplaceAll(s.name+": "+message, "\n", "#012")
+	if s.name != "" {
+		message = s.name + ": " + message
+	}
+	line := strings.ReplaceAll(message, "\n", "#012")
 	line = strings.ToValidUTF8(line, "\ufffd")
 	if s.maxLength <= 0 || utf8.RuneCountInString(line) <= s.maxLength {
 		return line
