@@ -9,14 +9,19 @@ import (
 
 // logBook keeps what is logged, with the level before each line.
 type logBook struct {
-	mu    sync.Mutex
-	lines []string
+	mu      sync.Mutex
+	lines   []string
+	limit   int    // 0: none
+	reached func() // is called when there are so many lines
 }
 
 func (l *logBook) put(level, format string, args []any) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.lines = append(l.lines, level+" "+fmt.Sprintf(format, args...))
+	if len(l.lines) == l.limit {
+		l.reached()
+	}
 }
 
 func (l *logBook) Debugf(format string, args ...any) { l.put("debug", format, args) }

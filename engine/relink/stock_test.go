@@ -131,21 +131,24 @@ func (h *site) runStock(t testing.TB, action string, words ...string) int {
 	return int(n)
 }
 
-func (h *site) config(t testing.TB, action string, log Log) *Config {
-	t.Helper()
-	swift, err := policy.Load(h.stock.conf)
-	check(t, err)
+func (h *site) config(action string, log Log) (*Config, error) {
+	return siteConfig(h.root, h.stock.conf, action, log)
+}
+
+func siteConfig(root, swiftConf, action string, log Log) (*Config, error) {
+	swift, err := policy.Load(swiftConf)
 	return &Config{
-		Swift: swift, SwiftDir: filepath.Join(h.root, "etc"), Devices: h.devices, Cleanup: action == "cleanup", Workers: Auto,
-		ReconPath: filepath.Join(h.root, "cache"), ReclaimAge: 7 * 24 * time.Hour, CommitWindow: time.Minute, Log: log,
+		Swift: swift, SwiftDir: filepath.Join(root, "etc"), Devices: filepath.Join(root, "node"), Cleanup: action == "cleanup", Workers: Auto,
+		ReconPath: filepath.Join(root, "cache"), ReclaimAge: 7 * 24 * time.Hour, CommitWindow: time.Minute, Log: log,
 		Prefixed: func(string) Log { return log }, Verbose: true,
-	}
+	}, err
 }
 
 func (h *site) run(t testing.TB, action string, narrow ...func(*Config)) (int, *logBook) {
 	t.Helper()
 	book := &logBook{}
-	c := h.config(t, action, book)
+	c, err := h.config(action, book)
+	check(t, err)
 	for _, f := range narrow {
 		f(c)
 	}

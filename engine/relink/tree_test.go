@@ -333,12 +333,12 @@ func snapshot(t testing.TB, devices string) map[string]string {
 }
 
 // lowerHalf is what there is to see where a cleanup was begun and goes on: Swift forgets then which partitions are new ones, and visits
-// the upper half, too, where nothing is to be done but hashing.
+// the upper half, too, where nothing is to be done but hashing (which removes what is obsolete, or empty).
 func lowerHalf(tree map[string]string) map[string]string {
 	lower := map[string]string{}
 	for at, what := range tree {
 		words := strings.Split(at, "/")
-		if len(words) == 4 && strings.HasPrefix(words[3], "hashes.") {
+		if len(words) >= 3 {
 			if part, _ := strconv.Atoi(words[2]); part >= 1<<power {
 				continue
 			}
