@@ -61,7 +61,7 @@ Markdown table of medians.`,
 			return nil
 		},
 	}
-	cmd.AddCommand(benchCodecCommand(), benchServeCommand())
+	cmd.AddCommand(benchCodecCommand(), benchServeCommand(), benchRelinkCommand())
 	cmd.Flags().IntVar(&rounds, "rounds", 3, "repairs per engine and load")
 	cmd.Flags().IntVar(&objects, "objects", 0, "at most so many objects per load (for a quick look)")
 	cmd.Flags().StringVar(&write, "write", "", "put the table into this file, between its rebuild marks")
