@@ -276,16 +276,11 @@ type pace struct {
 }
 
 func (p *pace) wait(ctx context.Context) error {
-	now := time.Now()
-	if now.Sub(p.next) > 5*time.Second {
-		p.next = now
-	}
-	due := p.next
-	p.next = p.next.Add(time.Duration(float64(time.Second) / p.rate))
-	if !now.Before(due) {
+	pause := p.take(time.Now())
+	if pause == 0 {
 		return nil
 	}
-	t := time.NewTimer(due.Sub(now))
+	t := time.NewTimer(pause)
 	defer t.Stop()
 	select {
 	case <-ctx.Done():
@@ -293,6 +288,16 @@ func (p *pace) wait(ctx context.Context) error {
 	case <-t.C:
 		return nil
 	}
+}
+
+// take counts one, and says how long it has to wait.
+func (p *pace) take(now time.Time) time.Duration {
+	if now.Sub(p.next) > 5*time.Second {
+		p.next = now
+	}
+	pause := max(p.next.Sub(now), 0)
+	p.next = p.next.Add(time.Duration(float64(time.Second) / p.rate))
+	return pause
 }
 
 // python is a truth value as Python prints it.

@@ -123,7 +123,6 @@ func (s *state) partitions(there []int) (todo []int) {
 			// One that has come after the first run with these powers was written by servers that make both links, so that there
 			// is nothing to relink; cleanup looks at it.
 			s.Done[name] = !fresh && relinking
-			s.dirty = true
 		}
 	}
 	for name, done := range s.Done {
