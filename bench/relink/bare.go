@@ -17,7 +17,7 @@ import (
 // Bare does a step of an increase with the calls that it takes at least, on data directories side by side: it looks after nothing, and
 // is what a relinker can be compared with. relink lists partition, suffix, and hash directories, and the new hash directory, makes the
 // directories that lack, links, notes the suffix that changes, and lists and hashes those of the upper half. cleanup lists the same,
-// looks at both names, and removes the old one and what is empty.
+// looks at both names, removes the old one and what is empty, and hashes what relink left, in the lower half.
 func Bare(dirs []string, power int, cleanup bool) error {
 	errs := make([]error, len(dirs))
 	var wg sync.WaitGroup
@@ -113,10 +113,9 @@ func (b *bare) partition(part int) error {
 			_ = unix.Unlink(path + "/" + name)
 		}
 		_ = unix.Rmdir(path)
-		return nil
 	}
 	for suffix := range changed {
-		if part >= 1<<(b.power-1) {
+		if b.cleanup == (part < 1<<(b.power-1)) {
 			if err := b.hash(suffix); err != nil {
 				return err
 			}

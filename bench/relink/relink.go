@@ -3,6 +3,7 @@
 package relink
 
 import (
+	"bytes"
 	"context"
 	_ "embed"
 	"encoding/json"
@@ -160,15 +161,43 @@ func (r *run) measure(cmd *exec.Cmd) (Sample, error) {
 			return Sample{}, fmt.Errorf("cannot empty the caches: %w", err)
 		}
 	}
+	var out bytes.Buffer
+	cmd.Stdout, cmd.Stderr = &out, &out
 	begin := time.Now()
-	out, err := cmd.CombinedOutput()
+	err := cmd.Start()
 	if err != nil {
-		return Sample{}, fmt.Errorf("%w\n%s", err, out)
+		return Sample{}, err
 	}
-	u := cmd.ProcessState.SysUsage().(*syscall.Rusage)
-	return Sample{
-		Wall: time.Since(begin), User: cmd.ProcessState.UserTime(), System: cmd.ProcessState.SystemTime(), PeakRSS: u.Maxrss << 10,
-	}, nil
+	ended, peak := make(chan struct{}), make(chan int64)
+	go func() { peak <- watchMemory(cmd.Process.Pid, ended) }()
+	err = cmd.Wait()
+	close(ended)
+	s := Sample{PeakRSS: <-peak, Wall: time.Since(begin)}
+	if err != nil {
+		return Sample{}, fmt.Errorf("%w\n%s", err, out.Bytes())
+	}
+	s.User, s.System = cmd.ProcessState.UserTime(), cmd.ProcessState.SystemTime()
+	return s, nil
+}
+
+// watchMemory gives a process's peak of resident memory. (What wait tells has the parent's in it, from before exec.)
+func watchMemory(pid int, ended chan struct{}) (peak int64) {
+	tick := time.NewTicker(50 * time.Millisecond)
+	defer tick.Stop()
+	for {
+		text, _ := os.ReadFile(fmt.Sprintf("/proc/%d/status", pid))
+		for line := range strings.Lines(string(text)) {
+			if rest, ok := strings.CutPrefix(line, "VmHWM:"); ok {
+				kib, _ := strconv.ParseInt(strings.Fields(rest)[0], 10, 64)
+				peak = kib << 10
+			}
+		}
+		select {
+		case <-ended:
+			return peak
+		case <-tick.C:
+		}
+	}
 }
 
 // fill makes a device's objects: each is one file.

@@ -96,7 +96,7 @@ b.get_ring().save(%q)`, filepath.Join(dir, "object.ring.gz"))).CombinedOutput()
 	log := filepath.Join(dir, "log")
 	status, out, problems := asSwiftRelinker(t, append(words, "--logf", log)...)
 	text, err := os.ReadFile(log)
-	if status != exitLeft || err != nil || out+problems != "" || 
+	if status != exitLeft || err != nil || out+problems != "" ||
 		!strings.Contains(string(text), "\nNo policy found to increase the partition power.\n") || !strings.Contains(string(text), "\nFinished relinker (cleanup=False): ") {
 		t.Errorf("status %d, %v, %q, log:\n%s", status, err, out+problems, text)
 	}

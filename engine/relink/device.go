@@ -61,8 +61,8 @@ func (d *device) run(ctx context.Context) (err error) {
 
 	there, err := d.open()
 	if err != nil {
-		// Swift's words end with Python's text of the error.
-		d.log.Warnf("Skipping %s because %s", filepath.Join(path, d.policy.DataDir()), pythonError(err))
+		dir := filepath.Join(path, d.policy.DataDir())
+		d.log.Warnf("Skipping %s because %s: '%s'", dir, pythonError(err), dir)
 		data.unlistable++
 		return nil
 	}

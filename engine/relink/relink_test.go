@@ -85,7 +85,7 @@ func TestExitStatusAndReconOfStock(t *testing.T) {
 	}
 	h.put(t, filepath.Join(h.devices, "sda", "objects-1"), "a file")
 	status, book = h.run(t, "relink")
-	if status != Failed || !book.has("warn Skipping "+h.devices+"/sda/objects-1 because [Errno 20] Not a directory") ||
+	if status != Failed || !book.has(fmt.Sprintf("warn Skipping %[1]s because [Errno 20] Not a directory: '%[1]s'", h.devices+"/sda/objects-1")) ||
 		!book.has("warn There were 1 errors listing partition directories") {
 		t.Errorf("status %d:\n%s", status, book)
 	}
