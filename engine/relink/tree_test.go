@@ -300,7 +300,9 @@ func snapshot(t testing.TB, devices string) map[string]string {
 				tree[at] = text
 			}
 		case base == "hashes.invalid":
-			lines := strings.Fields(string(data))
+			// The file in an object directory's place goes to quarantine when its suffix is hashed, which invalidates the suffix once
+			// more; whether that is looked at again is a matter of when.
+			lines := slices.DeleteFunc(strings.Fields(string(data)), func(s string) bool { return s == "fff" })
 			slices.Sort(lines)
 			if len(lines) > 0 {
 				tree[at] = strings.Join(slices.Compact(lines), " ")
