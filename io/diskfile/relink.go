@@ -300,9 +300,12 @@ func (r *Relinker) cleanup(dir string) (names []string, odd bool, err error) {
 	if err != nil {
 		return nil, false, err
 	}
-	names = make([]string, len(entries), len(entries)+1)
+	names = make([]string, len(entries))
 	for i, e := range entries {
 		names[i] = e.name
+	}
+	if len(names) == 1 && r.m.lasting(names[0]) {
+		return names, false, nil
 	}
 	c, left, doomed := r.m.judge(r.path(dir), names, anyDurable)
 	if r.c.DryRun {
@@ -317,14 +320,27 @@ func (r *Relinker) cleanup(dir string) (names []string, odd bool, err error) {
 	return left, len(c.unexpected) > 0, nil
 }
 
+// lasting tells a file that stays where there is no other, whatever its age: most object directories hold one such.
+func (m *Manager) lasting(name string) bool {
+	if !strings.HasSuffix(name, ".data") {
+		return false
+	}
+	if m.replicated() {
+		_, err := parseReplicated(name)
+		return err == nil
+	}
+	f, err := parseName(name, anyDurable.limit)
+	return err == nil && f.durable
+}
+
 // wanted are those of the old place's files that count among the files of both.
 func (r *Relinker) wanted(here, there []string, odd bool) []string {
+	if !odd && len(here) <= 1 && (len(there) == 0 || slices.Equal(here, there)) {
+		return here // none makes another obsolete
+	}
 	union := slices.Concat(here, there)
 	slices.Sort(union)
 	union = slices.Compact(union)
-	if len(union) <= 1 && !odd {
-		return here // none makes another obsolete
-	}
 	slices.Reverse(union)
 	c := r.m.choose("", union, anyDurable)
 	return slices.DeleteFunc(slices.Clone(here), func(name string) bool {
