@@ -7,15 +7,16 @@ PACKAGES  = swift-proxy swift-account swift-container swift-object python3-swift
 VERSION  := $(shell git describe --tags --always 2>/dev/null || echo unknown)
 LDFLAGS   = -X main.version=$(VERSION)
 
-.PHONY: all build deps demo test test-arm64 count-arm64 race lint conformance soak fuzz bench bench-serve bench-write bench-codec lab-start lab-stop clean
+.PHONY: all build deps demo test test-arm64 count-arm64 race lint conformance soak fuzz bench bench-serve bench-write bench-relink bench-codec lab-start lab-stop clean
 
 all: build
 
 build:                ## bin/imping, and bin/as/NAME/NAME for each Swift daemon it can stand in for
 	$(GO) build -trimpath -ldflags '$(LDFLAGS)' -o $(PREFIX)/imping ./cmd/imping
-	mkdir -p $(PREFIX)/as/reconstructor $(PREFIX)/as/server
+	mkdir -p $(PREFIX)/as/reconstructor $(PREFIX)/as/server $(PREFIX)/as/relinker
 	ln -sfn ../../imping $(PREFIX)/as/reconstructor/swift-object-reconstructor
 	ln -sfn ../../imping $(PREFIX)/as/server/swift-object-server
+	ln -sfn ../../imping $(PREFIX)/as/relinker/swift-object-relinker
 
 deps:                 ## Debian's Swift and what belongs to it; their services are not started
 	@./lab/deps $(PACKAGES) $(if $(filter isal,$(TAGS)),libisal-dev)
@@ -70,6 +71,9 @@ bench-serve: build deps ## stock's object server and ours in turn on the lab; re
 bench-write: build deps ## what a file on the disk costs, by io_uring, plainly and by Swift; rewrites BENCHMARKS.md's table
 	$(PREFIX)/imping bench write --write BENCHMARKS.md
 
+bench-relink: build deps ## stock's relinker, ours and a bare loop in turn, on TMPDIR's file system; rewrites BENCHMARKS.md's table
+	$(PREFIX)/imping bench relink --write BENCHMARKS.md
+
 bench-codec: build    ## every scheme and kernel in memory; rewrites BENCHMARKS.md's tables; TAGS=isal with libisal-dev
 	$(GO) run -tags '$(TAGS)' -ldflags '$(LDFLAGS)' ./cmd/imping bench codec --write BENCHMARKS.md
 
@@ -82,8 +86,9 @@ lab-stop: build
 conformance: build deps ## Swift's own tests with our programs in place of its; fetches Debian's source package
 	@GO=$(GO) ./lab/conformance/run $(PREFIX)/as $(CONFORMANCE_FLAGS)
 
-soak: build deps      ## kill servers in the middle of writes; break a real cluster and repair it for SOAKTIME, over and over; goes on where it was
+soak: build deps      ## kill servers in the middle of writes, and relinkers; relink random disks beside Swift; break a real cluster and repair it for SOAKTIME, over and over; goes on where it was
 	IMPING_CRASH_ROUNDS=200 $(GO) test -count=1 -timeout 1800s -run '^TestKilledServersLeaveWholeFiles$$' ./netfast/server
+	$(GO) test -count=1 -timeout 7200s ./engine/relink -seeds 300 -kills 200
 	$(PREFIX)/imping soak --time $(SOAKTIME)
 
 clean:

@@ -32,6 +32,7 @@ type Logger struct {
 // sink is what all loggers with the same settings share.
 type sink struct {
 	name      string // what stands before the colon
+	plain     bool   // nothing stands there
 	level     slog.Level
 	facility  int
 	maxLength int // of a line, in characters; 0 for no limit
@@ -65,6 +66,11 @@ func NewLogger(sec *conf.Section, route string, console io.Writer) (*Logger, err
 		return nil, err
 	}
 	return newLogger(s, ""), nil
+}
+
+// NewPlainLogger writes messages of at least that level to w, and nothing else: what Swift's programs do that run without a conf.
+func NewPlainLogger(w io.Writer, level slog.Level) *Logger {
+	return newLogger(&sink{plain: true, level: level, console: w, syslog: nothing{}}, "")
 }
 
 func newLogger(s *sink, prefix string) *Logger {
@@ -179,7 +185,10 @@ func (s *sink) packet(level slog.Level, line string) []byte {
 
 // format makes a line of a message. Swift: common/utils.py, SwiftLogFormatter.
 func (s *sink) format(message string) string {
-	line := strings.ReplaceAll(s.name+": "+message, "\n", "#012")
+	if !s.plain {
+		message = s.name + ": " + message
+	}
+	line := strings.ReplaceAll(message, "\n", "#012")
 	line = strings.ToValidUTF8(line, "\ufffd")
 	if s.maxLength <= 0 || utf8.RuneCountInString(line) <= s.maxLength {
 		return line

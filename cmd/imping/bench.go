@@ -14,7 +14,7 @@ func benchCommand() *cobra.Command {
 		Use:   "bench",
 		Short: "measure passes, servers and codes: what BENCHMARKS.md shows",
 	}
-	cmd.AddCommand(benchRebuildCommand(), benchLimitCommand(), benchCodecCommand(), benchServeCommand(), benchWriteCommand())
+	cmd.AddCommand(benchRebuildCommand(), benchLimitCommand(), benchCodecCommand(), benchServeCommand(), benchWriteCommand(), benchRelinkCommand())
 	return cmd
 }
 

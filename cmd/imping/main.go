@@ -47,6 +47,9 @@ func main() {
 	if filepath.Base(os.Args[0]) == swiftServer {
 		os.Exit(asServer(os.Args))
 	}
+	if filepath.Base(os.Args[0]) == swiftRelinker {
+		os.Exit(asRelinker(os.Args))
+	}
 	os.Exit(run())
 }
 
@@ -66,7 +69,7 @@ Exit status: 0 all done, 1 could not run, 2 ran but something was left.`,
 		Version:       version,
 	}
 	root.SetVersionTemplate(versionText())
-	root.AddCommand(reconstructCommand(), versionCommand(), demoCommand(), labCommand(), benchCommand(), fragmentCommand(), soakCommand(), serveCommand(), checkCommand())
+	root.AddCommand(reconstructCommand(), versionCommand(), demoCommand(), labCommand(), benchCommand(), fragmentCommand(), soakCommand(), serveCommand(), checkCommand(), relinkCommand())
 	root.SetHelpCommand(helpCommand(root))
 	root.CompletionOptions.HiddenDefaultCmd = true
 	began := false

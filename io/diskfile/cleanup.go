@@ -14,7 +14,7 @@ import (
 // removes, and the directory if nothing is left. left are the names that stay, in
 // descending order. A directory that does not exist is an empty one.
 // Swift: BaseDiskFileManager.cleanup_ondisk_files.
-func (m *Manager) cleanup(dir string, q query) (c *choice, left []string, err error) {
+func (m *Manager) cleanup(dir string, q query) (*choice, []string, error) {
 	names, err := listDir(dir)
 	if errors.Is(err, fs.ErrNotExist) {
 		return &choice{}, nil, nil
@@ -22,15 +22,27 @@ func (m *Manager) cleanup(dir string, q query) (c *choice, left []string, err er
 	if err != nil {
 		return nil, nil, err
 	}
+	c, left, doomed := m.judge(dir, names, q)
+	for _, name := range doomed {
+		m.watch.Step()
+		// Like Swift's, a failed unlink leaves the file to the next time.
+		_ = syscall.Unlink(filepath.Join(dir, name))
+	}
+	if len(left) == 0 {
+		_ = syscall.Rmdir(dir) // what came into it in the meantime keeps it
+	}
+	return c, left, nil
+}
+
+// judge chooses among the names in an object directory, and parts those that stay, in descending
+// order, from those that Swift removes.
+func (m *Manager) judge(dir string, names []string, q query) (c *choice, left, doomed []string) {
 	slices.Sort(names)
 	slices.Reverse(names)
 	c = m.choose(dir, names, q)
-
 	remove := func(f *file) {
 		if i := slices.Index(names, f.name); i >= 0 {
-			m.watch.Step()
-			// Like Swift's, a failed unlink leaves the file to the next time.
-			_ = syscall.Unlink(filepath.Join(dir, f.name))
+			doomed = append(doomed, f.name)
 			names = slices.Delete(names, i, i+1)
 		}
 	}
@@ -46,10 +58,7 @@ func (m *Manager) cleanup(dir string, q query) (c *choice, left []string, err er
 	for _, f := range c.obsolete {
 		remove(f)
 	}
-	if len(names) == 0 {
-		_ = syscall.Rmdir(dir) // what came into it in the meantime keeps it
-	}
-	return c, names, nil
+	return c, names, doomed
 }
 
 // choose passes what it can not read to Warn.

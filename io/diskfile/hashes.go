@@ -294,12 +294,17 @@ func (m *Manager) appendInvalid(top, path, suffix string) error {
 		return err
 	}
 	defer lock.Unlock()
+	return m.noteInvalid(path, suffix+"\n")
+}
+
+// noteInvalid appends lines to hashes.invalid; the partition's lock is held.
+func (m *Manager) noteInvalid(path, lines string) error {
 	m.watch.Step()
 	f, err := open(filepath.Join(path, invalidFile), unix.O_WRONLY|unix.O_APPEND|unix.O_CREAT, 0o666)
 	if err != nil {
 		return err
 	}
-	if _, err := f.WriteString(suffix + "\n"); err != nil {
+	if _, err := f.WriteString(lines); err != nil {
 		f.Close()
 		return err
 	}

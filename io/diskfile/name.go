@@ -37,10 +37,10 @@ func parseName(name string, limit int) (*file, error) {
 			return nil, fmt.Errorf("invalid Timestamp value in filename %q", name)
 		}
 		if len(parts) == 1 {
-			return nil, errors.New("no fragment index")
+			return nil, errors.New("Bad fragment index: None") //lint:ignore ST1005 Swift's words
 		}
 		if f.index, err = parseIndex(parts[1]); err != nil {
-			return nil, fmt.Errorf("bad fragment index: %w", err)
+			return nil, fmt.Errorf("Bad fragment index: %s", parts[1]) //lint:ignore ST1005 Swift's words
 		}
 		if limit > 0 && f.index >= limit {
 			return nil, fmt.Errorf("fragment index must be less than %d: %s", limit, parts[1])

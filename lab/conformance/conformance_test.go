@@ -5,6 +5,7 @@
 package conformance_test
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"os"
@@ -27,9 +28,10 @@ const (
 // processors that are busy otherwise.
 const oneTest = 5 * time.Minute
 
-// probes are the tests that a reconstructor must pass.
+// probes are the tests that our programs must pass, one program at a time.
 var probes = []struct {
 	name    string // of test.probe
+	program string // swift-object-...; "" is the reconstructor
 	awaited string // why ours is not expected to pass yet
 }{
 	{name: "test_reconstructor_rebuild.TestReconstructorRebuild.test_rebuild_missing_frags"},
@@ -43,6 +45,10 @@ var probes = []struct {
 	{name: "test_reconstructor_revert.TestReconstructorRevert.test_delete_propagate"},
 	{name: "test_reconstructor_revert.TestReconstructorRevert.test_reconstruct_from_reverted_fragment_archive"},
 	{name: "test_reconstructor_revert.TestReconstructorRevert.test_handoff_non_durable"},
+	{name: "test_object_partpower_increase.TestReplPartPowerIncrease.test_main", program: "relinker"},
+	{name: "test_object_partpower_increase.TestReplPartPowerIncrease.test_canceled", program: "relinker"},
+	{name: "test_object_partpower_increase.TestECPartPowerIncrease.test_main", program: "relinker"},
+	{name: "test_object_partpower_increase.TestECPartPowerIncrease.test_canceled", program: "relinker"},
 }
 
 func TestMain(m *testing.M) {
@@ -73,17 +79,20 @@ func our(t *testing.T, kind, program string) (work, folder string) {
 
 // That they pass with stock is the proof that the suites are given what they need.
 func TestProbe(t *testing.T) {
-	work, ours := our(t, "reconstructor", "swift-object-reconstructor")
+	work, _ := our(t, "reconstructor", "swift-object-reconstructor")
 	m := newMachine(t, work)
-	for _, program := range []struct{ name, folder string }{{"stock", ""}, {"imping", ours}} {
-		t.Run(program.name, func(t *testing.T) {
+	for _, programs := range []string{"stock", "imping"} {
+		t.Run(programs, func(t *testing.T) {
 			for _, p := range probes {
-				t.Run(p.name[strings.LastIndex(p.name, ".")+1:], func(t *testing.T) {
-					awaited := p.awaited
-					if program.folder == "" {
-						awaited = ""
+				suite := strings.Split(p.name, ".")
+				t.Run(strings.Join(suite[len(suite)-2:], "."), func(t *testing.T) {
+					folder, awaited := "", ""
+					if programs == "imping" {
+						kind := cmp.Or(p.program, "reconstructor")
+						_, folder = our(t, kind, "swift-object-"+kind)
+						awaited = p.awaited
 					}
-					out, passed := m.probe(t, program.folder, p.name)
+					out, passed := m.probe(t, folder, p.name)
 					switch {
 					case passed && awaited != "":
 						t.Errorf("passes: it is no longer to be awaited (%s)", awaited)

@@ -10,6 +10,7 @@ class Log:
 
     def __init__(self):
         self.lines = {level: [] for level in LEVELS.values()}
+        self.order = []  # of all lines: level and text
         self.logger = self  # the probe tests ask daemon.logger.logger
         self.socket = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
         self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4 << 20)
@@ -28,6 +29,7 @@ class Log:
             text = match.group(2).decode('utf8', 'replace')
             level = LEVELS.get(int(match.group(1)) & 7, 'critical')
             self.lines[level].append(text)
+            self.order.append((level, text))
             print('%s: %s' % (level, text))
 
     def get_lines_for_level(self, level):

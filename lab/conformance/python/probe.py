@@ -10,6 +10,7 @@ import sys
 import tempfile
 import unittest
 
+from swift.cli import relinker
 from swift.common import utils
 from test.probe import common
 
@@ -42,7 +43,12 @@ def run_custom_daemon(self, klass, conf_section, conf_index, custom_conf, **kwar
     return Daemon(log)
 
 
+def relink(args):
+    return subprocess.run(['swift-object-relinker'] + args, timeout=PASS_SECONDS).returncode
+
+
 common.ProbeTest.run_custom_daemon = run_custom_daemon
+relinker.main = relink
 
 if __name__ == '__main__':
     suite = unittest.defaultTestLoader.loadTestsFromName(sys.argv[1])

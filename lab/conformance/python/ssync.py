@@ -5,38 +5,20 @@ test's name, what is wrong with it, or nothing.
 The tests look at the receiver's disks, with Swift's own code, and some at its log: the
 server ends before the latter is read, so that it is whole.
 """
-import json
 import os
 import signal
 import socket
 import subprocess
 import sys
-import unittest
 
-from swift.common import utils
-from swift.common.storage_policy import EC_POLICY, POLICIES
 from test.unit.obj import test_ssync
 
 from log import Log
+from swiftconf import write_swift_conf
+from verdicts import print_verdicts
 
 # How long the server may take for a step that takes it a moment.
 PATIENCE = 60
-SWIFT_CONF = '/etc/swift/swift.conf'
-
-
-def write_swift_conf():
-    with open(SWIFT_CONF, 'w') as out:
-        out.write('[swift-hash]\nswift_hash_path_prefix = %s\nswift_hash_path_suffix = %s\n' % (
-            utils.HASH_PATH_PREFIX.decode('utf8'), utils.HASH_PATH_SUFFIX.decode('utf8')))
-        for policy in POLICIES:
-            out.write('[storage-policy:%d]\nname = %s\npolicy_type = %s\n' % (
-                policy.idx, policy.name, policy.policy_type))
-            if policy.is_default:
-                out.write('default = yes\n')
-            if policy.policy_type == EC_POLICY:
-                out.write('ec_type = %s\nec_num_data_fragments = %d\nec_num_parity_fragments = %d\n'
-                          'ec_object_segment_size = %d\n' % (
-                              policy.ec_type, policy.ec_ndata, policy.ec_nparity, policy.ec_segment_size))
 
 
 class Receiver(Log):
@@ -97,20 +79,5 @@ def own_tear_down(self):
 test_ssync.TestBaseSsync.setUp, test_ssync.TestBaseSsync.tearDown = own_set_up, own_tear_down
 
 
-class Result(unittest.TextTestResult):
-    def __init__(self, *args, **kwargs):
-        super().__init__(*args, **kwargs)
-        self.verdicts = {}
-
-    def stopTest(self, test):
-        super().stopTest(test)
-        name = test.id().rsplit('.', 1)[1]
-        self.verdicts[name] = ''.join(
-            text for kind in (self.failures, self.errors, self.skipped) for bad, text in kind if bad is test)
-
-
 if __name__ == '__main__':
-    suite = unittest.defaultTestLoader.loadTestsFromModule(test_ssync)
-    result = unittest.TextTestRunner(stream=sys.stdout, verbosity=2, resultclass=Result).run(suite)
-    print(json.dumps(result.verdicts), flush=True)
-    os._exit(0)
+    print_verdicts(test_ssync)

@@ -1,0 +1,269 @@
+package relink
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"imping/io/diskfile"
+	"imping/swift/policy"
+	"imping/swift/ring"
+)
+
+// device is one policy's data directory on one device.
+type device struct {
+	*worker
+	name   string
+	policy *policy.Policy
+	ring   *ring.Ring
+	m      *diskfile.Manager
+
+	disk  *diskfile.Relinker
+	state *state
+	told  diskfile.RelinkCounts // in Progress
+}
+
+func (d *device) data() *policyData { return d.recon.policy(d.name, d.policy.Index) }
+
+// run does what is left to do. Its error has not been logged or counted. Swift: common/utils.py, audit_location_generator; the hooks
+// of cli/relinker.py.
+func (d *device) run(ctx context.Context) (err error) {
+	path, err := d.m.DevicePath(d.name)
+	if err != nil {
+		if !d.cfg.MountCheck {
+			return err
+		}
+		d.log.Warnf("Skipping %s as it is not mounted", d.name)
+		d.data().unmounted++
+		return nil
+	}
+	data := d.data()
+	power, next := int(d.ring.PartPower), d.ring.NextPartPower
+	if !d.cfg.DryRun {
+		lock, err := lockDevice(ctx, path, d.policy.DataDir())
+		if err != nil {
+			return err
+		}
+		defer lock.Close()
+		if d.state, err = openState(path, d.policy.DataDir(), power, next); err != nil {
+			return err
+		}
+	} else {
+		d.state = &state{PartPower: power, NextPartPower: next, Done: map[string]bool{}}
+	}
+	*data = policyData{begun: time.Now(), updated: time.Now(), power: power, next: next}
+	d.updateRecon(d.name, false)
+
+	there, err := d.open()
+	if err != nil {
+		dir := filepath.Join(path, d.policy.DataDir())
+		d.log.Warnf("Skipping %s because %s: '%s'", dir, pythonError(err), dir)
+		data.unlistable++
+		return nil
+	}
+	defer d.disk.Close()
+	todo := d.state.partitions(there)
+	if len(d.cfg.Partitions) > 0 {
+		// Only now, so that the state has all of them.
+		todo = only(todo, d.cfg.Partitions)
+	}
+	d.Partitions.Add(int64(len(todo)))
+	for _, part := range todo {
+		if ctx.Err() != nil {
+			break
+		}
+		if err := d.partition(ctx, part); err != nil {
+			break
+		}
+	}
+	if d.cfg.DryRun {
+		d.plan()
+		return nil
+	}
+	if err := d.state.save(); err != nil {
+		return err
+	}
+	if ctx.Err() == nil {
+		data.ended = time.Now()
+	}
+	d.count()
+	d.updateRecon(d.name, true)
+	return nil
+}
+
+// open lists the partitions.
+func (d *device) open() (there []int, err error) {
+	c := diskfile.RelinkConfig{
+		Power: d.ring.NextPartPower, Cleanup: d.cfg.Cleanup, Clobber: d.cfg.Clobber, DryRun: d.cfg.DryRun,
+		Verbose: d.cfg.Verbose, Tell: d.tell,
+	}
+	if d.pace.rate > 0 {
+		c.Pace = d.pace.wait
+	}
+	if d.disk, err = d.m.Relinker(d.name, c); err != nil {
+		return nil, err
+	}
+	if there, err = d.disk.Partitions(); err != nil {
+		d.disk.Close()
+	}
+	return there, err
+}
+
+func only(parts, wanted []int) []int {
+	var both []int
+	for _, p := range parts {
+		for _, w := range wanted {
+			if p == w {
+				both = append(both, p)
+				break
+			}
+		}
+	}
+	return both
+}
+
+// partition does one partition. The error is that the work has to end. Swift: hook_pre_partition, hook_post_partition.
+func (d *device) partition(ctx context.Context, part int) error {
+	before := d.disk.Errors
+	linked, err := d.disk.Partition(ctx, part)
+	if ctx.Err() != nil {
+		d.count()
+		return context.Cause(ctx) // what was done of it is found done the next time
+	}
+	if err != nil {
+		d.disk.Errors++
+		d.log.Warnf("Skipping %s because %s", d.m.PartitionPath(d.name, part), pythonError(err))
+	}
+	if !d.cfg.DryRun {
+		d.rehash(ctx, part, linked)
+	}
+	if d.disk.Errors == before {
+		if d.cfg.DryRun {
+			d.state.Done[fmt.Sprint(part)] = true
+		} else if err := d.state.finish(part); err != nil {
+			d.disk.Errors++
+			d.log.Warnf("%v", err)
+		}
+	}
+	d.PartitionsDone.Add(1)
+	d.count()
+	if d.cfg.DryRun {
+		return nil
+	}
+	step := "relink"
+	if d.cfg.Cleanup {
+		step = "cleanup"
+	}
+	d.log.Infof("Step: %s Device: %s Policy: %s Partitions: %d/%d", step, d.name, d.policy.Name, d.data().parts, d.data().total)
+	d.updateRecon(d.name, false)
+	return nil
+}
+
+// rehash hashes what has changed. Cleanup visits the lower half only, so that the partitions of the upper half are hashed when they
+// get their links; those of the lower half are by cleanup, when it has come by. Partitions in which suffixes wait to be hashed
+// count as changed: links may have been made by a relinker that was killed.
+func (d *device) rehash(ctx context.Context, part int, linked []int) {
+	changed := map[int]bool{}
+	for _, p := range linked {
+		changed[p] = true
+	}
+	for _, p := range []int{2 * part, 2*part + 1} {
+		changed[p] = changed[p] || p != part && d.m.AwaitsHashing(d.name, p)
+	}
+	for p, yes := range changed {
+		if yes && (d.cfg.Cleanup || p >= 1<<d.ring.PartPower) {
+			if _, _, err := d.m.SuffixHashes(d.name, p, nil, false); err != nil {
+				d.disk.Errors++
+				d.log.Warnf("Error hashing partition %s: %v", d.m.PartitionPath(d.name, p), err)
+			}
+		}
+	}
+	if !d.cfg.Cleanup {
+		return
+	}
+	// Most are empty, and need no hashes any more.
+	if removed, _ := d.remove(ctx, part); removed {
+		return
+	}
+	hashes, _, err := d.m.SuffixHashes(d.name, part, nil, false)
+	var busy *diskfile.LockTimeoutError
+	switch {
+	case errors.As(err, &busy): // others will
+	case err != nil:
+		d.log.Warnf("Error hashing partition %s: %v", d.m.PartitionPath(d.name, part), err)
+	case len(hashes) == 0:
+		if _, unexpected := d.remove(ctx, part); len(unexpected) > 0 {
+			d.log.Warnf("Partition %s stays because of %s", d.m.PartitionPath(d.name, part), strings.Join(unexpected, ", "))
+		}
+	}
+}
+
+// remove removes a partition, if it is empty. It is worth a try: what it meets, a replicator deals with.
+func (d *device) remove(ctx context.Context, part int) (removed bool, unexpected []string) {
+	removed, unexpected, err := d.m.RemovePartition(ctx, d.name, part)
+	if err != nil {
+		d.log.Debugf("Partition %s stays: %v", d.m.PartitionPath(d.name, part), err)
+	}
+	return removed, unexpected
+}
+
+// count brings recon's figures and Progress up to date.
+func (d *device) count() {
+	data, now := d.data(), d.disk.RelinkCounts
+	data.RelinkCounts = now
+	data.parts, data.total = d.state.count()
+	data.updated = time.Now()
+	d.HashDirs.Add(now.HashDirs - d.told.HashDirs)
+	d.Files.Add(now.Files - d.told.Files)
+	d.Linked.Add(now.Linked - d.told.Linked)
+	d.Removed.Add(now.Removed - d.told.Removed)
+	d.ErrorsNow.Add(now.Errors - d.told.Errors)
+	d.told = now
+}
+
+// tell logs what happened to a file, in Swift's words where it has any.
+func (d *device) tell(e diskfile.RelinkEvent) {
+	in := ""
+	if d.cfg.Cleanup {
+		in = " (cleanup)"
+	}
+	switch e.Kind {
+	case diskfile.RelinkLinked:
+		d.log.Debugf("Relinking%s created link: %s to %s", in, e.Old, e.New)
+	case diskfile.RelinkTolerated:
+		d.log.Debugf("Relinking%s: tolerating different inodes for tombstone with same timestamp: %s to %s", in, e.Old, e.New)
+	case diskfile.RelinkClobbered:
+		if e.To == "" {
+			d.log.Debugf("Relinking: tolerating hardlink collision: %s to %s", e.Old, e.New)
+		} else {
+			d.log.Infof("Relinking: clobbering hardlink collision: %s moved to %s", e.New, e.To)
+		}
+	case diskfile.RelinkFailed:
+		d.log.Warnf("Error relinking%s: failed to relink %s to %s: %s: '%s' -> '%s'", in, e.Old, e.New, pythonError(e.Err), e.Old, e.New)
+	case diskfile.RelinkUnreadable:
+		d.log.Warnf("Error relinking%s: cannot list %s: %s", in, e.Old, pythonError(e.Err))
+	case diskfile.RelinkRemoved:
+		d.log.Debugf("Removed %s", e.Old)
+	case diskfile.RelinkNotRemoved:
+		d.log.Warnf("Error cleaning up %s: %s", e.Old, pythonError(e.Err))
+	case diskfile.RelinkInvalid:
+		d.log.Warnf("Error invalidating suffix for %s: %v", e.Old, e.Err)
+	case diskfile.RelinkNotExpected:
+		d.log.Warnf("Unexpected entity is left alone: %s", e.Old)
+	}
+}
+
+// pythonError is an error of the system as Python prints it.
+func pythonError(err error) string {
+	var errno unix.Errno
+	if !errors.As(err, &errno) {
+		return err.Error()
+	}
+	text := errno.Error()
+	return fmt.Sprintf("[Errno %d] %s", int(errno), strings.ToUpper(text[:1])+text[1:])
+}

@@ -1,0 +1,18 @@
+package relink
+
+import "imping/io/diskfile"
+
+// Plan is what a dry run found on a device.
+type Plan struct {
+	Device, Policy string
+	diskfile.RelinkCounts
+}
+
+// Plans are what a dry run found, when it has ended.
+func (r *Relinker) Plans() []*Plan { return r.plans }
+
+func (d *device) plan() {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.plans = append(d.plans, &Plan{Device: d.name, Policy: d.policy.Name, RelinkCounts: d.disk.RelinkCounts})
+}
