@@ -36,11 +36,18 @@ func TestMain(m *testing.M) {
 		real.Enter()
 	}
 	status := m.Run()
+	stopShared()
+	os.Exit(status)
+}
+
+// stopShared stops the cluster of all tests; the next one that needs it starts another.
+func stopShared() {
 	if shared.cluster != nil {
 		shared.cluster.Stop()
 		os.RemoveAll(shared.root)
+		shared.cluster = nil
+		clear(ourServers)
 	}
-	os.Exit(status)
 }
 
 // lab is one cluster for all tests of the package, started by the first.

@@ -22,7 +22,7 @@ var (
 		container_update_timeout expiring_objects_container_divisor expiring_objects_account_name auto_create_account_prefix
 		log_requests log_format log_anonymization_method log_anonymization_salt keep_cache_private keep_cache_slo_manifest etag_validate_pct
 		max_upload_time slow allowed_headers slow_delete_log_threshold_seconds cooperative_period eventlet_tpool_num_threads
-		replication_server replication_concurrency replication_failure_threshold replication_failure_ratio
+		replication_server replication_concurrency replication_failure_threshold replication_failure_ratio imping_io_engine
 		cert_file key_file require_proxy_protocol`), processOptions...)
 
 	filterOptions = words(`disable_path recon_cache_path recon_lock_path swift_dir devices backend_ratelimit_conf_path config_reload_interval

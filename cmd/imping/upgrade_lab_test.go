@@ -113,6 +113,7 @@ func TestAPartitionPowerIsRaisedUnderLoad(t *testing.T) {
 	if !real.Inside() {
 		t.Fatal("the real cluster needs root")
 	}
+	stopShared() // its power stays what it is, and there is one cluster at a time
 	root, err := os.MkdirTemp("", "pp")
 	fatal(t, err)
 	t.Cleanup(func() { os.RemoveAll(root) })
