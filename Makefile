@@ -24,8 +24,12 @@ deps:                 ## Debian's Swift and what belongs to it; their services a
 demo: build           ## wipe a disk of a cluster in one process and rebuild it, compared byte for byte; neither root nor Swift
 	$(PREFIX)/imping demo
 
+# Packages with tests that start a cluster, or measure: one at a time.
+LAB = ^imping/(bench|cmd|lab)/
+
 test: build deps      ## everything that must always hold; needs root for the lab; TAGS=isal with ISA-L's kernel too
-	$(GO) test -p 1 -timeout 900s -tags '$(TAGS)' ./...
+	$(GO) test -p 2 -timeout 900s -tags '$(TAGS)' $$($(GO) list ./... | grep -vE '$(LAB)')
+	$(GO) test -p 1 -timeout 900s -tags '$(TAGS)' $$($(GO) list ./... | grep -E '$(LAB)')
 
 # What counts solutions of matrices, without a kernel, is left to make test: it takes half of codec's time when
 # emulated. Goroutines are not preempted by signals: those cost a twelfth of the time there.
@@ -45,10 +49,11 @@ count-arm64:          ## instructions of native's kernels on arm64: the table of
 # has tests of its own. The fault matrix waits for timeouts most of its time, and what it exercises the unit tests
 # do. Long comparisons with Swift, in io/diskfile, netfast/server and lab/real, are one thing after the other. What
 # stays of the real cluster has many sessions at once: the receivers' limits, handoffs, rot, point repairs, our servers.
-NORACE = ^TestBenchRebuild$$|^TestWhateverPeersDo|^TestScenario/^real$$|^TestAWipedDeviceComesBack|^TestArchivesSavedFromDisks|^TestRandom(Replicated)?(Partitions|Writes)|^TestObjectsAre(Given|Written)AsSwiftDoes$$|^TestStockReconstructorsBringBack|^TestTheEmbeddedClusterStores|^TestDashboardsSeeNoDifference
+NORACE = ^TestBenchRebuild$$|^TestWhateverPeersDo|^TestScenario/^real$$|^TestAWipedDeviceComesBack|^TestArchivesSavedFromDisks|^TestRandom(Replicated)?(Partitions|Writes)|^TestObjectsAre(Given|Written)AsSwiftDoes$$|^TestStockReconstructorsBringBack|^TestTheEmbeddedClusterStores|^TestDashboardsSeeNoDifference|^TestOurServersTakeWhatProxiesSend|^TestKilledRelinkersLoseNothing|^TestRandomDisksAreRelinked|^TestEveryEngineWrites|^TestReconstructorObeysSwiftInit|^TestPowerFailure|^TestOnEveryFileSystem|^TestSurvivorsThatBreakOff|^TestPutsInPhases|^TestThirtyPasses
 
 race: build deps      ## the same under the race detector, but what adds nothing there
-	GORACE=atexit_sleep_ms=0 $(GO) test -p 1 -race -timeout 900s -skip '$(NORACE)' ./...
+	GORACE=atexit_sleep_ms=0 $(GO) test -p 2 -race -timeout 900s -skip '$(NORACE)' $$($(GO) list ./... | grep -vE '$(LAB)')
+	GORACE=atexit_sleep_ms=0 $(GO) test -p 1 -race -timeout 900s -skip '$(NORACE)' $$($(GO) list ./... | grep -E '$(LAB)')
 
 lint:                 ## gofmt, vet, staticcheck, for both architectures that have assembly; that it is what the generators write
 	@out=$$(gofmt -l .); if [ -n "$$out" ]; then echo "gofmt would change:"; echo "$$out"; exit 1; fi
@@ -86,9 +91,10 @@ lab-stop: build
 conformance: build deps ## Swift's own tests with our programs in place of its; fetches Debian's source package
 	@GO=$(GO) ./lab/conformance/run $(PREFIX)/as $(CONFORMANCE_FLAGS)
 
-soak: build deps      ## kill servers in the middle of writes, and relinkers; relink random disks beside Swift; break a real cluster and repair it for SOAKTIME, over and over; goes on where it was
+soak: build deps      ## kill servers in the middle of writes, and relinkers; relink random disks beside Swift; raise a cluster's partition power; break a real cluster and repair it for SOAKTIME, over and over; goes on where it was
 	IMPING_CRASH_ROUNDS=200 $(GO) test -count=1 -timeout 1800s -run '^TestKilledServersLeaveWholeFiles$$' ./netfast/server
 	$(GO) test -count=1 -timeout 7200s ./engine/relink -seeds 300 -kills 200
+	IMPING_RAISE_POWER=1 $(GO) test -count=1 -timeout 600s -run '^TestAPartitionPowerIsRaisedUnderLoad$$' ./cmd/imping
 	$(PREFIX)/imping soak --time $(SOAKTIME)
 
 clean:

@@ -2,6 +2,7 @@ package write
 
 import (
 	"encoding/json"
+	"io"
 	"os"
 	"path/filepath"
 	"slices"
@@ -23,9 +24,8 @@ func TestMain(m *testing.M) {
 }
 
 // Every engine writes all files of every load, and is a row of the table.
-func TestRun(t *testing.T) {
-	var told strings.Builder
-	rows, err := Run(t.Context(), Options{Dir: t.TempDir(), Self: []string{os.Args[0], "child"}, Rounds: 1, Scale: 0.03, Out: &told})
+func TestEveryEngineWritesAllFiles(t *testing.T) {
+	rows, err := Run(t.Context(), Options{Dir: t.TempDir(), Self: []string{os.Args[0], "child"}, Rounds: 1, Scale: 0.03, Out: io.Discard})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -39,9 +39,6 @@ func TestRun(t *testing.T) {
 	for i, r := range rows {
 		if r.Costs[0].Wall <= 0 || r.Costs[0].CPU <= 0 || (r.Costs[0].Enters > 0) != strings.Contains(r.Engine, "uring") {
 			t.Errorf("%s, %s: %+v", r.Engine, r.Load.Name, r.Costs)
-		}
-		if os.Getuid() == 0 && r.Calls < 0 {
-			t.Errorf("%s, %s: system calls were not counted: %s", r.Engine, r.Load.Name, told.String())
 		}
 		if !strings.Contains(lines[2+i], r.Engine) {
 			t.Errorf("row %d is %q, and not %s", i, lines[2+i], r.Engine)

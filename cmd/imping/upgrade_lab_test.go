@@ -110,6 +110,9 @@ func TestAPartitionPowerIsRaisedUnderLoad(t *testing.T) {
 	if testing.Short() {
 		t.Skip("needs the lab; `make test` runs it")
 	}
+	if os.Getenv("IMPING_RAISE_POWER") == "" {
+		t.Skip("`make soak` raises a cluster's partition power")
+	}
 	if !real.Inside() {
 		t.Fatal("the real cluster needs root")
 	}

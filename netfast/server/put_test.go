@@ -401,8 +401,8 @@ func TestBrokenBodiesLeaveNothing(t *testing.T) {
 			{"422 Unprocessable Entity", "abc", false, []string{"Content-Length: 3", "Etag: 00000000000000000000000000000000"}},
 			{"411 Length Required", "", false, nil},
 			{"413 Request Entity Too Large", "", false, []string{"Content-Length: 5368709123"}},
-			{"501 Not Implemented", "abc", false, []string{"Content-Length: 3", "X-Backend-Obj-Multiphase-Commit: yes"}},
-			{"501 Not Implemented", "abc", false, []string{"Content-Length: 3", "X-Backend-Obj-Metadata-Footer: yes"}},
+			{"400 Bad Request", "abc", false, []string{"Content-Length: 3", "X-Backend-Obj-Multiphase-Commit: yes"}}, // of no boundary
+			{"400 Bad Request", "abc", false, []string{"Content-Length: 3", "X-Backend-Obj-Metadata-Footer: yes"}},
 			{"400 Bad Request", "abc", false, []string{"Content-Length: 3", "X-Backend-Next-Part-Power: 33"}},
 		} {
 			header := append(c.header, "X-Backend-Storage-Policy-Index: "+policy, "X-Object-Sysmeta-Ec-Frag-Index: 1")
