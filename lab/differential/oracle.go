@@ -1,0 +1,281 @@
+package differential
+
+import (
+	"fmt"
+	"maps"
+	"path"
+	"slices"
+	"strconv"
+	"strings"
+
+	"imping/io/diskfile"
+	"imping/lab/real"
+	"imping/swift/timestamp"
+)
+
+// oracle knows what is true of the objects, and looks at the devices after each round.
+type oracle struct {
+	w       *world
+	cluster *real.Cluster
+	verdict *Verdict
+	byHash  map[string]*object
+	round   int
+	said    map[int]*outcome // in the last round
+}
+
+func newOracle(w *world, c *real.Cluster, v *Verdict) *oracle {
+	o := &oracle{w: w, cluster: c, verdict: v, byHash: map[string]*object{}}
+	for _, obj := range w.objects {
+		o.byHash[obj.hash] = obj
+	}
+	return o
+}
+
+// held is one file of an object's folder.
+type held struct {
+	at      timestamp.Timestamp
+	ext     string // .data, .meta, .ts, .durable
+	index   int    // of .data
+	durable bool   // of .data, by its name
+}
+
+// parse reads a file's name as far as the generator writes such names.
+func parse(name string) (h held, ok bool) {
+	h.ext = path.Ext(name)
+	stem := strings.TrimSuffix(name, h.ext)
+	switch h.ext {
+	case ".data":
+		parts := strings.Split(stem, "#")
+		if len(parts) < 2 || len(parts) > 3 {
+			return h, false
+		}
+		index, err := strconv.Atoi(parts[1])
+		if err != nil {
+			return h, false
+		}
+		h.index, h.durable = index, len(parts) == 3 && parts[2] == "d"
+		stem = parts[0]
+	case ".meta":
+		at, _, _, err := timestamp.DecodePair(stem)
+		h.at = at
+		return h, err == nil
+	case ".ts", ".durable":
+	default:
+		return h, false
+	}
+	at, err := timestamp.Parse(stem)
+	h.at = at
+	return h, err == nil
+}
+
+// place is where a file of an object lies.
+type place struct {
+	dev, name string
+	held
+}
+
+// files are those of each object, from a tree; damaged ones are not among them.
+func (o *oracle) files(t tree) map[*object][]place {
+	all := map[*object][]place{}
+	for at, n := range t {
+		dev, rest, _ := strings.Cut(at, "/")
+		obj := o.byHash[path.Base(path.Dir(rest))]
+		if n.Dir || obj == nil || path.Dir(rest) != obj.dir() {
+			continue
+		}
+		if h, ok := parse(path.Base(rest)); ok && obj.sound(h, n) {
+			all[obj] = append(all[obj], place{dev, path.Base(rest), h})
+		}
+	}
+	return all
+}
+
+func (o *object) version(at timestamp.Timestamp) *version {
+	for _, v := range o.versions {
+		if v.at == at {
+			return v
+		}
+	}
+	return nil
+}
+
+// sound says whether a file is what it is to be.
+func (o *object) sound(h held, n node) bool {
+	switch h.ext {
+	case ".durable":
+		return true
+	case ".data":
+		v := o.version(h.at)
+		return v != nil && h.index < len(v.sums) && n.SHA256 == v.sums[h.index] && n.Problem == "" && maps.Equal(n.Metadata, v.metadata[h.index])
+	}
+	return n.Problem == "" && n.Metadata["name"] == o.name
+}
+
+// state is what a cluster has of an object.
+type state struct {
+	tombstone timestamp.Timestamp // the newest
+	indexes   map[timestamp.Timestamp]map[int]bool
+	durable   map[timestamp.Timestamp]bool
+}
+
+func stateOf(files []place) *state {
+	s := &state{indexes: map[timestamp.Timestamp]map[int]bool{}, durable: map[timestamp.Timestamp]bool{}}
+	for _, f := range files {
+		switch f.ext {
+		case ".ts":
+			if f.at.After(s.tombstone) {
+				s.tombstone = f.at
+			}
+		case ".data":
+			if s.indexes[f.at] == nil {
+				s.indexes[f.at] = map[int]bool{}
+			}
+			s.indexes[f.at][f.index] = true
+			if f.durable {
+				s.durable[f.at] = true
+			}
+		case ".durable":
+			s.durable[f.at] = true
+		}
+	}
+	return s
+}
+
+// decodable is the newest durable version that can be decoded, no tombstone against it.
+func (s *state) decodable(o *object) (newest timestamp.Timestamp) {
+	for at, set := range s.indexes {
+		if s.durable[at] && len(set) >= o.Policy.Data && at.After(newest) && at.After(s.tombstone) {
+			newest = at
+		}
+	}
+	return newest
+}
+
+func (o *oracle) wrong(format string, args ...any) {
+	o.verdict.wrong("after round %d of imping: %s", o.round, fmt.Sprintf(format, args...))
+}
+
+// look judges a round.
+func (o *oracle) look(before, now tree, said map[int]*outcome) {
+	o.round++
+	o.said = said
+	was, is := o.files(before), o.files(now)
+	for _, obj := range o.w.objects {
+		b, n := stateOf(was[obj]), stateOf(is[obj])
+		v := b.decodable(obj)
+		if v.IsZero() {
+			continue
+		}
+		if after := n.decodable(obj); after.Before(v) && !n.tombstone.After(v) && !b.tombstone.After(v) {
+			o.wrong("%s of %s could be decoded, and can not any more: %v", obj.name, v, is[obj])
+		}
+	}
+	for at, gone := range before {
+		if _, there := now[at]; there || gone.Dir {
+			continue
+		}
+		if why := o.mayGo(at, gone, before, now, is); why != "" {
+			o.wrong("%s was removed: %s", at, why)
+		}
+	}
+	o.compareWords(is)
+}
+
+// mayGo says why a file that was removed ought to be there still; "" if it may be gone.
+func (o *oracle) mayGo(at string, gone node, before, now tree, is map[*object][]place) string {
+	dev, rest, _ := strings.Cut(at, "/")
+	obj := o.byHash[path.Base(path.Dir(rest))]
+	if obj == nil || path.Dir(rest) != obj.dir() {
+		if strings.Contains(rest, "/") && strings.HasPrefix(rest, "tmp") && path.Base(rest) == "old" {
+			return ""
+		}
+		if o.byHash[path.Base(rest)] != nil { // a file in place of a folder: quarantined
+			if o.quarantined(now, dev, path.Base(rest)) {
+				return ""
+			}
+		}
+		return "it is no object's"
+	}
+	h, ok := parse(path.Base(rest))
+	if !ok || !obj.sound(h, gone) {
+		if o.quarantined(now, dev, obj.hash) || ok && o.obsolete(h, obj, dev, before, now) {
+			return ""
+		}
+		return "it was damaged, and is not in quarantine"
+	}
+	if o.obsolete(h, obj, dev, before, now) {
+		return ""
+	}
+	for _, f := range is[obj] {
+		if f.ext != h.ext || f.at != h.at || f.ext == ".data" && f.index != h.index {
+			continue
+		}
+		if f.ext != ".data" || f.durable || !h.durable {
+			return ""
+		}
+	}
+	if h.ext == ".durable" && slices.ContainsFunc(is[obj], func(f place) bool { return f.ext == ".data" && f.durable && f.at == h.at }) {
+		return ""
+	}
+	if o.quarantined(now, dev, obj.hash) && obj.spoiled {
+		return "" // with the damaged one, in one folder
+	}
+	return fmt.Sprintf("it is not obsolete, and nobody else has it; there is %v", is[obj])
+}
+
+func (o *oracle) quarantined(now tree, dev, hash string) bool {
+	for at := range now {
+		if strings.HasPrefix(at, dev+"/quarantined/") && strings.HasPrefix(path.Base(at), hash) {
+			return true
+		}
+	}
+	return false
+}
+
+// obsolete says whether Swift itself removes the file: something newer lies, or came to lie, in its
+// folder, or it is of a kind that goes with its age.
+func (o *oracle) obsolete(h held, obj *object, dev string, before, now tree) bool {
+	old := o.w.now.Sub(h.at.Time()) > diskfile.DefaultReclaimAge
+	if old && (h.ext == ".ts" || h.ext == ".meta" || h.ext == ".durable" || h.ext == ".data" && !h.durable) {
+		return true
+	}
+	for _, t := range []tree{before, now} {
+		for name := range t {
+			d, rest, _ := strings.Cut(name, "/")
+			if d != dev || path.Dir(rest) != obj.dir() {
+				continue
+			}
+			other, ok := parse(path.Base(rest))
+			if !ok {
+				continue
+			}
+			switch {
+			case other.ext == ".data" && other.durable || other.ext == ".ts" || other.ext == ".durable":
+				if other.at.After(h.at) || other.at == h.at && (h.ext != ".data" || other.ext == ".ts") && other.ext != h.ext {
+					return true
+				}
+			case other.ext == ".meta" && h.ext == ".meta" && other.at.After(h.at):
+				return true
+			}
+		}
+	}
+	return false
+}
+
+// compareWords holds what the passes said against what is there.
+func (o *oracle) compareWords(is map[*object][]place) {
+	listed := map[string]bool{}
+	for _, out := range o.said {
+		for _, u := range out.Unrepaired {
+			listed[u.Hash] = true
+		}
+		if (out.Exit == 2) != out.Left.Any() {
+			o.wrong("exit status %d, but left %+v", out.Exit, out.Left)
+		}
+	}
+	for hash := range listed {
+		if obj := o.byHash[hash]; hash != "" && obj == nil {
+			o.wrong("%s is listed as left, and there is no such object", hash)
+		}
+	}
+}
