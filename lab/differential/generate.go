@@ -33,7 +33,6 @@ type Plan struct {
 	Seed    uint64
 	Objects []int // numbers of those that there are
 	Steps   []Step
-	revert  bool
 }
 
 func (p *Plan) String() string {
@@ -52,19 +51,31 @@ const (
 // sizes of objects, around the segments of segmentSize.
 var sizes = []int{0, 1, 79, 4000, segmentSize - 1, segmentSize, segmentSize + 1, 3*segmentSize + 17}
 
-// newPlan draws a plan. Without revert no fragment lies where it does not belong.
-func newPlan(seed uint64, revert bool) *Plan {
+// reverts says whether fragments lie where they do not belong.
+const reverts = false
+
+// possible are the ways that plans are drawn from.
+func possible() []way {
+	return slices.DeleteFunc(slices.Clone(ways), func(w way) bool { return w.revert && !reverts })
+}
+
+// Features are all that plans may have.
+func Features() []Feature {
+	list := []Feature{featureExpired, featureNonASCII, featureOld}
+	for _, w := range possible() {
+		list = append(list, w.Feature)
+	}
+	return list
+}
+
+// NewPlan draws a plan.
+func NewPlan(seed uint64) *Plan {
 	r := rand.New(rand.NewPCG(seed, 7))
-	p := &Plan{Seed: seed, revert: revert}
+	p := &Plan{Seed: seed}
 	for i := range minObjects + r.IntN(maxObjects-minObjects+1) {
 		p.Objects = append(p.Objects, i)
 	}
-	var possible []way
-	for _, w := range ways {
-		if revert || !w.revert {
-			possible = append(possible, w)
-		}
-	}
+	possible := possible()
 	for range minSteps + r.IntN(maxSteps-minSteps+1) {
 		w := possible[r.IntN(len(possible))]
 		p.Steps = append(p.Steps, Step{Feature: w.Feature, Object: r.IntN(len(p.Objects)), seed: r.Uint64(), apply: w.apply, early: w.early})

@@ -13,6 +13,7 @@ import (
 	"os"
 	"path/filepath"
 	"sync"
+	"time"
 
 	"imping/engine/pass"
 	"imping/lab/real"
@@ -122,6 +123,7 @@ type repaired struct {
 	tree   tree
 	hashes map[string]partitionHashes
 	rounds int
+	took   time.Duration
 	quiet  bool
 	log    []string
 }
@@ -134,6 +136,7 @@ func (l *Lab) untilQuiet(ctx context.Context, round func() error, after func(bef
 	if err != nil {
 		return nil, err
 	}
+	begin := time.Now()
 	r := &repaired{}
 	if r.tree, err = readTree(l.cluster); err != nil {
 		return nil, err
@@ -155,6 +158,7 @@ func (l *Lab) untilQuiet(ctx context.Context, round func() error, after func(bef
 		}
 		r.tree = now
 	}
+	r.took = time.Since(begin)
 	if r.hashes, err = l.stock.hashes(ctx); err != nil {
 		return nil, err
 	}
@@ -195,6 +199,7 @@ func (l *Lab) Play(ctx context.Context, p *Plan, program string) (*Verdict, erro
 	if err != nil {
 		return nil, err
 	}
+	v.Took = [2]time.Duration{theirs.took, ours.took}
 	v.judge(w, o, theirs, ours)
 	return v, nil
 }

@@ -174,7 +174,7 @@ func (o *oracle) look(before, now tree, said map[int]*outcome) {
 		if _, there := now[at]; there || gone.Dir {
 			continue
 		}
-		if why := o.mayGo(at, gone, before, now, is); why != "" {
+		if why := o.mayGo(at, gone, before, now, was, is); why != "" {
 			o.wrong("%s was removed: %s", at, why)
 		}
 	}
@@ -182,7 +182,7 @@ func (o *oracle) look(before, now tree, said map[int]*outcome) {
 }
 
 // mayGo says why a file that was removed ought to be there still; "" if it may be gone.
-func (o *oracle) mayGo(at string, gone node, before, now tree, is map[*object][]place) string {
+func (o *oracle) mayGo(at string, gone node, before, now tree, was, is map[*object][]place) string {
 	dev, rest, _ := strings.Cut(at, "/")
 	obj := o.byHash[path.Base(path.Dir(rest))]
 	if obj == nil || path.Dir(rest) != obj.dir() {
@@ -213,6 +213,9 @@ func (o *oracle) mayGo(at string, gone node, before, now tree, is map[*object][]
 		if f.ext != ".data" || f.durable || !h.durable {
 			return ""
 		}
+	}
+	if h.ext == ".durable" && !slices.ContainsFunc(was[obj], func(f place) bool { return f.dev == dev && f.ext == ".data" && f.at == h.at }) {
+		return "" // of nothing
 	}
 	if h.ext == ".durable" && slices.ContainsFunc(is[obj], func(f place) bool { return f.ext == ".data" && f.durable && f.at == h.at }) {
 		return ""

@@ -127,12 +127,16 @@ func (w *world) newVersion(o *object, r *rand.Rand, size int, when time.Time, us
 		for k, v := range user {
 			m[k] = v
 		}
-		fingerprint := sha256.Sum256(a)
-		v.sums = append(v.sums, hex.EncodeToString(fingerprint[:]))
+		v.sums = append(v.sums, fingerprint(a))
 		v.metadata = append(v.metadata, m)
 		v.raw = append(v.raw, pickle.EncodeMetadata(m, order))
 	}
 	return v
+}
+
+func fingerprint(b []byte) string {
+	sum := sha256.Sum256(b)
+	return hex.EncodeToString(sum[:])
 }
 
 func binarySeed(n uint64) []byte { return []byte(strconv.FormatUint(n, 16)) }
