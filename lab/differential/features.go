@@ -518,7 +518,11 @@ func (w *world) emptyFolder(o *object, r *rand.Rand, folder string) bool {
 func (w *world) again(o *object, r *rand.Rand) *version { return w.versionAt(o, r, o.later()) }
 
 func (w *world) versionAt(o *object, r *rand.Rand, at time.Time) *version {
-	v := w.newVersion(o, r, sizes[r.IntN(len(sizes))], at, map[string]string{"X-Object-Meta-Plume": fmt.Sprint(r.IntN(1000))})
+	size := o.newest().size // mostly: versions must not be mixed up that only times tell apart
+	if r.IntN(3) == 0 {
+		size = sizes[r.IntN(len(sizes))]
+	}
+	v := w.newVersion(o, r, size, at, map[string]string{"X-Object-Meta-Plume": fmt.Sprint(r.IntN(1000))})
 	o.versions = append(o.versions, v)
 	slices.SortFunc(o.versions, func(a, b *version) int { return a.at.Compare(b.at) })
 	return v

@@ -47,10 +47,20 @@ func (v *Verdict) judge(w *world, o *oracle, theirs, ours *repaired) {
 	if !ours.quiet {
 		v.wrong("%v: %d rounds of imping's", errRestless, ours.rounds)
 	}
-	for _, d := range compare(theirs.tree, ours.tree) {
-		if i := slices.IndexFunc(excuses, func(e excuse) bool { return e.covers(j, d) }); i >= 0 {
+	// Folders come before what lies in them: what is to be there makes them so, too.
+	excused := map[string]bool{}
+	list := compare(theirs.tree, ours.tree)
+	slices.Reverse(list)
+	for _, d := range list {
+		i := slices.IndexFunc(excuses, func(e excuse) bool { return e.covers(j, d) })
+		switch {
+		case i >= 0:
 			v.Allowed[excuses[i].reason]++
-		} else {
+			for at := d.name; at != "."; at = path.Dir(at) {
+				excused[at] = true
+			}
+		case excused[d.name] && (d.stock == nil || d.stock.Dir) && (d.ours == nil || d.ours.Dir):
+		default:
 			v.wrong("%v", d)
 		}
 	}
@@ -111,6 +121,18 @@ var excuses = []excuse{
 		return o != nil && d.stock != nil && d.ours != nil && o.sound(h, *d.ours) && differOnly(d, key, "ETag") &&
 			(d.stock.SHA256 == d.ours.SHA256 || o.spoiled) && encodedOnceMore(d.ours.Metadata[key], d.stock.Metadata[key])
 	}},
+	{"rules 3 and 6: a duplicate is sent where too few fragments are left for stock to rebuild it", func(j *judgement, d difference) bool {
+		o, h := j.oracle.object(d.name)
+		return o != nil && d.stock == nil && d.ours != nil && h.ext == ".data" && o.sound(h, *d.ours) && j.onlyADuplicate(o, h)
+	}},
+	{"rules 3 and 6: a partition in which a duplicate might have come to lie", func(j *judgement, d difference) bool {
+		parts := strings.Split(d.name, "/")
+		return d.stock == nil && d.ours.Dir && len(parts) == 3 && slices.ContainsFunc(j.objects, func(o *object) bool {
+			return strings.Join(parts[1:], "/") == j.partition(o) && slices.ContainsFunc(o.versions, func(v *version) bool {
+				return j.onlyADuplicate(o, held{at: v.at, index: -1})
+			})
+		})
+	}},
 	{"rot that stock came to read, and imping did not", func(j *judgement, d difference) bool {
 		return j.rotted(d.name) && d.ours != nil && j.isAsDrafted(d.name, d.ours)
 	}},
@@ -141,6 +163,13 @@ func (o *oracle) object(at string) (*object, held) {
 		return nil, h
 	}
 	return obj, h
+}
+
+// onlyADuplicate says whether a version of an object had too few sound fragments to be decoded, but
+// that one (-1: any).
+func (j *judgement) onlyADuplicate(o *object, h held) bool {
+	indexes := stateOf(j.oracle.first[o]).indexes[h.at]
+	return o.Policy.Duplication > 1 && len(indexes) < o.Policy.Data && (indexes[h.index] || h.index < 0 && len(indexes) > 0)
 }
 
 // rotted says whether the draft has a damaged archive there.

@@ -21,6 +21,8 @@ type oracle struct {
 	byHash  map[string]*object
 	round   int
 	said    map[int]*outcome // in the last round
+	before  tree             // the last round
+	first   map[*object][]place
 }
 
 func newOracle(w *world, c *real.Cluster, v *Verdict) *oracle {
@@ -160,6 +162,9 @@ func (o *oracle) look(before, now tree, said map[int]*outcome) {
 	o.round++
 	o.said = said
 	was, is := o.files(before), o.files(now)
+	if o.first == nil {
+		o.first = was
+	}
 	for _, obj := range o.w.objects {
 		b, n := stateOf(was[obj]), stateOf(is[obj])
 		v := b.decodable(obj)
@@ -178,7 +183,8 @@ func (o *oracle) look(before, now tree, said map[int]*outcome) {
 			o.wrong("%s was removed: %s", at, why)
 		}
 	}
-	o.compareWords(is)
+	o.before = before
+	o.compareWords(was, is, len(compare(before, now)) == 0)
 }
 
 // mayGo says why a file that was removed ought to be there still; "" if it may be gone.
@@ -266,19 +272,107 @@ func (o *oracle) obsolete(h held, obj *object, dev string, before, now tree) boo
 }
 
 // compareWords holds what the passes said against what is there.
-func (o *oracle) compareWords(is map[*object][]place) {
-	listed := map[string]bool{}
-	for _, out := range o.said {
+func (o *oracle) compareWords(was, is map[*object][]place, quiet bool) {
+	type entry struct{ hash, target string }
+	listed, partitions := map[entry]bool{}, map[string]bool{}
+	for node, out := range o.said {
+		if (out.Exit == 2) != out.Left.Any() || out.Exit == 2 && len(out.Unrepaired) == 0 && out.Left.Handoffs == 0 {
+			o.wrong("node %d: exit status %d, left %+v, %d entries in the list", node, out.Exit, out.Left, len(out.Unrepaired))
+		}
 		for _, u := range out.Unrepaired {
-			listed[u.Hash] = true
-		}
-		if (out.Exit == 2) != out.Left.Any() {
-			o.wrong("exit status %d, but left %+v", out.Exit, out.Left)
+			_, target, _ := strings.Cut(u.Target, "/")
+			switch obj := o.byHash[u.Hash]; {
+			case u.Hash == "":
+				partitions[fmt.Sprintf("%d/%d/%s", u.Policy, u.Partition, u.Device)] = true
+			case obj == nil:
+				o.wrong("node %d: %s is listed as left, and there is no such object", node, u.Hash)
+			default:
+				listed[entry{u.Hash, target}] = true
+				if quiet && o.complete(obj, is[obj], target) {
+					o.wrong("node %d: %s for %s is listed as left (%s), and %s lacks nothing", node, obj.name, target, u.Reason, target)
+				}
+			}
 		}
 	}
-	for hash := range listed {
-		if obj := o.byHash[hash]; hash != "" && obj == nil {
-			o.wrong("%s is listed as left, and there is no such object", hash)
+	for _, obj := range o.w.objects {
+		for _, miss := range o.promised(obj, was[obj]) {
+			if listed[entry{obj.hash, miss.target}] || partitions[fmt.Sprintf("%d/%d/%s", obj.Policy.Index, obj.part, miss.partner)] {
+				continue
+			}
+			if !slices.ContainsFunc(is[obj], func(f place) bool { return f.dev == miss.target && f.ext == ".data" && !f.at.Before(miss.at) }) {
+				o.wrong("%s of %s is missing on %s, whose partner %s has it, and is not listed as left", obj.name, miss.at, miss.target, miss.partner)
+			}
 		}
 	}
+}
+
+// complete says whether a device has the newest of all that there is of an object.
+func (o *oracle) complete(obj *object, files []place, dev string) bool {
+	newest := map[string]timestamp.Timestamp{}
+	here := map[string]timestamp.Timestamp{}
+	for _, f := range files {
+		if f.ext == ".data" && !f.durable {
+			continue
+		}
+		if f.at.After(newest[f.ext]) {
+			newest[f.ext] = f.at
+		}
+		if f.dev == dev && f.at.After(here[f.ext]) && (f.ext != ".data" || f.index == obj.index(dev)) {
+			here[f.ext] = f.at
+		}
+	}
+	return maps.Equal(newest, here)
+}
+
+// missing is an archive that a pass has to bring, or to list.
+type missing struct {
+	target, partner string
+	at              timestamp.Timestamp
+}
+
+// promised are those of an object that every round has to deal with: the device has nothing of
+// that version nor anything newer, a partner has it, and neither has hashes that may be out of date.
+func (o *oracle) promised(obj *object, files []place) (list []missing) {
+	s := stateOf(files)
+	at := s.decodable(obj)
+	if at.IsZero() || !s.tombstone.IsZero() {
+		return nil
+	}
+	for other := range s.indexes {
+		if other.After(at) {
+			return nil
+		}
+	}
+	n := len(obj.primaries)
+	known := func(dev string) bool {
+		dir := o.w.partition(obj)
+		d := o.w.draft[dev]
+		return d != nil && d[path.Join(dir, "hashes.pkl")] == nil && d[obj.dir()] == nil
+	}
+	for i, p := range obj.primaries {
+		target := p.Device.Device
+		if !known(target) || slices.ContainsFunc(o.all(obj, target), func(h held) bool { return !h.at.Before(at) }) {
+			continue
+		}
+		for _, j := range []int{(i + 1) % n, (i + n - 1) % n} {
+			partner := obj.primaries[j].Device.Device
+			if known(partner) && slices.ContainsFunc(files, func(f place) bool {
+				return f.dev == partner && f.at == at && f.durable && f.index == obj.index(partner)
+			}) {
+				list = append(list, missing{target, partner, at})
+				break
+			}
+		}
+	}
+	return list
+}
+
+// all are the object's files on a device before the round, damaged ones too.
+func (o *oracle) all(obj *object, dev string) (list []held) {
+	for at := range o.before {
+		if other, h := o.object(at); other == obj && strings.HasPrefix(at, dev+"/") {
+			list = append(list, h)
+		}
+	}
+	return list
 }

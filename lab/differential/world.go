@@ -51,6 +51,7 @@ type object struct {
 // version is what one PUT stored.
 type version struct {
 	at       timestamp.Timestamp
+	size     int      // of the object
 	archives [][]byte // by index
 	sums     []string // SHA-256 of each
 	metadata []map[string]string
@@ -93,7 +94,7 @@ func (w *world) newVersion(o *object, r *rand.Rand, size int, when time.Time, us
 	random := rand.NewChaCha8(sha256.Sum256(binarySeed(r.Uint64())))
 	random.Read(body)
 	sum := md5.Sum(body)
-	v := &version{at: timestamp.FromTime(when)}
+	v := &version{at: timestamp.FromTime(when), size: size}
 	code := o.code
 	v.archives = make([][]byte, code.N())
 	fragments, payloads := make([][]byte, code.N()), make([][]byte, code.N())
