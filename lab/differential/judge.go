@@ -115,6 +115,10 @@ var excuses = []excuse{
 		return o != nil && o.spoiled && h.ext == ".data" && d.stock != nil && d.ours != nil && o.sound(h, *d.ours) &&
 			d.stock.SHA256 != d.ours.SHA256 && d.stock.Size == d.ours.Size && differOnly(d, "ETag")
 	}},
+	{"rule 1: stock rebuilds a version of which too few fragments are left from those of another", func(j *judgement, d difference) bool {
+		o, h := j.oracle.object(d.name)
+		return o != nil && j.fabricated(o) && (d.ours == nil || o.sound(h, *d.ours))
+	}},
 	{"metadata that is not ASCII: stock encodes it once more", func(j *judgement, d difference) bool {
 		o, h := j.oracle.object(d.name)
 		const key = "X-Object-Meta-Utf8"
@@ -163,6 +167,18 @@ func (o *oracle) object(at string) (*object, held) {
 		return nil, h
 	}
 	return obj, h
+}
+
+// fabricated says whether stock made an archive of a version that nobody could decode.
+func (j *judgement) fabricated(o *object) bool {
+	s := stateOf(j.oracle.first[o])
+	for at := range j.theirs.tree {
+		dev, name, _ := strings.Cut(at, "/")
+		if other, h := j.oracle.object(at); other == o && h.ext == ".data" && len(s.indexes[h.at]) < o.Policy.Data && j.draft[dev][name] == nil {
+			return true
+		}
+	}
+	return false
 }
 
 // onlyADuplicate says whether a version of an object had too few sound fragments to be decoded, but
