@@ -156,6 +156,15 @@ var excuses = []excuse{
 			return ok && j.rotted(at) && j.isAsDrafted(at, &n)
 		})
 	}},
+	{"what is obsolete by its age may go before its folder is put in quarantine, or with it", func(j *judgement, d difference) bool {
+		parts := strings.Split(d.name, "/") // device, quarantined, objects, hash, file
+		if len(parts) != 5 || parts[1] != "quarantined" || d.stock != nil && d.ours != nil {
+			return false
+		}
+		o := j.oracle.byHash[strings.SplitN(parts[3], "-", 2)[0]]
+		h, ok := parse(parts[4])
+		return o != nil && ok && j.oracle.old(h)
+	}},
 }
 
 // object is the one that a file belongs to, and what the file is by its name.

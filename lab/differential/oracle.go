@@ -244,8 +244,7 @@ func (o *oracle) quarantined(now tree, dev, hash string) bool {
 // obsolete says whether Swift itself removes the file: something newer lies, or came to lie, in its
 // folder, or it is of a kind that goes with its age.
 func (o *oracle) obsolete(h held, obj *object, dev string, before, now tree) bool {
-	old := o.w.now.Sub(h.at.Time()) > diskfile.DefaultReclaimAge
-	if old && (h.ext == ".ts" || h.ext == ".meta" || h.ext == ".durable" || h.ext == ".data" && !h.durable) {
+	if o.old(h) {
 		return true
 	}
 	for _, t := range []tree{before, now} {
@@ -269,6 +268,11 @@ func (o *oracle) obsolete(h held, obj *object, dev string, before, now tree) boo
 		}
 	}
 	return false
+}
+
+// old says whether a file is of a kind that goes with its age, and has reached it.
+func (o *oracle) old(h held) bool {
+	return o.w.now.Sub(h.at.Time()) > diskfile.DefaultReclaimAge && (h.ext != ".data" || !h.durable)
 }
 
 // compareWords holds what the passes said against what is there.

@@ -54,9 +54,14 @@ func startStock(c *real.Cluster, output string) (*stock, error) {
 	return s, nil
 }
 
+// Close ends the process, if it has not been killed.
 func (s *stock) Close() error {
 	s.in.Close()
-	return s.cmd.Wait()
+	var ended *exec.ExitError
+	if err := s.cmd.Wait(); !errors.As(err, &ended) {
+		return err
+	}
+	return nil
 }
 
 // ask gives up with ctx, and kills then.

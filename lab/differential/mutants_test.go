@@ -1,0 +1,106 @@
+package differential
+
+import (
+	"encoding/json"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"strings"
+	"testing"
+)
+
+// Mutants are imping with a mistake, each a patch in testdata/mutants: what the comparison and the
+// oracle are for is to catch them, within few seeds, those that were seen to do so first.
+var mutants = []struct {
+	patch string
+	seeds []uint64
+}{
+	{"meta-dropped", []uint64{1}},
+	{"stale-hash", []uint64{1}},
+	{"busy-is-done", []uint64{1}},
+	{"times-merged", []uint64{1}},
+}
+
+// maxMutants is how many are played unless IMPING_MUTANTS is set: building and playing each takes a while.
+const maxMutants = 1
+
+func TestMutantsOfImpingAreCaught(t *testing.T) {
+	module, err := exec.Command("go", "list", "-m", "-f", "{{.Dir}}").Output()
+	if err != nil {
+		t.Fatal(err)
+	}
+	var overlays []string
+	for _, m := range mutants {
+		overlays = append(overlays, overlay(t, strings.TrimSpace(string(module)), m.patch))
+	}
+	l := start(t)
+	for i, m := range mutants {
+		if i == maxMutants && os.Getenv("IMPING_MUTANTS") == "" {
+			break
+		}
+		program := build(t, overlays[i])
+		caught := slices.ContainsFunc(m.seeds, func(seed uint64) bool {
+			v, err := l.Play(t.Context(), NewPlan(seed), program)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if len(v.Problems) > 0 {
+				t.Logf("%s: seed %d catches it: %.300s", m.patch, seed, v.Problems[0])
+			}
+			return len(v.Problems) > 0
+		})
+		if !caught {
+			t.Errorf("%s: none of the seeds %v catches it", m.patch, m.seeds)
+		}
+	}
+}
+
+var patched = regexp.MustCompile(`(?m)^\+\+\+ b/(.*)$`)
+
+// overlay applies a patch to copies of the files that it names, and gives what `go build
+// -overlay` takes. A patch that does not apply any more is to be made anew.
+func overlay(t *testing.T, module, name string) string {
+	t.Helper()
+	patch, err := filepath.Abs(filepath.Join("testdata", "mutants", name+".patch"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	text, err := os.ReadFile(patch)
+	if err != nil {
+		t.Fatal(err)
+	}
+	dir := t.TempDir()
+	replace := map[string]string{}
+	for _, m := range patched.FindAllSubmatch(text, -1) {
+		file := string(m[1])
+		b, err := os.ReadFile(filepath.Join(module, file))
+		if err != nil {
+			t.Fatal(err)
+		}
+		to := filepath.Join(dir, file)
+		if err := os.MkdirAll(filepath.Dir(to), 0o755); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.WriteFile(to, b, 0o644); err != nil {
+			t.Fatal(err)
+		}
+		replace[filepath.Join(module, file)] = to
+	}
+	cmd := exec.Command("git", "apply", patch)
+	cmd.Dir = dir
+	cmd.Env = append(os.Environ(), "GIT_DIR="+filepath.Join(dir, "none"), "GIT_CEILING_DIRECTORIES="+dir)
+	if out, err := cmd.CombinedOutput(); err != nil || len(replace) == 0 {
+		t.Fatalf("%s does not apply: %v\n%s", patch, err, out)
+	}
+	b, err := json.Marshal(map[string]any{"Replace": replace})
+	if err != nil {
+		t.Fatal(err)
+	}
+	path := filepath.Join(dir, "overlay.json")
+	if err := os.WriteFile(path, b, 0o644); err != nil {
+		t.Fatal(err)
+	}
+	return path
+}
