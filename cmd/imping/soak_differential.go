@@ -70,6 +70,7 @@ Exit status: 0 all fine, 1 could not run, 2 something wrong was found.`,
 	f.Uint64Var(&o.Seed, "seed", 0, "play this seed only")
 	f.StringVar(&o.State, "state", filepath.Join(os.TempDir(), "imping-differential"), "folder of the cluster and of what was found")
 	f.StringVar(&o.Program, "program", "", "the imping that makes the passes (default: this one)")
+	f.IntVar(&o.Shrink, "shrink", 40, "how many smaller clusters are tried when one differs")
 	f.BoolVar(&asJSON, "json", false, "print the summary as JSON")
 	return cmd
 }

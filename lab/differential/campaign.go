@@ -20,6 +20,7 @@ type Options struct {
 	Seeds   int       // how many in all, over all runs
 	Seed    uint64    // play this one only; 0: all, from where it was
 	Program string    // imping
+	Shrink  int       // how many smaller plans are tried for one that fails
 	Out     io.Writer // a line a seed
 }
 
@@ -60,11 +61,7 @@ func (r *Result) String() string {
 	return b.String()
 }
 
-const (
-	stateFile = "differential.json"
-	// shrinkLimit is how many smaller plans are tried for one that fails.
-	shrinkLimit = 40
-)
+const stateFile = "differential.json"
 
 // Run plays seeds until all were played or ctx ends; both are good ends. It works only inside
 // real.Enter. An error says that it could not run; what is wrong is in the result.
@@ -153,7 +150,7 @@ func (r *Result) play(ctx context.Context, l *Lab, o *Options, seed uint64) erro
 		return nil
 	}
 	fmt.Fprintf(o.Out, "%v", v)
-	if v, err = l.shrink(ctx, v, o.Program, shrinkLimit); err != nil {
+	if v, err = l.shrink(ctx, v, o.Program, o.Shrink); err != nil {
 		return err
 	}
 	fmt.Fprintf(o.Out, "shrunk: %v", v)
