@@ -50,6 +50,9 @@ func (r *Result) String() string {
 		fmt.Fprintf(&b, "%6d differences allowed: %s\n", r.Allowed[reason], reason)
 	}
 	for _, f := range slices.Sorted(maps.Keys(r.Features)) {
+		if r.Features[f] == 0 {
+			continue
+		}
 		fmt.Fprintf(&b, "%6d clusters with: %s\n", r.Features[f], f)
 	}
 	for _, f := range r.Scarce {

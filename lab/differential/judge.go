@@ -138,7 +138,10 @@ var excuses = []excuse{
 		})
 	}},
 	{"rot that stock came to read, and imping did not", func(j *judgement, d difference) bool {
-		return j.rotted(d.name) && d.ours != nil && j.isAsDrafted(d.name, d.ours)
+		return d.ours != nil && j.isAsDrafted(d.name, d.ours) && slices.ContainsFunc(j.rotBeside(d.name), func(at string) bool {
+			n, ok := j.ours.tree[at]
+			return ok && j.isAsDrafted(at, &n)
+		})
 	}},
 	{"rot that stock came to read, and imping did not: its quarantine", func(j *judgement, d difference) bool {
 		return d.ours == nil && j.inQuarantine(d.name, func(at string) bool {
@@ -148,7 +151,11 @@ var excuses = []excuse{
 	}},
 	{"rule 4: rot that imping came to read, and stock did not", func(j *judgement, d difference) bool {
 		o, h := j.oracle.object(d.name)
-		return j.rotted(d.name) && d.stock != nil && j.isAsDrafted(d.name, d.stock) && (d.ours == nil || o.sound(h, *d.ours))
+		return d.stock != nil && j.isAsDrafted(d.name, d.stock) && (d.ours == nil || o.sound(h, *d.ours)) &&
+			slices.ContainsFunc(j.rotBeside(d.name), func(at string) bool {
+				n, ok := j.theirs.tree[at]
+				return ok && j.isAsDrafted(at, &n)
+			})
 	}},
 	{"rule 4: rot that imping came to read, and stock did not: its quarantine", func(j *judgement, d difference) bool {
 		return d.stock == nil && j.inQuarantine(d.name, func(at string) bool {
@@ -209,9 +216,21 @@ func (j *judgement) rotted(at string) bool {
 	return v == nil || !bytes.Equal(l.body, v.archives[h.index])
 }
 
+// rotBeside are the damaged archives of the draft in a file's folder, which goes to quarantine with all it holds.
+func (j *judgement) rotBeside(at string) (list []string) {
+	dev, name, _ := strings.Cut(at, "/")
+	for other := range j.draft[dev] {
+		if path.Dir(other) == path.Dir(name) && j.rotted(dev+"/"+other) {
+			list = append(list, dev+"/"+other)
+		}
+	}
+	return list
+}
+
 func (j *judgement) isAsDrafted(at string, n *node) bool {
 	dev, name, _ := strings.Cut(at, "/")
-	return n.SHA256 == fingerprint(j.draft[dev][name].body)
+	l := j.draft[dev][name]
+	return l != nil && n.SHA256 == fingerprint(l.body)
 }
 
 // inQuarantine says whether what lies in quarantine, or a folder on the way there, is because of a file of

@@ -38,7 +38,7 @@ type Lab struct {
 // Start starts a cluster in root.
 func Start(ctx context.Context, root string) (*Lab, error) {
 	c, err := real.Start(ctx, real.Options{Root: filepath.Join(root, "c"), Nodes: 3, DevicesPerNode: 5, PartPower: 3,
-		ReplicationConcurrency: 2, // so that receivers are busy when all nodes make passes at once
+		ReplicationConcurrency: 1, // so that receivers are busy when all nodes make passes at once
 		Policies: []real.Policy{
 			{Index: 0, Name: "rep3"},
 			{Index: 1, Name: "lec42", ECType: "liberasurecode_rs_vand", Data: 4, Parity: 2, SegmentSize: segmentSize},
@@ -79,7 +79,7 @@ func (l *Lab) writeConfs() error {
 		if err != nil {
 			return err
 		}
-		b = bytes.Replace(b, []byte("[object-reconstructor]\n"), []byte("[object-reconstructor]\nconcurrency = 4\n"), 1)
+		b = bytes.Replace(b, []byte("[object-reconstructor]\n"), []byte("[object-reconstructor]\nconcurrency = 8\n"), 1)
 		if err := os.WriteFile(l.conf(node), b, 0o644); err != nil {
 			return err
 		}

@@ -90,10 +90,19 @@ func (n node) equal(o node) bool {
 		maps.Equal(n.Metadata, o.Metadata) && (n.Problem == "") == (o.Problem == "")
 }
 
-func (n node) String() string {
+func without(m scenario.Metadata, key string) scenario.Metadata {
+	m = maps.Clone(m)
+	delete(m, key)
+	return m
+}
+
+// describe is briefer where it is only said that there is something.
+func (n node) describe(brief bool) string {
 	switch {
 	case n.Dir:
 		return "a folder"
+	case brief:
+		return fmt.Sprintf("%d bytes, SHA-256 %.12s", n.Size, n.SHA256)
 	case n.Problem != "":
 		return fmt.Sprintf("%d bytes, SHA-256 %.12s, metadata: %s", n.Size, n.SHA256, n.Problem)
 	}
@@ -162,7 +171,14 @@ func (d difference) String() string {
 		if n == nil {
 			return "nothing"
 		}
-		return n.String()
+		return n.describe(d.stock == nil || d.ours == nil || n.Dir)
+	}
+	if d.stock != nil && d.ours != nil && !d.stock.Dir && !d.ours.Dir {
+		for k, v := range d.stock.Metadata { // what is alike tells nothing
+			if d.ours.Metadata[k] == v {
+				d.stock.Metadata, d.ours.Metadata = without(d.stock.Metadata, k), without(d.ours.Metadata, k)
+			}
+		}
 	}
 	return fmt.Sprintf("%s:\n    stock  %s\n    imping %s", d.name, say(d.stock), say(d.ours))
 }
