@@ -127,13 +127,21 @@ var excuses = []excuse{
 	}},
 	{"rules 3 and 6: a duplicate is sent where too few fragments are left for stock to rebuild it", func(j *judgement, d difference) bool {
 		o, h := j.oracle.object(d.name)
-		return o != nil && d.stock == nil && d.ours != nil && h.ext == ".data" && o.sound(h, *d.ours) && j.onlyADuplicate(o, h)
+		return o != nil && j.onlyOurs(o, d, h, func(v *version, index int) bool { return v.size > 0 && j.onlyADuplicate(o, held{at: v.at, index: index}) })
 	}},
-	{"rules 3 and 6: a partition in which a duplicate might have come to lie", func(j *judgement, d difference) bool {
+	{"an object of no bytes is rebuilt from any fragment: stock wants as many as of others", func(j *judgement, d difference) bool {
+		o, h := j.oracle.object(d.name)
+		return o != nil && j.onlyOurs(o, d, h, func(v *version, _ int) bool {
+			n := len(stateOf(j.oracle.first[o]).indexes[v.at])
+			return v.size == 0 && n > 0 && n < o.Policy.Data
+		})
+	}},
+	{"a partition in which imping was about to bring more than stock could", func(j *judgement, d difference) bool {
 		parts := strings.Split(d.name, "/")
 		return d.stock == nil && d.ours.Dir && len(parts) == 3 && slices.ContainsFunc(j.objects, func(o *object) bool {
 			return strings.Join(parts[1:], "/") == j.partition(o) && slices.ContainsFunc(o.versions, func(v *version) bool {
-				return j.onlyADuplicate(o, held{at: v.at, index: -1})
+				n := len(stateOf(j.oracle.first[o]).indexes[v.at])
+				return n > 0 && n < o.Policy.Data && (v.size == 0 || o.Policy.Duplication > 1)
 			})
 		})
 	}},
@@ -185,6 +193,30 @@ func (o *oracle) object(at string) (*object, held) {
 	return obj, h
 }
 
+// onlyOurs says whether a difference comes of imping having brought an archive that stock could not make: it is
+// the archive, or metadata that follows it, or something older that it replaced.
+func (j *judgement) onlyOurs(o *object, d difference, h held, ofUs func(v *version, index int) bool) bool {
+	dev, _, _ := strings.Cut(d.name, "/")
+	brought := false
+	for _, v := range o.versions {
+		name := path.Join(dev, o.dir(), dataName(v.at, o.index(dev), true))
+		n, ok := j.ours.tree[name]
+		_, stock := j.theirs.tree[name]
+		if !ok || stock || !o.sound(held{at: v.at, ext: ".data", index: o.index(dev)}, n) || !ofUs(v, o.index(dev)) {
+			continue
+		}
+		brought = brought || d.stock != nil && d.ours == nil && h.at.Before(v.at) // replaced
+		brought = brought || d.stock == nil && (d.name == name || h.ext == ".meta" && o.sound(h, *d.ours))
+	}
+	if d.stock != nil && d.ours == nil && h.ext == ".meta" { // newer metadata came along
+		brought = brought || slices.ContainsFunc(o.versions, func(v *version) bool {
+			_, ok := j.ours.tree[path.Join(dev, o.dir(), dataName(v.at, o.index(dev), true))]
+			return ok && ofUs(v, o.index(dev)) && j.oracle.obsolete(h, o, dev, j.ours.tree, j.ours.tree)
+		})
+	}
+	return brought
+}
+
 // fabricated says whether stock made an archive of a version that nobody could decode.
 func (j *judgement) fabricated(o *object) bool {
 	s := stateOf(j.oracle.first[o])
@@ -198,10 +230,10 @@ func (j *judgement) fabricated(o *object) bool {
 }
 
 // onlyADuplicate says whether a version of an object had too few sound fragments to be decoded, but
-// that one (-1: any).
+// that one.
 func (j *judgement) onlyADuplicate(o *object, h held) bool {
 	indexes := stateOf(j.oracle.first[o]).indexes[h.at]
-	return o.Policy.Duplication > 1 && len(indexes) < o.Policy.Data && (indexes[h.index] || h.index < 0 && len(indexes) > 0)
+	return o.Policy.Duplication > 1 && len(indexes) < o.Policy.Data && indexes[h.index]
 }
 
 // rotted says whether the draft has a damaged archive there.
