@@ -228,6 +228,7 @@ func (l *lab) want(result Left, counts string) {
 	l.t.Helper()
 	g := &l.pass.Progress
 	got := map[string]int64{
+		"reverted": g.Reverted.Load(), "purged": g.Purged.Load(),
 		"rebuilt": g.Rebuilt.Load(), "metadata": g.Metadata.Load(), "tombstones": g.Tombstones.Load(),
 		"retried": g.SessionsRetried.Load(), "corrupt": g.Corrupt.Load(), "refused": g.Refused.Load(),
 		"wanted": g.ObjectsWanted.Load(), "synced": g.SuffixesSynced.Load(), "sessions": g.Sessions.Load(),

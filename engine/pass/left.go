@@ -108,17 +108,28 @@ func (l *leftovers) add(list ...*Unrepaired) {
 	l.list = append(l.list, list...)
 }
 
-// account counts at a job's end what it left: each archive, and once the partition of
-// this device, however many of its partners were given up.
-func (p *Pass) account(j *job) {
-	p.Progress.ObjectsLeft.Add(int64(len(j.left)))
-	if len(j.failed) > 0 {
+// account counts at an item's end what its jobs left: each archive, and once the
+// partition of this device, however many of its partners were given up, or fragments stayed.
+func (p *Pass) account(it *item) {
+	stays, failed := it.misfits, false
+	for _, j := range it.jobs {
+		p.Progress.ObjectsLeft.Add(int64(len(j.left)))
+		if j.revert == nil {
+			failed = failed || len(j.failed) > 0
+		} else {
+			stays = stays || len(j.failed) > 0
+		}
+		for _, u := range j.left {
+			p.leftovers.add(u)
+		}
+		p.leftovers.add(j.failed...)
+	}
+	if failed {
 		p.Progress.PartitionsLeft.Add(1)
 	}
-	for _, u := range j.left {
-		p.leftovers.add(u)
+	if stays {
+		p.Progress.Handoffs.Add(1)
 	}
-	p.leftovers.add(j.failed...)
 }
 
 // Unrepaired is what the pass left, in a settled order.

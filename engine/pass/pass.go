@@ -1,5 +1,6 @@
 // Package pass makes one reconstruction pass over the local devices: it compares suffix
-// hashes with the partners of every primary partition and pushes what they miss, rebuilt.
+// hashes with the partners of every primary partition and pushes what they miss, rebuilt
+// (SYNC), and moves fragments that belong elsewhere to where they belong (REVERT).
 // It does not decode, speak SSYNC or read directories itself: engine/rebuild,
 // netfast/ssync and io/diskfile do.
 package pass
@@ -8,6 +9,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
+	"math/rand/v2"
 	"path/filepath"
 	"slices"
 	"sort"
@@ -53,6 +56,14 @@ type Config struct {
 	StatsInterval time.Duration
 	RingCheck     time.Duration // ring_check_interval
 
+	Only          Only                    // which jobs are done
+	HandoffsOnly  bool                    // handoffs_only: partitions of which the device is a primary are passed over
+	MaxRevert     int                     // max_objects_per_revert: offers of a REVERT's session; 0 = any
+	SyncDelay     time.Duration           // sync_delay_after_part_move
+	QuarantineMax int                     // quarantine_threshold; 0: no solitary fragment is quarantined
+	QuarantineAge time.Duration           // quarantine_age
+	RequestNodes  func(primaries int) int // request_node_count
+
 	OnlyDevices    []string // -d; none: all
 	OnlyPartitions []int    // -p; none: all
 
@@ -68,6 +79,14 @@ type Config struct {
 	// what they show for metadata, besides DefaultAllowedHeaders.
 	AllowedHeaders []string
 }
+
+// Only says which jobs of a pass are done.
+type Only string
+
+const (
+	OnlySync   Only = "sync"
+	OnlyRevert Only = "revert"
+)
 
 // Pass is one pass. Make it with New, Run it once; Progress may be read at any time.
 type Pass struct {
@@ -231,6 +250,9 @@ func (p *Pass) Run(ctx context.Context) Left {
 	stop()
 	beat.Wait()
 	p.logStats()
+	if p.cfg.HandoffsOnly {
+		p.sayHandoffs()
+	}
 	left := p.Progress.left()
 	left.Interrupted = ctx.Err() != nil
 	return left
@@ -240,13 +262,19 @@ func (p *Pass) Run(ctx context.Context) Left {
 // goes by. When it is not, devices may be pushed what is no longer theirs, so that the
 // rest of the policy is left to the next pass (Swift: reconstruct, check_ring).
 func (p *Pass) ringChanged(pl *place) bool {
+	changed, _ := p.checkRing(pl, p.cfg.RingCheck)
+	return changed
+}
+
+// checkRing looks if that was done longer ago than every. Trouble with that is logged.
+func (p *Pass) checkRing(pl *place, every time.Duration) (changed bool, err error) {
 	pl.mu.Lock()
 	defer pl.mu.Unlock()
-	if pl.changed || time.Since(pl.checked) < p.cfg.RingCheck {
-		return pl.changed
+	if pl.changed || time.Since(pl.checked) < every {
+		return pl.changed, nil
 	}
 	pl.checked = time.Now()
-	changed, err := pl.ring.Changed()
+	changed, err = pl.ring.Changed()
 	if err != nil {
 		p.cfg.Log.Warnf("Unable to look at the ring of policy %d (%s): %v", pl.pol.Index, pl.pol.Name, err)
 	}
@@ -254,27 +282,22 @@ func (p *Pass) ringChanged(pl *place) bool {
 		p.cfg.Log.Infof("Ring change detected for policy %d (%s). Aborting current reconstruction pass for this policy.", pl.pol.Index, pl.pol.Name)
 		p.Progress.PoliciesLeft.Add(1)
 	}
-	return pl.changed
+	return pl.changed, err
 }
 
 // work does what an item of the queue needs now. False: the item was lost meanwhile.
 func (p *Pass) work(q *queue, it *item) bool {
 	begin := time.Now()
 	if p.ringChanged(it.place) {
-		if it.job != nil {
-			for _, pr := range it.job.waiting {
-				it.job.giveUp(pr, errRing)
-			}
-		}
+		it.giveUp(errRing)
 		return p.conclude(q, it)
 	}
-	if it.job == nil {
+	if !it.looked {
 		if it.losses == 0 {
 			p.Progress.PartitionsDone.Add(1)
 		}
 		it.files = it.place.files.Watched(&it.calls)
-		var err error
-		if it.job, err = p.plan(it.partition); err != nil {
+		if err := p.plan(it); err != nil {
 			if !q.done(it) {
 				return false
 			}
@@ -283,13 +306,18 @@ func (p *Pass) work(q *queue, it *item) bool {
 			return true
 		}
 	}
-	if it.job != nil && !stalled(it.ctx) {
-		if wait, again := p.step(it.ctx, it.job); again {
-			it.spent += time.Since(begin)
-			return q.later(it, wait)
+	for _, j := range it.jobs {
+		if len(j.waiting) == 0 || time.Until(j.due) > 0 && it.ctx.Err() == nil || stalled(it.ctx) {
+			continue
+		}
+		if wait, again := p.step(it.ctx, j); again {
+			j.due = time.Now().Add(wait)
 		}
 	}
 	it.spent += time.Since(begin)
+	if due, waits := it.next(); waits && !stalled(it.ctx) {
+		return q.later(it, time.Until(due))
+	}
 	if !p.conclude(q, it) {
 		return false
 	}
@@ -297,17 +325,40 @@ func (p *Pass) work(q *queue, it *item) bool {
 	return true
 }
 
+// next is when the first of the jobs that wait may be tried again.
+func (it *item) next() (due time.Time, waits bool) {
+	for _, j := range it.jobs {
+		if len(j.waiting) > 0 && (!waits || j.due.Before(due)) {
+			due, waits = j.due, true
+		}
+	}
+	return due, waits
+}
+
+// giveUp leaves what the jobs still wait for.
+func (it *item) giveUp(cause error) {
+	for _, j := range it.jobs {
+		for _, pr := range j.waiting {
+			j.giveUp(pr, cause)
+		}
+		j.waiting = nil
+	}
+}
+
 // conclude ends an item in order. False: it was lost.
 func (p *Pass) conclude(q *queue, it *item) bool {
-	if it.job != nil && !stalled(it.ctx) {
-		p.quarantine(it.job)
+	for _, j := range it.jobs {
+		if !stalled(it.ctx) {
+			p.quarantine(j)
+		}
+	}
+	if !stalled(it.ctx) {
+		p.vacate(it)
 	}
 	if !q.done(it) {
 		return false
 	}
-	if it.job != nil {
-		p.account(it.job)
-	}
+	p.account(it)
 	return true
 }
 
@@ -354,13 +405,11 @@ func (p *Pass) leaveStalled(left []*item) {
 					p.leaveDevice(pl, it.disk.name, errStalled)
 				}
 			}
-		case it.lost || it.job == nil:
+		case it.lost || !it.looked:
 			p.leavePartition(it.partition, errStalled)
 		default:
-			for _, pr := range it.job.waiting {
-				it.job.giveUp(pr, errStalled)
-			}
-			p.account(it.job)
+			it.giveUp(errStalled)
+			p.account(it)
 			it.cancel(errStalled)
 		}
 	}
@@ -392,10 +441,11 @@ func (p *Pass) leavePartition(pt *partition, cause error) {
 // partition is one partition of one local device: the unit of work.
 type partition struct {
 	*place
-	dev    *ring.Device
-	part   int
-	files  *diskfile.Manager // of the place, its calls watched for the item that the partition is now
-	losses int               // how often it was lost; under the queue's lock
+	dev     *ring.Device
+	part    int
+	files   *diskfile.Manager // of the place, its calls watched for the item that the partition is now
+	handoff bool              // the device is no primary of it
+	losses  int               // how often it was lost; under the queue's lock
 }
 
 func (pt *partition) String() string {
@@ -457,6 +507,8 @@ func (p *Pass) list(of []localDevice, w diskfile.Watch) (parts []*partition) {
 		for _, n := range list {
 			if n >= d.ring.Partitions() {
 				p.cfg.Log.Warnf("Unexpected entity in data dir: '%s': the ring has %d partitions", d.files.PartitionPath(name, n), d.ring.Partitions())
+			} else if p.cfg.HandoffsOnly && slices.ContainsFunc(d.ring.PartNodes(n), func(node ring.Node) bool { return node.ID == d.dev.ID }) {
+				p.cfg.Log.Debugf("Skipping SYNC job for %s while in handoffs_only mode.", d.files.PartitionPath(name, n))
 			} else if len(p.cfg.OnlyPartitions) == 0 || slices.Contains(p.cfg.OnlyPartitions, n) {
 				parts = append(parts, &partition{place: d.place, dev: d.dev, part: n, files: d.files})
 			}
@@ -466,58 +518,39 @@ func (p *Pass) list(of []localDevice, w diskfile.Watch) (parts []*partition) {
 	return parts
 }
 
-// plan reads a partition's suffix hashes and makes its SYNC job; nil where there is none.
-// Partitions that do not belong to the device, and fragments of other indexes, are work
-// for REVERT, which this version leaves to stock Swift: counted, never touched.
-func (p *Pass) plan(pt *partition) (*job, error) {
+// plan reads a partition's suffix hashes and makes its jobs.
+func (p *Pass) plan(it *item) error {
+	pt := it.partition
 	hashes, n, err := pt.files.SuffixHashes(pt.dev.Device, pt.part, nil, true)
 	p.Progress.SuffixesHashed.Add(int64(n))
 	if err != nil {
-		return nil, err
+		return err
 	}
-	primary := -1
 	nodes := pt.ring.PartNodes(pt.part)
-	for _, node := range nodes {
-		if node.ID == pt.dev.ID {
-			primary = node.Index
-			break
+	pt.handoff = !slices.ContainsFunc(nodes, func(n ring.Node) bool { return n.ID == pt.dev.ID })
+	jobs, bad := assign(pt.pol, nodes, pt.dev.ID, hashes, pick)
+	for _, index := range slices.Sorted(maps.Keys(bad)) {
+		p.cfg.Log.Warnf("Bad fragment index %d for suffixes %v under %s", index, bad[index], pt.files.PartitionPath(pt.dev.Device, pt.part))
+		it.misfits = true
+	}
+	for _, a := range jobs {
+		switch {
+		case a.revert && p.cfg.Only == OnlySync:
+			it.misfits = true
+		case a.revert || p.cfg.Only != OnlyRevert:
+			it.jobs = append(it.jobs, pt.job(a, nodes, hashes))
 		}
 	}
-	index := -1
-	if primary >= 0 {
-		index = pt.pol.BackendIndex(primary)
-	}
-	misplaced := primary < 0 && len(hashes) > 0
-	for _, entry := range hashes {
-		if entry == nil {
-			continue
-		}
-		for frag := range entry.Frags {
-			if frag != index {
-				misplaced = true
-			}
-		}
-	}
-	if misplaced {
-		p.cfg.Log.Debugf("%s holds fragments that belong elsewhere: left for a reconstructor that reverts", pt)
-		p.Progress.Handoffs.Add(1)
-	}
-	if primary < 0 {
-		return nil, nil
-	}
-	job := &job{partition: pt, index: index, hashes: hashes, objects: make(map[string]*rebuild.Object), left: make(map[leftKey]*Unrepaired), damaged: make(map[string]bool), begun: time.Now(), segment: pt.pol.SegmentSize}
-	for _, node := range partners(primary, nodes) {
-		job.waiting = append(job.waiting, &partner{Peer: rebuild.NewPeer(pt.pol, node)})
-	}
-	for _, node := range nodes {
-		if node.ID != pt.dev.ID {
-			job.peers = append(job.peers, rebuild.NewPeer(pt.pol, node))
-		}
-	}
-	if len(job.waiting) == 0 {
-		return nil, nil // a ring of one device: nobody to compare with
-	}
-	return job, nil
+	it.vacant = len(jobs) == 0 && len(bad) == 0
+	it.looked = true
+	return nil
+}
+
+// pick picks some of the nodes at random.
+func pick(nodes []ring.Node, n int) []ring.Node {
+	nodes = slices.Clone(nodes)
+	rand.Shuffle(len(nodes), func(i, j int) { nodes[i], nodes[j] = nodes[j], nodes[i] })
+	return nodes[:n]
 }
 
 // partners are the left, right and far neighbours in the ring (Swift: _get_partners),

@@ -932,30 +932,6 @@ func TestStrangeEntriesAreLeftAlone(t *testing.T) { // rule 19
 	_ = o
 }
 
-func TestMisplacedFragmentsAreCountedAndNotTouched(t *testing.T) {
-	t.Parallel()
-	l := newLab(t)
-	l.only()
-	o := l.object(0, "/a/c/o", multi)
-	l.disk.Put(t, 0, o, 4, nil)                                               // a stray beside its own
-	l.disk.Put(t, 2, peers.NewObject(t, l.code, l.pol, "/a/c/p", 10), 3, nil) // a stray alone
-	l.disk.PutTombstone(t, 3, "/a/c/r", at(0))                                // a partition of others
-	before := tree(t, l.disk.Root)
-	l.want(l.run(bg), "left.handoffs=3")
-	if after := tree(t, l.disk.Root); after != before {
-		t.Errorf("before\n%s\nafter\n%s", before, after)
-	}
-	for _, p := range l.peers {
-		if p != nil && len(p.Sessions())+p.Asked() > 0 {
-			for _, s := range p.Sessions() {
-				if s.Part == 3 {
-					t.Error("a partition of others was synced")
-				}
-			}
-		}
-	}
-}
-
 func TestTheEndOfTheContextEndsAPassInOrder(t *testing.T) {
 	t.Parallel()
 	for name, script := range map[string]func(s *peers.Session, cancel func()){

@@ -28,11 +28,8 @@ func (pt *point) send(ctx context.Context, whole func(*pointNode) bool) (*PointR
 	if pt.here != nil {
 		dev = pt.here.dev
 	}
-	j := &job{
-		partition: &partition{place: pt.place, dev: dev, part: pt.part, files: pt.files},
-		objects:   make(map[string]*rebuild.Object), left: make(map[leftKey]*Unrepaired), damaged: make(map[string]bool),
-		begun: time.Now(), segment: pt.pol.SegmentSize, point: pt.source,
-	}
+	j := newJob(&partition{place: pt.place, dev: dev, part: pt.part, files: pt.files}, 0)
+	j.point = pt.source
 	if o := pt.source.object; o != nil {
 		j.segment, j.peers = o.Segment, pt.survivors()
 	}

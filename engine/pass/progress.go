@@ -14,6 +14,8 @@ type Progress struct {
 	SuffixesHashed, Suffixes, SuffixesSynced    atomic.Int64
 	ObjectsWanted                               atomic.Int64 // archives, tombstones and metadata files that partners asked for
 	Rebuilt, BytesRebuilt                       atomic.Int64 // archives that a receiver confirmed, and their bytes
+	Reverted                                    atomic.Int64 // archives that were brought where they belong, and confirmed
+	Purged                                      atomic.Int64 // files that were removed here since others confirmed that they have them
 	Metadata, Tombstones                        atomic.Int64 // .meta and .ts files that a receiver confirmed
 	BytesRead                                   atomic.Int64 // of survivors
 	Sent, BytesSent                             atomic.Int64 // archives and bytes written to receivers so far: some may have to be sent again
@@ -23,7 +25,7 @@ type Progress struct {
 	PartitionsLeft atomic.Int64 // of which something could not be read, compared or synced: each once per local device
 	DevicesLeft    atomic.Int64 // unmounted, unreadable or stalled
 	PoliciesLeft   atomic.Int64
-	Handoffs       atomic.Int64 // partitions with fragments that belong elsewhere
+	Handoffs       atomic.Int64 // partitions in which fragments stay that belong elsewhere
 
 	collected atomic.Bool
 	began     atomic.Int64 // unix ns

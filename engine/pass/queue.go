@@ -20,9 +20,12 @@ type item struct {
 	ctx    context.Context // ends with the pass, and when the item is lost
 	cancel context.CancelCauseFunc
 
-	job   *job          // nil before the first look
-	due   time.Time     // when a job that waits may be tried again
-	spent time.Duration // in earlier steps
+	looked  bool          // the jobs are known
+	jobs    []*job        // of the partition, those that are done among them
+	vacant  bool          // there is nothing in it, and it belongs elsewhere
+	misfits bool          // it has fragments that belong elsewhere and that no job moves
+	due     time.Time     // when a job that waits may be tried again
+	spent   time.Duration // in earlier steps
 
 	// Under the queue's lock:
 	lost  bool          // a call to its disk hangs, and its worker in it

@@ -31,6 +31,10 @@ type session struct {
 
 	sent []update // objects of which something was sent, in order
 	cut  bool     // by us, not because it was broken
+
+	// Of a REVERT: what was offered, by hash, and which of it was wanted and not sent whole.
+	offered map[string]ssync.Offer
+	unsent  map[string]bool
 }
 
 // sends remembers that something of an object has left.
@@ -171,8 +175,12 @@ func (p *Pass) finish(ctx context.Context, sessions []*session, ending *sync.Wai
 			if s.err = s.conn.Finish(ctx); s.err != nil {
 				return
 			}
-			p.Progress.Rebuilt.Add(s.rebuilt)
-			p.Progress.BytesRebuilt.Add(s.bytes)
+			if s.offered != nil {
+				p.Progress.Reverted.Add(s.rebuilt)
+			} else {
+				p.Progress.Rebuilt.Add(s.rebuilt)
+				p.Progress.BytesRebuilt.Add(s.bytes)
+			}
 			p.Progress.Metadata.Add(s.metadata)
 			p.Progress.Tombstones.Add(s.tombstones)
 		})
@@ -192,6 +200,7 @@ type task struct {
 	cancel context.CancelCauseFunc
 	stale  atomic.Bool       // the prefetch gave up; its sinks agree on that, whenever the turn comes
 	failed map[*session]bool // those that did not get the archive, and live
+	whole  int               // how many got it
 }
 
 // want is what one session wants of the object.
@@ -239,6 +248,10 @@ func (t *task) run(acct *slab.Account) {
 	j, log := t.j, t.p.cfg.Log
 	if j.point != nil {
 		t.fromPoint(acct)
+		return
+	}
+	if j.revert != nil {
+		t.revert(acct)
 		return
 	}
 	local, err := j.files.Open(j.dev.Device, j.part, t.hash, j.index, false)
@@ -405,6 +418,7 @@ func (t *task) serve(acct *slab.Account, o *rebuild.Object, header func(index in
 	for _, s := range sinks {
 		if s.committed {
 			s.session.rebuilt++
+			t.whole++
 			t.p.Progress.Sent.Add(1)
 			s.session.bytes += o.Length
 			j.served(s.session.partner, t.hash)
@@ -422,6 +436,9 @@ func (t *task) serve(acct *slab.Account, o *rebuild.Object, header func(index in
 		cause := err
 		if i < len(res.Sinks) && res.Sinks[i] != nil {
 			cause = res.Sinks[i]
+		}
+		if j.revert != nil { // there are no other archives to speak of
+			cause = causes(o, cause)
 		}
 		if e, ok := rebuild.IsInsufficient(cause); ok {
 			t.p.logInsufficient(j, s.session.partner, e)

@@ -26,10 +26,12 @@ import (
 	"imping/swift/suffix"
 )
 
-// job is the SYNC job of one primary partition, with all its partners.
+// job is one job of a partition: SYNC, with all partners of a primary, or REVERT, with all
+// whom the fragments of one index are to be brought.
 type job struct {
 	*partition
-	index   int // fragment index of this device
+	index   int     // of the local fragments
+	revert  *revert // nil: SYNC
 	hashes  suffix.Hashes
 	peers   []rebuild.Peer             // all other primaries
 	objects map[string]*rebuild.Object // what earlier tries learned, by hash
@@ -46,8 +48,16 @@ type job struct {
 
 	waiting       []*partner // those still to be served
 	notBefore     time.Time  // until when a peer that it waits for is left alone
+	due           time.Time  // when those that wait may be tried again
 	tries, pauses int        // of the job; pauses grow
 	begun         time.Time  // later by the time in which sessions were driven
+}
+
+func newJob(pt *partition, index int) *job {
+	return &job{
+		partition: pt, index: index, objects: make(map[string]*rebuild.Object), left: make(map[leftKey]*Unrepaired),
+		damaged: make(map[string]bool), begun: time.Now(), segment: pt.pol.SegmentSize,
+	}
 }
 
 // Retries of a job's sessions (rule 10).
@@ -129,6 +139,8 @@ func (p *Pass) step(ctx context.Context, j *job) (wait time.Duration, again bool
 	for {
 		if j.tries > 0 {
 			p.Progress.SessionsRetried.Add(1)
+		}
+		if j.tries > 0 && j.revert == nil {
 			hashes, n, err := j.files.SuffixHashes(j.dev.Device, j.part, nil, false)
 			p.Progress.SuffixesHashed.Add(int64(n))
 			if err != nil {
@@ -142,7 +154,11 @@ func (p *Pass) step(ctx context.Context, j *job) (wait time.Duration, again bool
 			j.hashes = hashes
 		}
 		j.tries++
-		if pause := p.judge(ctx, j, p.try(ctx, j, j.waiting)); len(j.waiting) == 0 || pause || ctx.Err() != nil {
+		attempt := p.try
+		if j.revert != nil {
+			attempt = p.tryRevert
+		}
+		if pause := p.judge(ctx, j, attempt(ctx, j, j.waiting)); len(j.waiting) == 0 || pause || ctx.Err() != nil {
 			break
 		}
 	}
@@ -153,6 +169,7 @@ func (p *Pass) step(ctx context.Context, j *job) (wait time.Duration, again bool
 		for _, pr := range j.waiting {
 			j.giveUp(pr, context.Cause(ctx))
 		}
+		j.waiting = nil
 		return 0, false
 	}
 	wait = p.firstWait << min(j.pauses, maxDoublings)
@@ -196,6 +213,13 @@ func (p *Pass) judge(ctx context.Context, j *job, outcome map[*partner]error) (p
 			}
 		}
 	}
+	if j.revert != nil && len(j.waiting) > 0 {
+		// Nothing goes before all have confirmed it in one and the same try.
+		j.waiting = nil
+		if len(j.failed) == 0 {
+			j.waiting = slices.Clone(j.revert.targets)
+		}
+	}
 	return pause
 }
 
@@ -223,7 +247,8 @@ func busy(err error) bool {
 		return remote.Retryable()
 	}
 	var status *netfast.StatusError
-	return errors.As(err, &status) && status.Retryable()
+	var locked *diskfile.LockTimeoutError
+	return errors.As(err, &locked) || errors.As(err, &status) && status.Retryable()
 }
 
 // try compares the waiting partners and syncs those that differ. The outcome has every
@@ -433,12 +458,15 @@ func (p *Pass) group(ctx context.Context, acct *slab.Account, j *job, todo []*pa
 			s.release()
 		}
 	}()
-	offers, err := p.offers(j, todo)
-	if err != nil {
-		for _, pr := range todo {
-			outcome[pr] = err
+	var offers []ssync.Offer
+	if j.revert == nil { // else each session has its own
+		var err error
+		if offers, err = p.offers(j, todo, false); err != nil {
+			for _, pr := range todo {
+				outcome[pr] = err
+			}
+			return todo
 		}
-		return todo
 	}
 	for _, pr := range todo {
 		first := len(tried) == 0
@@ -487,6 +515,10 @@ func (p *Pass) group(ctx context.Context, acct *slab.Account, j *job, todo []*pa
 			p.lose(j, s.partner, s.sent[0], s.err)
 			outcome[s.partner] = nil
 		}
+		if j.revert != nil {
+			j.revert.confirm(s)
+			continue
+		}
 		if s.err == nil && s.partner.alone == "" && !s.partner.offsets {
 			for _, s := range s.partner.suffixes {
 				if j.hashes[s] != nil {
@@ -498,8 +530,9 @@ func (p *Pass) group(ctx context.Context, acct *slab.Account, j *job, todo []*pa
 	return tried
 }
 
-// offers reads once what any of the partners may want.
-func (p *Pass) offers(j *job, todo []*partner) ([]ssync.Offer, error) {
+// offers reads once what any of the partners may want, whether it is durable or not if the
+// receiver can take that.
+func (p *Pass) offers(j *job, todo []*partner, nonDurable bool) ([]ssync.Offer, error) {
 	if j.point != nil {
 		return []ssync.Offer{j.point.offer}, nil
 	}
@@ -510,13 +543,14 @@ func (p *Pass) offers(j *job, todo []*partner) ([]ssync.Offer, error) {
 	slices.Sort(suffixes)
 	suffixes = slices.Compact(suffixes)
 	var offers []ssync.Offer
-	for o, err := range j.files.YieldHashes(j.dev.Device, j.part, suffixes, j.index, false) {
+	for o, err := range j.files.YieldHashes(j.dev.Device, j.part, suffixes, j.index, nonDurable) {
 		var unmounted *diskfile.NotMountedError
 		switch {
 		case errors.As(err, &unmounted):
 			return nil, fmt.Errorf("cannot list the objects of %s: %w", j.partition, err)
 		case err != nil:
 			p.unreadable(j, err)
+		case j.index < 0 && !o.Tombstone: // a fragment that came only now: the next pass knows its home
 		default:
 			offers = append(offers, offer(o))
 		}
@@ -565,9 +599,22 @@ func (p *Pass) ask(ctx context.Context, j *job, pr *partner, offers []ssync.Offe
 	p.Progress.Sessions.Add(1)
 	target := pr.target(j)
 	target.NoOffsets = plain
+	if j.revert != nil { // read before the receiver waits for them
+		var err error
+		if offers, err = p.offers(j, []*partner{pr}, true); err != nil {
+			return nil, err
+		}
+	}
 	conn, err := ssync.Open(ctx, p.client, target, p.timeouts())
 	if err != nil {
 		return nil, err
+	}
+	if j.revert != nil && conn.DurableOnly() { // older durable fragments are offered in place of newer ones that are not
+		p.cfg.Log.Warnf("ssync receiver %s does not accept non-durable fragments", pr.Addr)
+		if offers, err = p.offers(j, []*partner{pr}, false); err != nil {
+			conn.Close()
+			return nil, err
+		}
 	}
 	if !pr.offsets {
 		pr.odd = nil
@@ -580,6 +627,9 @@ func (p *Pass) ask(ctx context.Context, j *job, pr *partner, offers []ssync.Offe
 			mine = append(mine, o)
 			told = told || o.HasOffset() && !plain
 		}
+	}
+	if j.revert != nil {
+		mine = p.limit(j, mine)
 	}
 	limit := max(p.jobLimit, p.cfg.HTTPTimeout) // an exchange of lists that moves on all the time
 	if hurry {
@@ -607,6 +657,9 @@ func (p *Pass) ask(ctx context.Context, j *job, pr *partner, offers []ssync.Offe
 	s := &session{partner: pr, conn: conn, wanted: make(map[string]ssync.Wanted, len(wanted)), touched: time.Now()}
 	for _, w := range wanted {
 		s.wanted[w.Hash] = w
+	}
+	if j.revert != nil {
+		s.offer(mine)
 	}
 	p.Progress.ObjectsWanted.Add(int64(len(wanted)))
 	p.review(j, pr, s.wanted)
@@ -678,7 +731,7 @@ func (p *Pass) quarantine(j *job) {
 // o is nil for one that could not even be opened: it goes if it still can not, and Swift
 // would put it away, too.
 func (p *Pass) condemn(j *job, hash string, o *rebuild.Object) (cause, err error) {
-	local, err := j.files.Open(j.dev.Device, j.part, hash, j.index, false)
+	local, err := j.files.Open(j.dev.Device, j.part, hash, j.index, j.revert != nil)
 	var corrupt *diskfile.CorruptError
 	var deleted *diskfile.DeletedError
 	switch {

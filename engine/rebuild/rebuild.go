@@ -90,7 +90,8 @@ func (r *Rebuilder) exclude(o *Object, err error) bool {
 				walk(e)
 			}
 		} else if errors.As(err, &se) {
-			if s, ok := se.Source.(*survivor); ok {
+			// A session that was cut says why to all who had something for it, too.
+			if s, ok := se.Source.(*survivor); ok && s.obj == o {
 				o.avoid.add(s, se)
 				if s.peer != nil {
 					r.trust.blame(s.peer)

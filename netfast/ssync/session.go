@@ -129,6 +129,9 @@ func (s *Session) Target() Target { return s.target }
 // receiver can not take one without making it durable (rule 16).
 func (s *Session) Withheld() int { return s.sender.Withheld }
 
+// DurableOnly says that the receiver makes durable whatever it is sent.
+func (s *Session) DurableOnly() bool { return s.sender.Dialect.DurableOnly }
+
 // Offer sends the whole missing check, but for what the receiver can not take: see
 // Withheld.
 func (s *Session) Offer(ctx context.Context, offers iter.Seq[Offer]) error {

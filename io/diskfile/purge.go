@@ -1,0 +1,180 @@
+package diskfile
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"path/filepath"
+	"slices"
+	"syscall"
+	"time"
+
+	"imping/swift/objhash"
+	"imping/swift/suffix"
+	"imping/swift/timestamp"
+)
+
+// Purge is what a revert has brought away of an object.
+type Purge struct {
+	Hash    string
+	Data    timestamp.Timestamp // of the fragment or the tombstone
+	Durable bool                // the fragment is durable, whatever its name says
+
+	Meta, ContentType timestamp.Timestamp // of the .meta files, zero if none
+}
+
+// Purge removes what was brought away: of each object the fragment of that time and index,
+// durable or not, or the tombstone of that time; object directories and suffixes in which nothing is left
+// go, too. A fragment that is not durable stays for the commit window, since its PUT may
+// not be over. On a handoff, which is no primary of the partition, .meta files go with the
+// last fragment (Swift leaves those that have a content type), and tombstones go; a primary keeps both. The suffixes are invalidated before, so that a
+// process that ends in between leaves no stale hash, and again after (rule 21). removed counts
+// files. The first error is returned when all that could be removed is.
+// Swift: obj/reconstructor.py, delete_reverted_objs; ECDiskFile.purge.
+func (m *Manager) Purge(dev string, part, fragIndex int, handoff bool, objects []Purge) (removed int, err error) {
+	m.watch.Begin()
+	defer m.watch.End()
+	if _, err := m.DevicePath(dev); err != nil {
+		return 0, err
+	}
+	path := m.PartitionPath(dev, part)
+	bySuffix := make(map[string][]Purge)
+	for _, o := range objects {
+		if _, err := parseHash(o.Hash); err != nil {
+			return 0, fmt.Errorf("cannot purge: %w", err)
+		}
+		s := objhash.Suffix(o.Hash)
+		bySuffix[s] = append(bySuffix[s], o)
+	}
+	keep := func(e error) {
+		if err == nil && e != nil && !errors.Is(e, fs.ErrNotExist) {
+			err = e
+		}
+	}
+	for s, list := range bySuffix {
+		if e := m.invalidate("", path, s); e != nil {
+			keep(e)
+			continue
+		}
+		for _, o := range list {
+			n, e := m.purge(filepath.Join(path, s, o.Hash), o, fragIndex, handoff)
+			removed += n
+			keep(e)
+		}
+		keep(m.invalidate("", path, s))
+		_ = syscall.Rmdir(filepath.Join(path, s)) // unless there is something in it
+	}
+	return removed, err
+}
+
+func (m *Manager) purge(dir string, o Purge, fragIndex int, handoff bool) (removed int, err error) {
+	m.watch.Step()
+	_, names, err := m.cleanup(dir, anyDurable)
+	if err != nil {
+		return 0, fmt.Errorf("cannot purge %s: %w", dir, err)
+	}
+	remove := func(f *file) {
+		path := filepath.Join(dir, f.name)
+		if e := m.step("purge", func() error { return syscall.Unlink(path) }); e == nil {
+			removed++
+		} else if err == nil && !errors.Is(e, fs.ErrNotExist) {
+			err = fmt.Errorf("cannot purge %s: %w", path, e)
+		}
+	}
+	var metas []*file
+	fragments, others := 0, 0
+	for _, name := range names {
+		f, err := parseName(name, 0)
+		switch {
+		case err != nil:
+		case f.ext == ".ts" && f.time == o.Data && handoff:
+			remove(f)
+		case f.ext == ".meta":
+			metas = append(metas, f)
+		case f.ext == ".data":
+			fragments++
+			if f.time == o.Data && f.index == fragIndex && (f.durable || o.Durable || m.committed(filepath.Join(dir, name))) {
+				remove(f)
+			} else {
+				others++
+			}
+		}
+	}
+	for _, f := range metas {
+		if handoff && fragments == 1 && others == 0 && !f.time.After(o.Meta) && (!f.ctype.After(o.ContentType) || !f.ctype.After(o.Data)) {
+			remove(f)
+		}
+	}
+	_ = syscall.Rmdir(dir)
+	return removed, err
+}
+
+// partitionFiles are what a partition holds besides its suffixes, in the order in which they
+// are removed with it: a lock file last.
+var partitionFiles = []string{hashesFile, invalidFile, ".lock", ".lock-replication"}
+
+// partitionLock is how long the removal of a partition waits for each of its locks.
+const partitionLock = 200 * time.Millisecond
+
+// RemovePartition removes a partition that has no suffix. If there is one, or anything else
+// that Swift keeps in no partition, nothing is touched; unexpected are names of the latter.
+// It holds both locks of the partition, that of replication first, but anybody may write there
+// without them: that the folder is empty the kernel finds (rule 19).
+// Swift: obj/reconstructor.py, delete_partition, which removes whatever is there.
+func (m *Manager) RemovePartition(ctx context.Context, dev string, part int) (removed bool, unexpected []string, err error) {
+	m.watch.Begin()
+	defer m.watch.End()
+	if _, err := m.DevicePath(dev); err != nil {
+		return false, nil, err
+	}
+	path := m.PartitionPath(dev, part)
+	look := func() (empty bool, err error) {
+		names, err := listDir(path)
+		for _, name := range names {
+			switch {
+			case suffix.Valid(name):
+				return false, nil
+			case !slices.Contains(partitionFiles, name):
+				unexpected = append(unexpected, name)
+			}
+		}
+		return err == nil && len(unexpected) == 0, err
+	}
+	// Locks are files: one that is not removed is not locked, either.
+	if empty, err := look(); !empty {
+		return false, unexpected, gone(err)
+	}
+	for _, name := range []string{"replication", ""} {
+		lock, err := m.lockDir(ctx, "", path, name, partitionLock)
+		if err != nil {
+			return false, nil, gone(err)
+		}
+		defer lock.Unlock()
+	}
+	if empty, err := look(); !empty {
+		return false, unexpected, gone(err)
+	}
+	for _, name := range partitionFiles {
+		m.watch.Step()
+		if err := syscall.Unlink(filepath.Join(path, name)); err != nil && err != syscall.ENOENT {
+			return false, nil, fmt.Errorf("cannot remove %s of an empty partition: %w", name, err)
+		}
+	}
+	switch err := syscall.Rmdir(path); err {
+	case nil:
+		return true, nil, nil
+	case syscall.ENOTEMPTY, syscall.EEXIST, syscall.ENOENT: // something came
+		return false, nil, nil
+	default:
+		return false, nil, fmt.Errorf("cannot remove an empty partition: %w", err)
+	}
+}
+
+// gone is no error where something is no longer there.
+func gone(err error) error {
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	return err
+}
