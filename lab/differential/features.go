@@ -17,9 +17,8 @@ type Feature string
 // way breaks one object, or what is around it. False: there was nothing to break.
 type way struct {
 	Feature
-	revert bool // fragments lie where they do not belong
-	early  bool // before all others: it is about what was before
-	apply  func(w *world, o *object, r *rand.Rand) bool
+	early bool // before all others: it is about what was before
+	apply func(w *world, o *object, r *rand.Rand) bool
 }
 
 // loose is how many archives an object can lose.
@@ -398,19 +397,19 @@ var ways = []way{
 		return true
 	}},
 
-	{Feature: "archive on a handoff", revert: true, apply: func(w *world, o *object, r *rand.Rand) bool {
+	{Feature: "archive on a handoff", apply: func(w *world, o *object, r *rand.Rand) bool {
 		return w.misplace(o, r, ".data", false)
 	}},
-	{Feature: "archive on a handoff and at home", revert: true, apply: func(w *world, o *object, r *rand.Rand) bool {
+	{Feature: "archive on a handoff and at home", apply: func(w *world, o *object, r *rand.Rand) bool {
 		return w.misplace(o, r, ".data", true)
 	}},
-	{Feature: "tombstone on a handoff", revert: true, apply: func(w *world, o *object, r *rand.Rand) bool {
+	{Feature: "tombstone on a handoff", apply: func(w *world, o *object, r *rand.Rand) bool {
 		return w.misplace(o, r, ".ts", r.IntN(2) == 0)
 	}},
-	{Feature: ".meta on a handoff", revert: true, apply: func(w *world, o *object, r *rand.Rand) bool {
+	{Feature: ".meta on a handoff", apply: func(w *world, o *object, r *rand.Rand) bool {
 		return w.misplace(o, r, ".meta", r.IntN(2) == 0)
 	}},
-	{Feature: "all tombstones on handoffs", revert: true, apply: func(w *world, o *object, r *rand.Rand) bool {
+	{Feature: "all tombstones on handoffs", apply: func(w *world, o *object, r *rand.Rand) bool {
 		to, at := o.handoff(r), o.later()
 		if w.gone[to] {
 			return false
@@ -419,7 +418,7 @@ var ways = []way{
 		w.tombstone(o, to, at)
 		return true
 	}},
-	{Feature: "newer .meta on a handoff", revert: true, apply: func(w *world, o *object, r *rand.Rand) bool {
+	{Feature: "newer .meta on a handoff", apply: func(w *world, o *object, r *rand.Rand) bool {
 		to := o.handoff(r)
 		if !w.moveSome(o, r, to, ".data", true) {
 			return false
@@ -427,7 +426,7 @@ var ways = []way{
 		w.meta(o, to, o.later(), time.Time{}, "handoff")
 		return true
 	}},
-	{Feature: "not durable on a handoff", revert: true, apply: func(w *world, o *object, r *rand.Rand) bool {
+	{Feature: "not durable on a handoff", apply: func(w *world, o *object, r *rand.Rand) bool {
 		to := o.handoff(r)
 		v := o.newest()
 		if r.IntN(2) == 0 {
@@ -436,13 +435,13 @@ var ways = []way{
 		w.put(o, v, to, r.IntN(o.code.N()), false)
 		return !w.gone[to]
 	}},
-	{Feature: "stale version on a handoff", revert: true, apply: func(w *world, o *object, r *rand.Rand) bool {
+	{Feature: "stale version on a handoff", apply: func(w *world, o *object, r *rand.Rand) bool {
 		v := w.versionAt(o, r, o.earlier(time.Hour))
 		to := o.handoff(r)
 		w.put(o, v, to, r.IntN(o.code.N()), true)
 		return !w.gone[to]
 	}},
-	{Feature: "newest version on handoffs only", revert: true, apply: func(w *world, o *object, r *rand.Rand) bool {
+	{Feature: "newest version on handoffs only", apply: func(w *world, o *object, r *rand.Rand) bool {
 		v := w.again(o, r)
 		first := r.IntN(o.code.N())
 		for i := range o.Policy.Data {
@@ -450,7 +449,7 @@ var ways = []way{
 		}
 		return true
 	}},
-	{Feature: "many indexes in one folder", revert: true, apply: func(w *world, o *object, r *rand.Rand) bool {
+	{Feature: "many indexes in one folder", apply: func(w *world, o *object, r *rand.Rand) bool {
 		to := o.handoff(r)
 		if r.IntN(2) == 0 {
 			to = some(r, o.primaryDevices(), 1)[0]
@@ -460,7 +459,7 @@ var ways = []way{
 		}
 		return !w.gone[to]
 	}},
-	{Feature: "archives swapped", revert: true, apply: func(w *world, o *object, r *rand.Rand) bool {
+	{Feature: "archives swapped", apply: func(w *world, o *object, r *rand.Rand) bool {
 		held := w.holders(o, ".data")
 		if len(held) < 2 {
 			return false
@@ -478,7 +477,7 @@ var ways = []way{
 		}
 		return true
 	}},
-	{Feature: "partition rebalanced", revert: true, apply: func(w *world, o *object, r *rand.Rand) bool {
+	{Feature: "partition rebalanced", apply: func(w *world, o *object, r *rand.Rand) bool {
 		from, to := some(r, o.primaryDevices(), 1)[0], o.handoff(r)
 		if w.gone[from] || w.gone[to] {
 			return false

@@ -51,18 +51,10 @@ const (
 // sizes of objects, around the segments of segmentSize.
 var sizes = []int{0, 1, 79, 4000, segmentSize - 1, segmentSize, segmentSize + 1, 3*segmentSize + 17}
 
-// reverts says whether fragments lie where they do not belong.
-const reverts = false
-
-// possible are the ways that plans are drawn from.
-func possible() []way {
-	return slices.DeleteFunc(slices.Clone(ways), func(w way) bool { return w.revert && !reverts })
-}
-
 // Features are all that plans may have.
 func Features() []Feature {
 	list := []Feature{featureExpired, featureNonASCII, featureOld}
-	for _, w := range possible() {
+	for _, w := range ways {
 		list = append(list, w.Feature)
 	}
 	return list
@@ -75,9 +67,8 @@ func NewPlan(seed uint64) *Plan {
 	for i := range minObjects + r.IntN(maxObjects-minObjects+1) {
 		p.Objects = append(p.Objects, i)
 	}
-	possible := possible()
 	for range minSteps + r.IntN(maxSteps-minSteps+1) {
-		w := possible[r.IntN(len(possible))]
+		w := ways[r.IntN(len(ways))]
 		p.Steps = append(p.Steps, Step{Feature: w.Feature, Object: r.IntN(len(p.Objects)), seed: r.Uint64(), apply: w.apply, early: w.early})
 	}
 	slices.SortStableFunc(p.Steps, func(a, b Step) int {

@@ -127,7 +127,9 @@ var excuses = []excuse{
 	}},
 	{"rules 3 and 6: a duplicate is sent where too few fragments are left for stock to rebuild it", func(j *judgement, d difference) bool {
 		o, h := j.oracle.object(d.name)
-		return o != nil && j.onlyOurs(o, d, h, func(v *version, index int) bool { return v.size > 0 && j.onlyADuplicate(o, held{at: v.at, index: index}) })
+		return o != nil && j.onlyOurs(o, d, h, func(v *version, index int) bool {
+			return v.size > 0 && j.onlyADuplicate(o, held{at: v.at, index: index})
+		})
 	}},
 	{"an object of no bytes is rebuilt from any fragment: stock wants as many as of others", func(j *judgement, d difference) bool {
 		o, h := j.oracle.object(d.name)
