@@ -220,24 +220,40 @@ func (o *oracle) mayGo(at string, gone node, before, now tree, was, is map[*obje
 	if o.obsolete(h, obj, dev, before, now) {
 		return ""
 	}
-	for _, f := range is[obj] {
-		if f.ext != h.ext || f.at != h.at || f.ext == ".data" && f.index != h.index {
-			continue
-		}
-		if f.ext != ".data" || f.durable || !h.durable {
-			return ""
-		}
-	}
 	if h.ext == ".durable" && !slices.ContainsFunc(was[obj], func(f place) bool { return f.dev == dev && f.ext == ".data" && f.at == h.at }) {
 		return "" // of nothing
-	}
-	if h.ext == ".durable" && slices.ContainsFunc(is[obj], func(f place) bool { return f.ext == ".data" && f.durable && f.at == h.at }) {
-		return ""
 	}
 	if o.quarantined(now, dev, obj.hash) && obj.spoiled {
 		return "" // with the damaged one, in one folder
 	}
-	return fmt.Sprintf("it is not obsolete, and nobody else has it; there is %v", is[obj])
+	// Reverted: a fragment is at all its homes, all else at a primary, or something newer is. What
+	// is damaged counts, for a receiver goes by names.
+	homes, have := 0, 0
+	for _, n := range obj.primaries {
+		home := n.Device.Device
+		if home == dev || h.ext == ".data" && obj.index(home) != h.index {
+			continue
+		}
+		homes++
+		if slices.ContainsFunc(o.named(now, obj, home), func(f held) bool { return f.standsFor(h) }) {
+			have++
+		}
+	}
+	if homes > 0 && have > 0 && (h.ext != ".data" || have == homes && obj.index(dev) != h.index) {
+		return ""
+	}
+	return fmt.Sprintf("it is not obsolete, and %d of %d that are to have it do; there is %v", have, homes, is[obj])
+}
+
+// standsFor says whether who has f needs no g any more.
+func (f held) standsFor(g held) bool {
+	switch {
+	case f.at == g.at && g.ext == ".data":
+		return f.ext == ".ts" || f.ext == ".data" && f.index == g.index && (f.durable || !g.durable) || f.ext == ".durable"
+	case f.at == g.at:
+		return f.ext == g.ext || f.ext == ".data" && f.durable
+	}
+	return f.at.After(g.at) && (f.ext == ".ts" || f.ext == ".durable" || f.ext == ".data" && f.durable || f.ext == ".meta" && g.ext == ".meta")
 }
 
 func (o *oracle) quarantined(now tree, dev, hash string) bool {
@@ -363,7 +379,7 @@ func (o *oracle) promised(obj *object, files []place) (list []missing) {
 	}
 	for i, p := range obj.primaries {
 		target := p.Device.Device
-		if !known(target) || slices.ContainsFunc(o.all(obj, target), func(h held) bool { return !h.at.Before(at) }) {
+		if !known(target) || slices.ContainsFunc(o.named(o.before, obj, target), func(h held) bool { return !h.at.Before(at) }) {
 			continue
 		}
 		for _, j := range []int{(i + 1) % n, (i + n - 1) % n} {
@@ -379,9 +395,9 @@ func (o *oracle) promised(obj *object, files []place) (list []missing) {
 	return list
 }
 
-// all are the object's files on a device before the round, damaged ones too.
-func (o *oracle) all(obj *object, dev string) (list []held) {
-	for at := range o.before {
+// named are the object's files on a device by their names: damaged ones, too.
+func (o *oracle) named(t tree, obj *object, dev string) (list []held) {
+	for at := range t {
 		if other, h := o.object(at); other == obj && strings.HasPrefix(at, dev+"/") {
 			list = append(list, h)
 		}
