@@ -67,6 +67,7 @@ Exit status: 0 all fine, 1 could not run, 2 something wrong was found.`,
 	}
 	f := cmd.Flags()
 	f.IntVar(&o.Seeds, "seeds", differential.Whole, "how many clusters in all, over all runs on the state folder")
+	f.DurationVar(&o.Time, "time", 0, "begin no further one after so long (default: no limit)")
 	f.Uint64Var(&o.Seed, "seed", 0, "play this seed only")
 	f.StringVar(&o.State, "state", filepath.Join(os.TempDir(), "imping-differential"), "folder of the cluster and of what was found")
 	f.StringVar(&o.Program, "program", "", "the imping that makes the passes (default: this one)")

@@ -16,12 +16,13 @@ import (
 
 // Options of a campaign.
 type Options struct {
-	State   string    // folder of the cluster and of what was found: kept
-	Seeds   int       // how many in all, over all runs
-	Seed    uint64    // play this one only; 0: all, from where it was
-	Program string    // imping
-	Shrink  int       // how many smaller plans are tried for one that fails
-	Out     io.Writer // a line a seed
+	State   string        // folder of the cluster and of what was found: kept
+	Seeds   int           // how many in all, over all runs
+	Time    time.Duration // from now on no further seed is begun after it; 0: no limit
+	Seed    uint64        // play this one only; 0: all, from where it was
+	Program string        // imping
+	Shrink  int           // how many smaller plans are tried for one that fails
+	Out     io.Writer     // a line a seed
 }
 
 // Result is what a campaign found, over all its runs.
@@ -66,7 +67,7 @@ func (r *Result) String() string {
 
 const stateFile = "differential.json"
 
-// Run plays seeds until all were played or ctx ends; both are good ends. It works only inside
+// Run plays seeds until all were played, the time is over or ctx ends; all are good ends. It works only inside
 // real.Enter. An error says that it could not run; what is wrong is in the result.
 func Run(ctx context.Context, o Options) (_ *Result, err error) {
 	if err := os.MkdirAll(o.State, 0o755); err != nil {
@@ -94,7 +95,8 @@ func Run(ctx context.Context, o Options) (_ *Result, err error) {
 	if o.Seed > 0 {
 		return r, r.play(ctx, l, &o, o.Seed)
 	}
-	for r.Seeds < o.Seeds {
+	begin := time.Now()
+	for r.Seeds < o.Seeds && (o.Time == 0 || time.Since(begin) < o.Time) {
 		if err := r.play(ctx, l, &o, uint64(r.Seeds)+1); err != nil {
 			if ctx.Err() != nil {
 				break // it goes on from the state
