@@ -226,6 +226,9 @@ func (o *oracle) mayGo(at string, gone node, before, now tree, was, is map[*obje
 	if o.quarantined(now, dev, obj.hash) && obj.spoiled {
 		return "" // with the damaged one, in one folder
 	}
+	if slices.ContainsFunc(o.named(now, obj, dev), func(f held) bool { return f.standsFor(h) }) {
+		return "" // it became durable
+	}
 	// Reverted: a fragment is at all its homes, all else at a primary, or something newer is. What
 	// is damaged counts, for a receiver goes by names.
 	homes, have := 0, 0
