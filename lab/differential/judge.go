@@ -47,6 +47,14 @@ func (v *Verdict) judge(w *world, o *oracle, theirs, ours *repaired) {
 	if !ours.quiet {
 		v.wrong("%v: %d rounds of imping's", errRestless, ours.rounds)
 	}
+	end := o.files(theirs.tree)
+	for _, l := range o.lost {
+		if stateOf(end[l.object]).decodable(l.object).Before(l.at) {
+			v.Allowed["an older version that could be decoded gives way to fragments of a newer one, as with stock"]++
+		} else {
+			v.wrong("after round %d of imping: %s of %s could be decoded, and can not any more, and can with stock; there is %v", l.round, l.name, l.at, l.left)
+		}
+	}
 	// Folders come before what lies in them: what is to be there makes them so, too.
 	excused := map[string]bool{}
 	list := compare(theirs.tree, ours.tree)

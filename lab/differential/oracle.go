@@ -23,6 +23,7 @@ type oracle struct {
 	said    map[int]*outcome // in the last round
 	before  tree             // the last round
 	first   map[*object][]place
+	lost    []loss
 }
 
 func newOracle(w *world, c *real.Cluster, v *Verdict) *oracle {
@@ -31,6 +32,14 @@ func newOracle(w *world, c *real.Cluster, v *Verdict) *oracle {
 		o.byHash[obj.hash] = obj
 	}
 	return o
+}
+
+// loss is a version that could be decoded before a round, and not after it.
+type loss struct {
+	*object
+	at    timestamp.Timestamp
+	round int
+	left  []place
 }
 
 // held is one file of an object's folder.
@@ -180,7 +189,7 @@ func (o *oracle) look(before, now tree, said map[int]*outcome) {
 			continue
 		}
 		if after := n.decodable(obj); after.Before(v) && !n.tombstone.After(v) && !b.tombstone.After(v) {
-			o.wrong("%s of %s could be decoded, and can not any more: %v", obj.name, v, is[obj])
+			o.lost = append(o.lost, loss{obj, v, o.round, is[obj]})
 		}
 	}
 	for at, gone := range before {
