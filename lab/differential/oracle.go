@@ -85,6 +85,8 @@ type place struct {
 	held
 }
 
+func (p place) String() string { return p.dev + "/" + p.name }
+
 // files are those of each object, from a tree; damaged ones are not among them.
 func (o *oracle) files(t tree) map[*object][]place {
 	all := map[*object][]place{}
