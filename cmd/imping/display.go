@@ -158,6 +158,8 @@ type summary struct {
 	Rebuilt        int64     `json:"archives_rebuilt"`
 	BytesRebuilt   int64     `json:"bytes_rebuilt"`
 	BytesRead      int64     `json:"survivor_bytes_read"`
+	Reverted       int64     `json:"archives_reverted"`
+	Removed        int64     `json:"reverted_files_removed"`
 	Metadata       int64     `json:"metadata_sent"`
 	Tombstones     int64     `json:"tombstones_sent"`
 	Sessions       int64     `json:"sessions"`
@@ -174,7 +176,7 @@ func summarise(g *pass.Progress, left pass.Left) *summary {
 		Partitions: g.Partitions.Load(), PartitionsDone: g.PartitionsDone.Load(),
 		Suffixes: g.Suffixes.Load(), Synced: g.SuffixesSynced.Load(), Wanted: g.ObjectsWanted.Load(),
 		Rebuilt: g.Rebuilt.Load(), BytesRebuilt: g.BytesRebuilt.Load(), BytesRead: g.BytesRead.Load(),
-		Metadata: g.Metadata.Load(), Tombstones: g.Tombstones.Load(),
+		Reverted: g.Reverted.Load(), Removed: g.Purged.Load(), Metadata: g.Metadata.Load(), Tombstones: g.Tombstones.Load(),
 		Sessions: g.Sessions.Load(), Retries: g.SessionsRetried.Load(), Quarantined: g.Corrupt.Load(), Left: left,
 	}
 }
@@ -188,8 +190,11 @@ func (s *summary) print(w io.Writer, asJSON bool) {
 	}
 	fmt.Fprintf(w, "%d/%d partitions on %d devices in %.2f s: %d fragment archives (%s), %d metadata files and %d tombstones rebuilt\n",
 		s.PartitionsDone, s.Partitions, s.Devices, s.Seconds, s.Rebuilt, size(float64(s.BytesRebuilt)), s.Metadata, s.Tombstones)
+	if s.Reverted+s.Removed > 0 {
+		fmt.Fprintf(w, "%d fragment archives were brought where they belong; %d files that are safe there were removed here\n", s.Reverted, s.Removed)
+	}
 	if s.Quarantined > 0 {
-		fmt.Fprintf(w, "%d local archives were corrupt and were quarantined\n", s.Quarantined)
+		fmt.Fprintf(w, "%d local archives were corrupt or alone and were quarantined\n", s.Quarantined)
 	}
 	if s.Left.Any() {
 		fmt.Fprintf(w, "left: %s\n", s.Left)

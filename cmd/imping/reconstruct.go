@@ -34,11 +34,14 @@ type reconstructOptions struct {
 	swiftConf  string
 	verify     string
 	budget     string
+	only       string
 	json       bool
 	object     string // point repair, see point.go
 	hash       string
 	policy     string
 	swiftName  bool // called as swift-object-reconstructor
+
+	warnings []string // of options that are deprecated
 
 	// watch is told of a pass that begins, and gives what is to be called at its end; nil: a
 	// display on standard error.
@@ -53,7 +56,8 @@ func reconstructCommand() *cobra.Command {
 		Long: `Reads the [object-reconstructor] section of CONF (a file, or a folder of *.conf
 files) as swift-object-reconstructor does, compares the suffix hashes of every
 primary partition with its partners, rebuilds the fragment archives that they miss
-and pushes them by SSYNC. Fragments that belong elsewhere are left in place and counted.
+and pushes them by SSYNC. Fragments that belong elsewhere are brought there, and removed
+here when those to whom they belong have confirmed that they have them.
 A lost device is rebuilt by its partners: make a pass on every node but its own.
 
 With --object or --hash it repairs this one object now, on whichever nodes it belongs
@@ -66,6 +70,7 @@ Exit status: 0 all done, 1 could not run, 2 something was left.`,
 		Example: `  imping reconstruct /etc/swift/object-server.conf once
   imping reconstruct /etc/swift/object-server/1.conf once -v -d sdb1,sdc1
   imping reconstruct /etc/swift/object-server.conf once -p 117 --json
+  imping reconstruct /etc/swift/object-server.conf once --only revert
   imping reconstruct /etc/swift/object-server.conf --object "/AUTH_test/photos/a cat.jpg"
   imping reconstruct /etc/swift/object-server.conf --object /AUTH_test/photos/cat.jpg --policy gold --json
   imping reconstruct /etc/swift/object-server.conf --hash 2da2f7cbbe6c6b2a4b6ba2e8a2a2f0d1 --policy 1`,
@@ -93,6 +98,7 @@ Exit status: 0 all done, 1 could not run, 2 something was left.`,
 	f.StringVar(&o.swiftConf, "swift-conf", "", "swift.conf to read (default /etc/swift/swift.conf)")
 	f.StringVar(&o.verify, "verify-survivors", "", "md5 or off: check every survivor before the last byte of a rebuilt archive is sent (default md5; imping_verify_survivors in CONF)")
 	f.StringVar(&o.budget, "memory-budget", "", "ceiling for buffers, such as 256MiB (default 256MiB; imping_memory_budget in CONF)")
+	f.StringVar(&o.only, "only", "", "sync or revert: do no other jobs (default both; imping_only in CONF)")
 	f.BoolVar(&o.json, "json", false, "print the summary as JSON")
 	f.StringVar(&o.object, "object", "", "repair this object only (/account/container/object, not quoted)")
 	f.StringVar(&o.hash, "hash", "", "repair the object of this hash only (needs --policy)")
@@ -249,6 +255,9 @@ func onePass(ctx context.Context, cfg *pass.Config, log *daemon.Logger, o *recon
 		}
 		log.Warnf("%s", none) // a stock node without devices idles
 	}
+	for _, w := range o.warnings {
+		log.Warnf("%s", w)
+	}
 	for _, w := range cfg.Swift.Warnings {
 		log.Warnf("%s", w)
 	}
@@ -263,9 +272,6 @@ func onePass(ctx context.Context, cfg *pass.Config, log *daemon.Logger, o *recon
 	}
 	left := p.Run(ctx)
 	end()
-	if left.Handoffs > 0 {
-		log.Warnf("%d partitions hold fragments that belong elsewhere: reverting them is left to swift-object-reconstructor", left.Handoffs)
-	}
 	if !left.Interrupted {
 		took := time.Since(begin)
 		log.Infof("Object reconstruction complete (once). (%.02f minutes)", took.Minutes())
@@ -341,8 +347,8 @@ func passConfig(sec *conf.Section, o *reconstructOptions) (*pass.Config, error) 
 		cfg.OnlyPartitions = append(cfg.OnlyPartitions, n)
 	}
 	for _, key := range sec.Keys() {
-		if strings.HasPrefix(key, "imping_") && key != optVerify && key != optBudget {
-			return nil, fmt.Errorf("%s: [%s] has an unknown option %s (known: %s, %s)", sec.Path, sec.Name, key, optBudget, optVerify)
+		if strings.HasPrefix(key, "imping_") && key != optVerify && key != optBudget && key != optOnly && key != optSyncDelay {
+			return nil, fmt.Errorf("%s: [%s] has an unknown option %s (known: %s, %s, %s, %s)", sec.Path, sec.Name, key, optBudget, optOnly, optSyncDelay, optVerify)
 		}
 	}
 	verify, from := o.verify, "--verify-survivors"
@@ -369,6 +375,9 @@ func passConfig(sec *conf.Section, o *reconstructOptions) (*pass.Config, error) 
 	} else {
 		env := os.Getenv("LIBERASURECODE_WRITE_LEGACY_CRC")
 		cfg.LegacyCRC = env != "" && env != "0"
+	}
+	if err := revertConfig(sec, o, cfg); err != nil {
+		return nil, err
 	}
 	if cfg.StatsInterval <= 0 || cfg.NodeTimeout <= 0 || cfg.ConnTimeout <= 0 || cfg.HTTPTimeout <= 0 {
 		return nil, fmt.Errorf("%s: stats_interval, conn_timeout, node_timeout and http_timeout must be above 0", sec.Path)

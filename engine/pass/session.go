@@ -201,6 +201,7 @@ type task struct {
 	stale  atomic.Bool       // the prefetch gave up; its sinks agree on that, whenever the turn comes
 	failed map[*session]bool // those that did not get the archive, and live
 	whole  int               // how many got it
+	alone  bool              // there is no other archive of the object
 }
 
 // want is what one session wants of the object.
@@ -285,6 +286,9 @@ func (t *task) run(acct *slab.Account) {
 	defer local.Close()
 	if t.rebuild(acct, local) && local.FileMeta != nil {
 		t.metadata(local.Name, postFields(local.FileMeta))
+	}
+	if t.alone {
+		t.p.putAside(j, local)
 	}
 }
 
@@ -441,6 +445,7 @@ func (t *task) serve(acct *slab.Account, o *rebuild.Object, header func(index in
 			cause = causes(o, cause)
 		}
 		if e, ok := rebuild.IsInsufficient(cause); ok {
+			t.alone = t.alone || t.p.solitary(t.ctx, j, e)
 			t.p.logInsufficient(j, s.session.partner, e)
 			j.leave(s.session.partner, t.hash, insufficient(e))
 		} else {

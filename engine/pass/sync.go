@@ -23,6 +23,7 @@ import (
 	"imping/netfast/replicate"
 	"imping/netfast/ssync"
 	"imping/swift/objhash"
+	"imping/swift/ring"
 	"imping/swift/suffix"
 )
 
@@ -188,6 +189,9 @@ func (p *Pass) judge(ctx context.Context, j *job, outcome map[*partner]error) (p
 		var source *pipeline.SourceError
 		switch {
 		case err == nil:
+		case errors.Is(err, errMoved):
+			j.giveUp(pr, err)
+			p.cfg.Log.Debugf("%s is not synced: %v", pr.path(j), err)
 		case ctx.Err() != nil:
 			j.waiting = append(j.waiting, pr)
 		case (errors.Is(err, errLonger) || errors.As(err, &source)) && time.Since(j.begun) < p.jobLimit:
@@ -275,8 +279,13 @@ func (p *Pass) try(ctx context.Context, j *job, waiting []*partner) map[*partner
 			outcome[pr] = fmt.Errorf("cannot get the remote suffix hashes: %w", errs[i])
 			continue
 		}
+		delta := suffix.Delta(j.hashes, j.index, remote[i], pr.Index)
+		if len(delta) > 0 && len(remote[i]) == 0 && p.tooEarly(j.ring) {
+			errs[i], outcome[pr] = errMoved, errMoved
+			continue
+		}
 		outcome[pr] = nil
-		differ = append(differ, suffix.Delta(j.hashes, j.index, remote[i], pr.Index)...)
+		differ = append(differ, delta...)
 	}
 	if len(differ) == 0 {
 		return outcome
@@ -335,6 +344,17 @@ func (p *Pass) try(ctx context.Context, j *job, waiting []*partner) map[*partner
 		}
 	}
 	return outcome
+}
+
+// errMoved is why a partner is not served yet.
+var errMoved = errors.New("nothing of the partition is there, and the ring is younger than imping_sync_delay_after_part_move")
+
+// tooEarly says whether to wait before a partner gets what it misses: one that has nothing at
+// all of the partition, under a ring that is new, is most likely about to get it by reverts,
+// fragment by fragment as they are. The ring's file tells neither which partitions moved nor
+// when; its own age must do.
+func (p *Pass) tooEarly(r *ring.Ring) bool {
+	return p.cfg.SyncDelay > 0 && time.Since(r.ModTime) < p.cfg.SyncDelay
 }
 
 // serve brings the partners what they miss: first all but what may break a session, then,

@@ -38,10 +38,11 @@ var probes = []struct {
 	{name: "test_reconstructor_rebuild.TestReconstructorRebuild.test_rebuild_partner_down"},
 	{name: "test_reconstructor_rebuild.TestReconstructorRebuild.test_sync_expired_object"},
 	{name: "test_reconstructor_rebuild.TestReconstructorRebuild.test_sync_unexpired_object_metadata"},
-	{
-		name:    "test_reconstructor_rebuild.TestReconstructorRebuild.test_rebuild_quarantines_lonely_frag",
-		awaited: "needs handoffs reverted and lonely fragments quarantined, which come with the whole reconstructor",
-	},
+	{name: "test_reconstructor_rebuild.TestReconstructorRebuild.test_rebuild_quarantines_lonely_frag"},
+	{name: "test_reconstructor_revert.TestReconstructorRevert.test_revert_object"},
+	{name: "test_reconstructor_revert.TestReconstructorRevert.test_delete_propagate"},
+	{name: "test_reconstructor_revert.TestReconstructorRevert.test_reconstruct_from_reverted_fragment_archive"},
+	{name: "test_reconstructor_revert.TestReconstructorRevert.test_handoff_non_durable"},
 }
 
 func TestMain(m *testing.M) {
