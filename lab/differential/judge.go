@@ -255,7 +255,7 @@ func (j *judgement) rotted(at string) bool {
 		return false
 	}
 	v := o.version(h.at)
-	return v == nil || !bytes.Equal(l.body, v.archives[h.index])
+	return v == nil || l.raw == nil || l.checksum != "" || !bytes.Equal(l.body, v.archives[h.index])
 }
 
 // rotBeside are the damaged archives of the draft in a file's folder, which goes to quarantine with all it holds.
@@ -272,7 +272,7 @@ func (j *judgement) rotBeside(at string) (list []string) {
 func (j *judgement) isAsDrafted(at string, n *node) bool {
 	dev, name, _ := strings.Cut(at, "/")
 	l := j.draft[dev][name]
-	return l != nil && n.SHA256 == fingerprint(l.body)
+	return l != nil && n.SHA256 == fingerprint(l.body) && (n.Problem != "") == (l.raw == nil || l.checksum != "")
 }
 
 // inQuarantine says whether what lies in quarantine, or a folder on the way there, is because of a file of
