@@ -83,6 +83,22 @@ func NewPlan(seed uint64) *Plan {
 	return p
 }
 
+// planOf is a plan with these features, in their order, for each of some objects.
+func planOf(seed uint64, objects int, features ...Feature) *Plan {
+	r := rand.New(rand.NewPCG(seed, 8))
+	p := &Plan{Seed: seed}
+	for i := range objects {
+		p.Objects = append(p.Objects, i)
+	}
+	for _, f := range features {
+		w := ways[slices.IndexFunc(ways, func(w way) bool { return w.Feature == f })]
+		for i := range objects {
+			p.Steps = append(p.Steps, Step{Feature: f, Object: i, seed: r.Uint64(), apply: w.apply})
+		}
+	}
+	return p
+}
+
 // Features that an object has by itself.
 const (
 	featureExpired  Feature = "object expired"
