@@ -127,6 +127,11 @@ var excuses = []excuse{
 		o, h := j.oracle.object(d.name)
 		return o != nil && j.fabricated(o) && (d.ours == nil || o.sound(h, *d.ours))
 	}},
+	{"rule 1: stock rebuilds a version from the fragments of another, and from what it made that way", func(j *judgement, d difference) bool {
+		o, h := j.oracle.object(d.name)
+		return o != nil && h.ext == ".data" && d.stock != nil && d.ours != nil && o.sound(h, *d.ours) && d.stock.SHA256 != d.ours.SHA256 &&
+			!o.spoiled && len(stateOf(j.oracle.first[o]).indexes) > 1
+	}},
 	{"metadata that is not ASCII: stock encodes it once more", func(j *judgement, d difference) bool {
 		o, h := j.oracle.object(d.name)
 		const key = "X-Object-Meta-Utf8"
