@@ -39,7 +39,7 @@ func TestMutantsOfImpingAreCaught(t *testing.T) {
 	for _, m := range mutants {
 		overlays = append(overlays, overlay(t, strings.TrimSpace(string(module)), m.patch))
 	}
-	l := start(t)
+	l, right := start(t), build(t, "")
 	for i, m := range mutants {
 		if i == maxMutants && os.Getenv("IMPING_MUTANTS") == "" {
 			break
@@ -47,12 +47,18 @@ func TestMutantsOfImpingAreCaught(t *testing.T) {
 		program := build(t, overlays[i])
 		caught := false
 		for seed := uint64(1); seed <= maxSeeds && !caught; seed++ {
-			v, err := l.Play(t.Context(), planOf(seed, m.objects, m.features...), program)
+			plan := planOf(seed, m.objects, m.features...)
+			v, err := l.Play(t.Context(), plan, program)
 			if err != nil {
 				t.Fatal(err)
 			}
 			if caught = len(v.Problems) > 0; caught {
 				t.Logf("%s: seed %d catches it (%d): %.300s", m.patch, seed, len(v.Problems), v.Problems[0])
+				if v, err = l.Play(t.Context(), plan, right); err != nil {
+					t.Fatal(err)
+				} else if len(v.Problems) > 0 {
+					t.Errorf("%s: imping itself differs, too: %v", m.patch, v)
+				}
 			}
 		}
 		if !caught {
