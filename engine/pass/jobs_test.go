@@ -9,7 +9,10 @@ import (
 	"strconv"
 	"strings"
 	"testing"
+	"time"
 
+	"imping/engine/rebuild/peers"
+	"imping/netfast/fake"
 	"imping/swift/policy"
 	"imping/swift/ring"
 	"imping/swift/suffix"
@@ -113,4 +116,31 @@ func TestASampleIsOfDistinctNodes(t *testing.T) {
 			t.Errorf("%d distinct nodes of %d", len(seen), n)
 		}
 	}
+}
+
+// A partner that has nothing of a partition under a new ring is about to get it by reverts.
+func TestAPartitionThatMovedIsNotRebuiltAtOnce(t *testing.T) {
+	t.Parallel()
+	l := newLab(t)
+	l.cfg.SyncDelay = time.Hour
+	l.only(left, right)
+	l.agree(far)
+	o := l.object(0, "/a/c/o", single, left, right)
+	p := l.object(0, "/a/c/p", single, left)
+	disk := peers.Disk{Root: t.TempDir(), Device: "sda", Policy: l.pol, Hasher: hasher}
+	disk.Put(t, 0, p, right, nil) // something is there, and this is missing
+	hashes := l.hashes(disk)
+	l.peers[right].Hashes(func(int, *fake.Conn) []byte { return peers.OK(hashes.Encode()) })
+	l.want(l.run(bg), "rebuilt=1 left.partitions=1")
+	l.received(right, o)
+	if u := l.pass.Unrepaired(); len(u) != 1 || u[0].Target != l.peers[left].Addr+"/sd0" || !strings.Contains(u[0].Reason, "imping_sync_delay_after_part_move") {
+		t.Errorf("listed %+v", u)
+	}
+	ring := filepath.Join(l.cfg.SwiftDir, "object-1.ring.gz")
+	if err := os.Chtimes(ring, time.Now(), time.Now().Add(-2*time.Hour)); err != nil {
+		t.Fatal(err)
+	}
+	l.agree(right)
+	l.want(l.run(bg), "rebuilt=2")
+	l.received(left, o, p)
 }

@@ -28,6 +28,7 @@ type Unrepaired struct {
 	Device    string `json:"device"` // the local one
 	Have      int    `json:"have,omitempty"`
 	Need      int    `json:"need,omitempty"`
+	Revert    bool   `json:"revert,omitempty"` // the target misses what lies here and belongs there
 	Reason    string `json:"reason"`
 	Nodes     []Node `json:"nodes,omitempty"` // what was heard of the others
 }
@@ -49,7 +50,7 @@ type leftKey struct{ hash, target string }
 // job may still bring it.
 func (j *job) leave(pr *partner, hash string, u *Unrepaired) {
 	u.Hash, u.Policy, u.Partition = hash, j.pol.Index, j.part
-	u.Target, u.Index, u.Device = pr.key(), pr.Index, j.dev.Device
+	u.Target, u.Index, u.Device, u.Revert = pr.key(), pr.Index, j.dev.Device, j.revert != nil
 	j.mu.Lock()
 	defer j.mu.Unlock()
 	j.left[leftKey{hash, u.Target}] = u
@@ -77,7 +78,7 @@ func (j *job) forget(pr *partner, known func(hash string) bool) {
 // giveUp remembers that a partner could not be compared or synced.
 func (j *job) giveUp(pr *partner, cause error) {
 	j.failed = append(j.failed, &Unrepaired{
-		Policy: j.pol.Index, Partition: j.part, Target: pr.key(), Index: pr.Index, Device: j.dev.Device, Reason: cause.Error(),
+		Policy: j.pol.Index, Partition: j.part, Target: pr.key(), Index: pr.Index, Device: j.dev.Device, Reason: cause.Error(), Revert: j.revert != nil,
 	})
 }
 

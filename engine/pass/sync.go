@@ -587,7 +587,7 @@ func (p *Pass) unreadable(j *job, err error) {
 		}
 	}
 	p.cfg.Log.Errorf("%v", err)
-	j.failed = append(j.failed, &Unrepaired{Policy: j.pol.Index, Partition: j.part, Index: j.index, Device: j.dev.Device, Reason: err.Error()})
+	j.failed = append(j.failed, &Unrepaired{Policy: j.pol.Index, Partition: j.part, Index: j.index, Device: j.dev.Device, Reason: err.Error(), Revert: j.revert != nil})
 }
 
 func offer(o diskfile.Offer) ssync.Offer {

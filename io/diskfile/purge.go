@@ -53,7 +53,8 @@ func (m *Manager) Purge(dev string, part, fragIndex int, handoff bool, objects [
 		}
 	}
 	for s, list := range bySuffix {
-		if e := m.invalidate("", path, s); e != nil {
+		invalidate := func() error { return m.invalidate("", path, s) }
+		if e := m.step("invalidate", invalidate); e != nil {
 			keep(e)
 			continue
 		}
@@ -62,7 +63,7 @@ func (m *Manager) Purge(dev string, part, fragIndex int, handoff bool, objects [
 			removed += n
 			keep(e)
 		}
-		keep(m.invalidate("", path, s))
+		keep(m.step("invalidate", invalidate))
 		_ = syscall.Rmdir(filepath.Join(path, s)) // unless there is something in it
 	}
 	return removed, err

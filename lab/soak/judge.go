@@ -280,6 +280,14 @@ func (f *Field) judgeWords(e *expected, node int, o *Outcome, r *Report) {
 	must := maps.Clone(e.must[node])
 	for _, u := range o.Unrepaired {
 		dev := deviceOf(u.Target)
+		if u.Hash == "" && u.Revert { // counted by their partitions, below
+			if len(e.faults[dev]) == 0 && late(u.Reason) {
+				r.Excused++
+			} else if len(e.faults[dev]) == 0 {
+				r.wrong("node %d could not bring %s what belongs there, and nothing is wrong with it: %s", node, u.Target, u.Reason)
+			}
+			continue
+		}
 		if u.Hash == "" {
 			partitions[partition{u.Policy, u.Partition, u.Device}] = true
 			delete(must, listed{u.Policy, u.Partition, u.Device, dev})
@@ -313,7 +321,8 @@ func (f *Field) judgeWords(e *expected, node int, o *Outcome, r *Report) {
 	for l := range must {
 		r.wrong("node %d does not list that %s could not be compared with %s: policy %d, partition %d", node, l.device, l.target, l.policy, l.part)
 	}
-	if o.Left.Handoffs > 0 && !e.has(faults.Unmounted) {
+	reverts := slices.ContainsFunc(o.Unrepaired, func(u *pass.Unrepaired) bool { return u.Revert })
+	if o.Left.Handoffs > 0 && !reverts && !e.has(faults.Unmounted) {
 		r.wrong("node %d has %d partitions to revert", node, o.Left.Handoffs)
 	}
 	if o.Left.Devices+o.Left.Policies > 0 || o.Left.Interrupted {
