@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"imping/io/diskfile"
+	"imping/swift/suffix"
 )
 
 // Verdict is what became of a plan.
@@ -74,20 +75,20 @@ func (v *Verdict) judge(w *world, o *oracle, theirs, ours *repaired) {
 	}
 	for _, at := range slices.Sorted(maps.Keys(ours.hashes)) {
 		kept, anew := ours.hashes[at][0], ours.hashes[at][1]
-		for _, suffix := range slices.Sorted(maps.Keys(kept)) {
-			if maps.Equal(kept[suffix], anew[suffix]) {
+		for _, name := range slices.Sorted(maps.Keys(kept)) {
+			if maps.Equal(kept[name], anew[name]) {
 				continue
 			}
-			if s, ok := theirs.hashes[at]; ok && maps.Equal(s[0][suffix], kept[suffix]) {
+			if s, ok := theirs.hashes[at]; ok && maps.Equal(s[0][name], kept[name]) {
 				continue // stock keeps the same
 			}
-			if short := maps.Clone(anew[suffix]); len(kept[suffix]) == len(short)-1 {
-				if delete(short, ""); maps.Equal(kept[suffix], short) {
+			if short := maps.Clone(anew[name]); len(kept[name]) == len(short)-1 {
+				if delete(short, ""); maps.Equal(kept[name], short) {
 					v.Allowed["rule 21: a stock server hashed a fragment before it became durable, and does not invalidate then"]++
 					continue
 				}
 			}
-			v.wrong("%s: hashes.pkl says %v of suffix %s, and its files make %v", at, kept[suffix], suffix, anew[suffix])
+			v.wrong("%s: hashes.pkl says %v of suffix %s, and its files make %v", at, kept[name], name, anew[name])
 		}
 	}
 	if len(v.Problems) > 0 {
@@ -122,6 +123,10 @@ var excuses = []excuse{
 		o, h := j.oracle.object(d.name)
 		return o != nil && o.spoiled && h.ext == ".data" && d.stock != nil && d.ours != nil && o.sound(h, *d.ours) &&
 			d.stock.SHA256 != d.ours.SHA256 && d.stock.Size == d.ours.Size && differOnly(d, "ETag")
+	}},
+	{"an empty folder with a name of three characters that is no suffix: stock hashes it, and so removes it", func(_ *judgement, d difference) bool {
+		parts := strings.Split(d.name, "/")
+		return d.stock == nil && d.ours.Dir && len(parts) == 4 && len(parts[3]) == 3 && !suffix.Valid(parts[3])
 	}},
 	{"rule 1: stock rebuilds a version of which too few fragments are left from those of another", func(j *judgement, d difference) bool {
 		o, h := j.oracle.object(d.name)
