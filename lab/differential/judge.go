@@ -124,6 +124,9 @@ var excuses = []excuse{
 		return o != nil && o.spoiled && h.ext == ".data" && d.stock != nil && d.ours != nil && o.sound(h, *d.ours) &&
 			d.stock.SHA256 != d.ours.SHA256 && d.stock.Size == d.ours.Size && differOnly(d, "ETag")
 	}},
+	{"a tombstone that comes and goes on a handoff while a primary is not mounted", func(j *judgement, d difference) bool {
+		return j.oracle.restless(d)
+	}},
 	{"an empty folder with a name of three characters that is no suffix: stock hashes it, and so removes it", func(_ *judgement, d difference) bool {
 		parts := strings.Split(d.name, "/")
 		return d.stock == nil && d.ours.Dir && len(parts) == 4 && len(parts[3]) == 3 && !suffix.Valid(parts[3])

@@ -130,8 +130,9 @@ type repaired struct {
 
 var errRestless = errors.New("passes do not come to rest")
 
-// untilQuiet makes rounds of passes until they change nothing. after is told of each.
-func (l *Lab) untilQuiet(ctx context.Context, round func() error, after func(before, now tree)) (*repaired, error) {
+// untilQuiet makes rounds of passes until they change nothing that o takes for a change. after is
+// told of each.
+func (l *Lab) untilQuiet(ctx context.Context, o *oracle, round func() error, after func(before, now tree)) (*repaired, error) {
 	mark, err := l.cluster.Mark()
 	if err != nil {
 		return nil, err
@@ -149,7 +150,7 @@ func (l *Lab) untilQuiet(ctx context.Context, round func() error, after func(bef
 		if err != nil {
 			return nil, err
 		}
-		if still++; len(compare(r.tree, now)) > 0 {
+		if still++; o.changed(r.tree, now) {
 			still = 0
 		}
 		r.quiet = still == stillRounds
@@ -176,7 +177,8 @@ func (l *Lab) Play(ctx context.Context, p *Plan, program string) (*Verdict, erro
 	if err := w.draft.write(l.cluster); err != nil {
 		return nil, err
 	}
-	theirs, err := l.untilQuiet(ctx, func() error {
+	o := newOracle(w, l.cluster, v)
+	theirs, err := l.untilQuiet(ctx, o, func() error {
 		for _, node := range l.cluster.Nodes() {
 			if err := l.stock.pass(ctx, node); err != nil {
 				return err
@@ -190,9 +192,8 @@ func (l *Lab) Play(ctx context.Context, p *Plan, program string) (*Verdict, erro
 	if err := w.draft.write(l.cluster); err != nil {
 		return nil, err
 	}
-	o := newOracle(w, l.cluster, v)
 	var said map[int]*outcome
-	ours, err := l.untilQuiet(ctx, func() (err error) {
+	ours, err := l.untilQuiet(ctx, o, func() (err error) {
 		said, err = l.impingPasses(ctx, program)
 		return err
 	}, func(before, now tree) { o.look(before, now, said) })

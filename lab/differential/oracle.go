@@ -203,7 +203,7 @@ func (o *oracle) look(before, now tree, said map[int]*outcome) {
 		}
 	}
 	o.before = before
-	o.compareWords(was, is, len(compare(before, now)) == 0)
+	o.compareWords(was, is, !o.changed(before, now))
 }
 
 // mayGo says why a file that was removed ought to be there still; "" if it may be gone.
@@ -311,6 +311,33 @@ func (o *oracle) obsolete(h held, obj *object, dev string, before, now tree) boo
 // old says whether a file is of a kind that goes with its age, and has reached it.
 func (o *oracle) old(h held) bool {
 	return o.w.now.Sub(h.at.Time()) > diskfile.DefaultReclaimAge && (h.ext != ".data" || !h.durable)
+}
+
+// changed says whether a round changed anything but what never comes to rest.
+func (o *oracle) changed(before, now tree) bool {
+	list := compare(before, now)
+	slices.Reverse(list) // folders after what lies in them
+	restless := map[string]bool{}
+	for _, d := range list {
+		if o.restless(d) {
+			for at := d.name; at != "."; at = path.Dir(at) {
+				restless[at] = true
+			}
+		} else if !restless[d.name] {
+			return true
+		}
+	}
+	return false
+}
+
+// restless says whether a difference is a tombstone that comes and goes on a handoff, as with stock: while a
+// primary is not mounted, its partners bring it there, and it goes on to a random sample of primaries,
+// and from the handoff if that primary is not among them.
+func (o *oracle) restless(d difference) bool {
+	dev, _, _ := strings.Cut(d.name, "/")
+	obj, h := o.object(d.name)
+	return obj != nil && h.ext == ".ts" && obj.index(dev) < 0 && (d.stock == nil || d.ours == nil) &&
+		slices.ContainsFunc(obj.primaryDevices(), func(p string) bool { return o.w.draft[p] == nil })
 }
 
 // compareWords holds what the passes said against what is there.
