@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"imping/io/diskfile"
+	"imping/swift/objhash"
 	"imping/swift/suffix"
 )
 
@@ -82,11 +83,9 @@ func (v *Verdict) judge(w *world, o *oracle, theirs, ours *repaired) {
 			if s, ok := theirs.hashes[at]; ok && maps.Equal(s[0][name], kept[name]) {
 				continue // stock keeps the same
 			}
-			if short := maps.Clone(anew[name]); len(kept[name]) == len(short)-1 {
-				if delete(short, ""); maps.Equal(kept[name], short) {
-					v.Allowed["rule 21: a stock server hashed a fragment before it became durable, and does not invalidate then"]++
-					continue
-				}
+			if hashedTooEarly(ours.hashes[at], name) {
+				v.Allowed["rule 21: a stock server hashed a fragment before it became durable, and does not invalidate then"]++
+				continue
 			}
 			v.wrong("%s: hashes.pkl says %v of suffix %s, and its files make %v", at, kept[name], name, anew[name])
 		}
@@ -126,6 +125,37 @@ var excuses = []excuse{
 	}},
 	{"a tombstone that comes and goes on a handoff while a primary is not mounted", func(j *judgement, d difference) bool {
 		return j.oracle.restless(d)
+	}},
+	{"rule 21: that a fragment is durable is not spread, for a stock server hashed it too early", func(j *judgement, d difference) bool {
+		o, h := j.oracle.object(d.name)
+		if o == nil || h.ext != ".data" || (d.stock == nil) == (d.ours == nil) || h.durable != (d.ours == nil) {
+			return false
+		}
+		dev, _, _ := strings.Cut(d.name, "/")
+		here := path.Join(dev, o.dir())
+		_, durable := j.theirs.tree[path.Join(here, dataName(h.at, h.index, true))]
+		_, not := j.ours.tree[path.Join(here, dataName(h.at, h.index, false))]
+		return durable && not && slices.ContainsFunc(o.primaryDevices(), func(p string) bool {
+			return hashedTooEarly(j.ours.hashes[fmt.Sprintf("%s/%d/%d", p, o.Policy.Index, o.part)], objhash.Suffix(o.hash))
+		})
+	}},
+	{"a fragment past reclaim age that is not durable is reclaimed, or made durable, by which pass comes first", func(j *judgement, d difference) bool {
+		o, _ := j.oracle.object(d.name)
+		return o != nil && (d.ours == nil || j.sound(d)) && slices.ContainsFunc(j.oracle.first[o], func(f place) bool {
+			return f.ext == ".data" && j.oracle.old(f.held)
+		})
+	}},
+	{"which of the metadata that was on its way came into a folder before that went to quarantine", func(j *judgement, d difference) bool {
+		parts := strings.Split(d.name, "/")
+		if len(parts) != 5 || parts[1] != "quarantined" || path.Ext(parts[4]) != ".meta" {
+			return false
+		}
+		folder := path.Dir(d.name)
+		return j.theirs.tree[folder].Dir && j.ours.tree[folder].Dir
+	}},
+	{"metadata that outlived its object, which was deleted: by which came first, tombstone or metadata", func(j *judgement, d difference) bool {
+		o, h := j.oracle.object(d.name)
+		return o != nil && h.ext == ".meta" && !j.isThere(j.theirs.tree, o) && !j.isThere(j.ours.tree, o) && !stateOf(j.oracle.first[o]).tombstone.IsZero()
 	}},
 	{"an empty folder with a name of three characters that is no suffix: stock hashes it, and so removes it", func(_ *judgement, d difference) bool {
 		parts := strings.Split(d.name, "/")
@@ -240,6 +270,17 @@ func (j *judgement) onlyOurs(o *object, d difference, h held, ofUs func(v *versi
 	return brought
 }
 
+// isThere says whether anybody has an archive of the object.
+func (j *judgement) isThere(t tree, o *object) bool {
+	return len(stateOf(j.oracle.files(t)[o]).indexes) > 0
+}
+
+// sound says whether what imping has is what it is to be.
+func (j *judgement) sound(d difference) bool {
+	o, h := j.oracle.object(d.name)
+	return o.sound(h, *d.ours)
+}
+
 // fabricated says whether stock made an archive of a version that nobody could decode.
 func (j *judgement) fabricated(o *object) bool {
 	s := stateOf(j.oracle.first[o])
@@ -318,7 +359,20 @@ func differOnly(d difference, names ...string) bool {
 	return maps.Equal(a, b)
 }
 
-// encodedOnceMore says whether stock's value is ours taken for Latin-1.
+// encodedOnceMore says whether stock's value is ours taken for Latin-1, once for each time that the
+// archive was made from one that stock had made.
 func encodedOnceMore(ours, stock string) bool {
-	return ours != "" && diskfile.Stored(ours) == stock
+	for ours != "" && len(ours) < len(stock) {
+		if ours = diskfile.Stored(ours); ours == stock {
+			return true
+		}
+	}
+	return false
+}
+
+// hashedTooEarly says whether hashes.pkl lacks only that a suffix has something durable.
+func hashedTooEarly(h partitionHashes, suffix string) bool {
+	kept, anew := h[0][suffix], maps.Clone(h[1][suffix])
+	delete(anew, "")
+	return len(kept)+1 == len(h[1][suffix]) && maps.Equal(kept, anew)
 }

@@ -223,7 +223,11 @@ func (o *oracle) mayGo(at string, gone node, before, now tree, was, is map[*obje
 	}
 	h, ok := parse(path.Base(rest))
 	if !ok || !obj.sound(h, gone) {
-		if o.quarantined(now, dev, obj.hash) || ok && o.obsolete(h, obj, dev, before, now) {
+		if !ok { // strange, but its name may begin with a time
+			name := path.Base(rest)
+			h.at, _ = timestamp.Parse(name[:len(name)-len(path.Ext(name))])
+		}
+		if o.quarantined(now, dev, obj.hash) || !h.at.IsZero() && o.obsolete(h, obj, dev, before, now) {
 			return ""
 		}
 		return "it was damaged, and is not in quarantine"
@@ -239,6 +243,9 @@ func (o *oracle) mayGo(at string, gone node, before, now tree, was, is map[*obje
 	}
 	if slices.ContainsFunc(o.named(now, obj, dev), func(f held) bool { return f.standsFor(h) }) {
 		return "" // it became durable
+	}
+	if h.ext == ".meta" && len(stateOf(was[obj]).durable) == 0 {
+		return "" // a POST to what is not durable is answered 404, which counts as done (rule 26)
 	}
 	// Reverted: a fragment is at all its homes, all else at a primary, or something newer is. What
 	// is damaged counts, for a receiver goes by names.
