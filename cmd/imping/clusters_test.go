@@ -62,8 +62,8 @@ func startEmbedded(t *testing.T) *either {
 	return &either{c, t, c.Conf, c.StopNode, c.StartNode}
 }
 
-// pass makes a pass of `imping reconstruct` on a node, as an operator does.
-func (c *either) pass(node int, args ...string) (int, summary) {
+// command is a pass that is yet to be made.
+func (c *either) command(node int, args ...string) *exec.Cmd {
 	c.Helper()
 	exe, err := os.Executable()
 	if err != nil {
@@ -71,9 +71,16 @@ func (c *either) pass(node int, args ...string) (int, summary) {
 	}
 	cmd := exec.CommandContext(c.Context(), exe, append([]string{"reconstruct", c.conf(node), "once", "--json", "--swift-conf", c.SwiftConf()}, args...)...)
 	cmd.Env = append(os.Environ(), asProgram+"=1")
+	return cmd
+}
+
+// pass makes a pass of `imping reconstruct` on a node, as an operator does.
+func (c *either) pass(node int, args ...string) (int, summary) {
+	c.Helper()
+	cmd := c.command(node, args...)
 	var out, problems bytes.Buffer
 	cmd.Stdout, cmd.Stderr = &out, &problems
-	err = cmd.Run()
+	err := cmd.Run()
 	var s summary
 	if broken := json.Unmarshal(out.Bytes(), &s); broken != nil {
 		c.Fatalf("node %d: %v, %v\n%s%s", node, err, broken, out.Bytes(), problems.Bytes())

@@ -445,7 +445,8 @@ func (t *task) serve(acct *slab.Account, o *rebuild.Object, header func(index in
 			cause = causes(o, cause)
 		}
 		if e, ok := rebuild.IsInsufficient(cause); ok {
-			t.alone = t.alone || t.p.solitary(t.ctx, j, e)
+			alone := t.p.solitary(t.ctx, j, e) // asked for each target: what it is told is in the log
+			t.alone = t.alone || alone
 			t.p.logInsufficient(j, s.session.partner, e)
 			j.leave(s.session.partner, t.hash, insufficient(e))
 		} else {
