@@ -404,9 +404,20 @@ var ways = []way{
 		return w.misplace(o, r, ".data", true)
 	}},
 	{Feature: "tombstone on a handoff", apply: func(w *world, o *object, r *rand.Rand) bool {
+		if at := o.later(); len(w.holders(o, ".ts")) == 0 {
+			for _, dev := range some(r, o.primaryDevices(), len(o.primaries)) {
+				w.clear(o, dev)
+				w.tombstone(o, dev, at)
+			}
+		}
 		return w.misplace(o, r, ".ts", r.IntN(2) == 0)
 	}},
 	{Feature: ".meta on a handoff", apply: func(w *world, o *object, r *rand.Rand) bool {
+		if at := o.later(); len(w.holders(o, ".meta")) == 0 {
+			for _, dev := range some(r, w.holders(o, ".data"), len(o.primaries)) {
+				w.meta(o, dev, at, time.Time{}, "misplaced")
+			}
+		}
 		return w.misplace(o, r, ".meta", r.IntN(2) == 0)
 	}},
 	{Feature: "all tombstones on handoffs", apply: func(w *world, o *object, r *rand.Rand) bool {
