@@ -60,7 +60,7 @@ func (l *leaf) write(to string) error {
 	if err := os.MkdirAll(filepath.Dir(to), 0o755); err != nil {
 		return err
 	}
-	if err := os.WriteFile(to, l.body, 0o644); err != nil {
+	if err := os.WriteFile(to, l.body, 0o755); err != nil { // as Swift's files are
 		return err
 	}
 	if l.raw != nil {
@@ -106,7 +106,7 @@ func (n node) describe(brief bool) string {
 	case n.Problem != "":
 		return fmt.Sprintf("%d bytes, SHA-256 %.12s, metadata: %s", n.Size, n.SHA256, n.Problem)
 	}
-	words := []string{fmt.Sprintf("%d bytes, SHA-256 %.12s", n.Size, n.SHA256)}
+	words := []string{fmt.Sprintf("%d bytes, SHA-256 %.12s, mode %o", n.Size, n.SHA256, n.Mode)}
 	for _, k := range slices.Sorted(maps.Keys(n.Metadata)) {
 		words = append(words, fmt.Sprintf("%s: %q", k, n.Metadata[k]))
 	}
