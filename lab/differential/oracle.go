@@ -339,10 +339,13 @@ func (o *oracle) changed(before, now tree) bool {
 
 // restless says whether a difference is a tombstone that comes and goes on a handoff, as with stock: while a
 // primary is not mounted, its partners bring it there, and it goes on to a random sample of primaries,
-// and from the handoff if that primary is not among them.
+// and from the handoff if that primary is not among them. Its empty folder goes a pass later.
 func (o *oracle) restless(d difference) bool {
-	dev, _, _ := strings.Cut(d.name, "/")
+	dev, rest, _ := strings.Cut(d.name, "/")
 	obj, h := o.object(d.name)
+	if folder := o.byHash[path.Base(rest)]; folder != nil && rest == folder.dir() {
+		obj, h.ext = folder, ".ts"
+	}
 	return obj != nil && h.ext == ".ts" && obj.index(dev) < 0 && (d.stock == nil || d.ours == nil) &&
 		slices.ContainsFunc(obj.primaryDevices(), func(p string) bool { return o.w.draft[p] == nil })
 }
