@@ -224,6 +224,20 @@ var excuses = []excuse{
 			return ok && j.rotted(at) && j.isAsDrafted(at, &n)
 		})
 	}},
+	{"rot that one came to read, and the other removed unread: obsolete by then, or confirmed by its home", func(j *judgement, d difference) bool {
+		other := j.theirs.tree
+		if d.ours == nil {
+			other = j.ours.tree
+		}
+		return (d.stock == nil) != (d.ours == nil) && j.inQuarantine(d.name, func(at string) bool {
+			dev, _, _ := strings.Cut(at, "/")
+			o, h := j.oracle.object(at)
+			_, there := other[at]
+			return !there && j.rotted(at) && (o.index(dev) != h.index || slices.ContainsFunc(j.oracle.files(other)[o], func(f place) bool {
+				return f.at.After(h.at) && (f.ext == ".ts" || f.durable)
+			}))
+		})
+	}},
 	{"what is obsolete by its age may go before its folder is put in quarantine, or with it", func(j *judgement, d difference) bool {
 		parts := strings.Split(d.name, "/") // device, quarantined, objects, hash, file
 		if len(parts) != 5 || parts[1] != "quarantined" || d.stock != nil && d.ours != nil {
