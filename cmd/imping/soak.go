@@ -79,6 +79,7 @@ Exit status: 0 all fine, 1 could not run, 2 something wrong was found.`,
 	f.Uint64Var(&o.Seed, "seed", 0, "what a new soak's rounds are made from (default: by the clock)")
 	f.IntVar(&o.Round, "round", 0, "play only this round, on the cluster as it is now")
 	f.BoolVar(&asJSON, "json", false, "print the summary as JSON")
+	cmd.AddCommand(soakDifferentialCommand())
 	return cmd
 }
 

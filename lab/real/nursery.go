@@ -29,7 +29,7 @@ func startTogether(ctx context.Context, servers []*server) error {
 	if err != nil {
 		return fmt.Errorf("cannot describe the servers: %w", err)
 	}
-	cmd := exec.CommandContext(ctx, python, "-P", "-c", nurseryPython)
+	cmd := exec.CommandContext(ctx, Python, "-P", "-c", nurseryPython)
 	cmd.Stdin = bytes.NewReader(in)
 	var out, errOut bytes.Buffer
 	cmd.Stdout, cmd.Stderr = &out, &errOut

@@ -7,8 +7,8 @@ import (
 	"strings"
 )
 
-// python is Debian's interpreter, the only one that sees python3-swift.
-const python = "/usr/bin/python3"
+// Python is Debian's interpreter, the only one that sees python3-swift.
+const Python = "/usr/bin/python3"
 
 // What the lab runs, and the Debian package that has it.
 var needed = []struct{ pattern, pkg string }{
@@ -37,8 +37,8 @@ func CheckPackages() error {
 			missing = append(missing, fmt.Sprintf("%s (%s)", n.pkg, n.pattern))
 		}
 	}
-	if _, err := exec.LookPath(python); err != nil {
-		missing = append(missing, "python3 ("+python+")")
+	if _, err := exec.LookPath(Python); err != nil {
+		missing = append(missing, "python3 ("+Python+")")
 	}
 	if len(missing) > 0 {
 		return fmt.Errorf("the lab runs Swift from Debian's packages and misses: %s; `make deps` installs them",

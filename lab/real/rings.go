@@ -62,7 +62,7 @@ func (c *Cluster) buildRings(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("cannot describe the rings: %w", err)
 	}
-	cmd := exec.CommandContext(ctx, python, "-P", "-c", ringsPython)
+	cmd := exec.CommandContext(ctx, Python, "-P", "-c", ringsPython)
 	cmd.Stdin = bytes.NewReader(question)
 	if out, err := cmd.CombinedOutput(); err != nil {
 		return fmt.Errorf("cannot build the rings: %w\n%s", err, out)

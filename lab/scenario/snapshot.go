@@ -159,16 +159,27 @@ func readFile(path, copyTo string) (File, error) {
 		f.Problem = err.Error()
 	}
 	if saved != nil && f.Problem == "" {
-		sum := md5.Sum(raw)
-		err := unix.Fsetxattr(int(saved.Fd()), metadataKey, raw, 0)
-		if err == nil {
-			err = unix.Fsetxattr(int(saved.Fd()), checksumKey, []byte(hex.EncodeToString(sum[:])), 0)
-		}
-		if err != nil {
-			return File{}, fmt.Errorf("cannot save the metadata of %s: %w", path, err)
+		if err := SetMetadata(copyTo, raw); err != nil {
+			return File{}, err
 		}
 	}
 	return f, nil
+}
+
+// ReadFile is one file as a snapshot describes it.
+func ReadFile(path string) (File, error) { return readFile(path, "") }
+
+// SetMetadata gives a file a pickle of metadata, in one piece, and its checksum.
+func SetMetadata(path string, raw []byte) error {
+	sum := md5.Sum(raw)
+	err := unix.Setxattr(path, metadataKey, raw, 0)
+	if err == nil {
+		err = unix.Setxattr(path, checksumKey, []byte(hex.EncodeToString(sum[:])), 0)
+	}
+	if err != nil {
+		return fmt.Errorf("cannot set the metadata of %s: %w", path, err)
+	}
+	return nil
 }
 
 // Swift: obj/diskfile.py, METADATA_KEY and METADATA_CHECKSUM_KEY.
