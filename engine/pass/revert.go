@@ -182,8 +182,7 @@ func (t *task) revert(acct *slab.Account) {
 	deleted, corrupt := (*diskfile.DeletedError)(nil), (*diskfile.CorruptError)(nil)
 	switch {
 	case errors.As(err, &deleted) && deleted.Timestamp == offer.Data:
-		n := s.tombstones
-		if t.deleted(deleted); s.tombstones > n {
+		if t.deleted(deleted); t.whole > 0 {
 			delete(s.unsent, t.hash)
 		}
 		return

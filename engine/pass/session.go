@@ -205,7 +205,7 @@ type task struct {
 	cancel context.CancelCauseFunc
 	stale  atomic.Bool       // the prefetch gave up; its sinks agree on that, whenever the turn comes
 	failed map[*session]bool // those that did not get the archive, and live
-	whole  int               // how many got it
+	whole  int               // how many got it, or the tombstone
 	alone  bool              // there is no other archive of the object
 
 	times     pipeline.Times
@@ -330,6 +330,7 @@ func (t *task) deleted(d *diskfile.DeletedError) {
 		w.session.sends(t.hash, d.Name)
 		if err == nil {
 			w.session.tombstones++
+			t.whole++
 		}
 	}
 }
