@@ -51,10 +51,10 @@ count-arm64:          ## instructions of native's kernels on arm64: the table of
 # stays of the real cluster has many sessions at once: the receivers' limits, handoffs, rot, point repairs, our servers.
 NORACE = ^TestStockAndImping|^TestMutantsOf|^TestBenchRebuild$$|^TestWhateverPeersDo|^TestScenario/^real$$|^TestAWipedDeviceComesBack|^TestArchivesSavedFromDisks|^TestRandom(Replicated)?(Partitions|Writes)|^TestObjectsAre(Given|Written)AsSwiftDoes$$|^TestStockReconstructorsBringBack|^TestTheEmbeddedClusterStores|^TestDashboardsSeeNoDifference|^TestOurServersTakeWhatProxiesSend|^TestKilledRelinkersLoseNothing|^TestRandomDisksAreRelinked|^TestEveryEngineWrites|^TestReconstructorObeysSwiftInit|^TestPowerFailure|^TestOnEveryFileSystem|^TestSurvivorsThatBreakOff|^TestPutsInPhases|^TestThirtyPasses
 
-# swift and native start no goroutines.
+# swift and native start no goroutines, and bench measures.
 race: build deps      ## the same under the race detector, but what adds nothing there
-	GORACE=atexit_sleep_ms=0 $(GO) test -p 2 -race -timeout 900s -skip '$(NORACE)' $$($(GO) list ./... | grep -vE '$(LAB)|^imping/(swift|native)/')
-	GORACE=atexit_sleep_ms=0 $(GO) test -p 1 -race -timeout 900s -skip '$(NORACE)' $$($(GO) list ./... | grep -E '$(LAB)')
+	GORACE=atexit_sleep_ms=0 $(GO) test -p 2 -race -timeout 900s -skip '$(NORACE)' $$($(GO) list ./... | grep -vE '^imping/(cmd|lab|bench|swift|native)/')
+	GORACE=atexit_sleep_ms=0 $(GO) test -p 1 -race -timeout 900s -skip '$(NORACE)' $$($(GO) list ./... | grep -E '^imping/(cmd|lab)/')
 
 lint:                 ## gofmt, vet, staticcheck, for both architectures that have assembly; that it is what the generators write
 	@out=$$(gofmt -l .); if [ -n "$$out" ]; then echo "gofmt would change:"; echo "$$out"; exit 1; fi
