@@ -53,7 +53,7 @@ NORACE = ^TestStockAndImping|^TestMutantsOf|^TestBenchRebuild$$|^TestWhateverPee
 
 # swift and native start no goroutines, and bench measures.
 race: build deps      ## the same under the race detector, but what adds nothing there
-	GORACE=atexit_sleep_ms=0 $(GO) test -p 2 -race -timeout 900s -skip '$(NORACE)' $$($(GO) list ./... | grep -vE '^imping/(cmd|lab|bench|swift|native)/')
+	GORACE=atexit_sleep_ms=0 $(GO) test -p 2 -race -timeout 900s -skip '$(NORACE)' $$($(GO) list ./... | grep -vE '^imping/(cmd|lab|bench|swift|native)')
 	GORACE=atexit_sleep_ms=0 $(GO) test -p 1 -race -timeout 900s -skip '$(NORACE)' $$($(GO) list ./... | grep -E '^imping/(cmd|lab)/')
 
 lint:                 ## gofmt, vet, staticcheck, for both architectures that have assembly; that it is what the generators write
