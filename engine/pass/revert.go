@@ -3,6 +3,7 @@ package pass
 import (
 	"context"
 	"errors"
+	"fmt"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -23,14 +24,21 @@ const revertLock = 200 * time.Millisecond
 // targets, and go from here when each has confirmed them.
 type revert struct {
 	targets   []*partner
+	asksAgain bool                                // a receiver is to be offered once more what it has now
+	asked     bool                                // that has been done
 	confirmed map[*partner]map[string]ssync.Offer // in the sessions of this try, by hash
 }
 
-// offer remembers what the session's receiver was offered and wants of it.
-func (s *session) offer(offers []ssync.Offer) {
+// offer remembers what the session's receiver was offered and wants of it. With plain it was told no offsets: that
+// it does not want what has one does not say that it has that (rule 17).
+func (s *session) offer(offers []ssync.Offer, plain bool) {
+	s.plain = plain
 	s.offered, s.unsent = make(map[string]ssync.Offer, len(offers)), make(map[string]bool, len(s.wanted))
 	for _, o := range offers {
 		s.offered[o.Hash] = o
+		if plain && o.HasOffset() {
+			s.unsent[o.Hash] = true
+		}
 	}
 	for hash := range s.wanted {
 		s.unsent[hash] = true
@@ -43,6 +51,7 @@ func (r *revert) confirm(s *session) {
 	if s.err != nil {
 		return
 	}
+	r.asksAgain = r.asksAgain || s.asksAgain
 	has := r.confirmed[s.partner]
 	if has == nil {
 		has = make(map[string]ssync.Offer)
@@ -149,8 +158,16 @@ func (p *Pass) revertTo(ctx context.Context, acct *slab.Account, j *job, targets
 		for _, pr := range targets {
 			outcome[pr] = errLonger
 		}
+	} else if j.revert.asksAgain && !j.revert.asked {
+		j.revert.asked = true
+		for _, pr := range targets {
+			outcome[pr] = errMetadata
+		}
 	}
 }
+
+// errMetadata asks for another try.
+var errMetadata = errors.New("the metadata of objects that were sent is still to be compared")
 
 // purge removes what all targets have confirmed, unless they are not the fragments' homes any
 // more.
@@ -211,7 +228,13 @@ func (t *task) revert(acct *slab.Account) {
 			return
 		}
 	}
-	delete(s.unsent, t.hash)
+	switch {
+	case w.Data && !w.Meta && local.FileMeta != nil:
+		// It may have compared the data alone, with an older tombstone: asked again, it compares the metadata.
+		s.asksAgain = true
+	case w.Data || !s.plain || !offer.HasOffset():
+		delete(s.unsent, t.hash)
+	}
 }
 
 // vacate looks at a partition of which something was to be moved: whether fragments stay
@@ -229,7 +252,15 @@ func (p *Pass) vacate(it *item) {
 		return
 	}
 	jobs, bad := assign(it.pol, it.ring.PartNodes(it.part), it.dev.ID, hashes, first)
-	it.misfits = len(bad) > 0 || slices.ContainsFunc(jobs, func(a assignment) bool { return a.revert && a.index >= 0 })
+	for s, entry := range hashes {
+		if entry == nil { // whose its fragments are nobody can tell
+			it.misfits = true
+			p.leftovers.add(&Unrepaired{
+				Policy: it.pol.Index, Partition: it.part, Index: -1, Device: it.dev.Device, Revert: true, Reason: fmt.Sprintf("suffix %s can not be hashed", s),
+			})
+		}
+	}
+	it.misfits = it.misfits || len(bad) > 0 || slices.ContainsFunc(jobs, func(a assignment) bool { return a.revert && a.index >= 0 })
 	if len(jobs)+len(hashes) > 0 { // a suffix that could not be hashed is there, too
 		return
 	}

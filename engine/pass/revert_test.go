@@ -718,3 +718,141 @@ func TestTheEndOfTheContextEndsARevertInOrder(t *testing.T) { // law 3
 		})
 	}
 }
+
+// loop puts a symbolic link to itself, which nobody can read, in the place of a directory.
+func loop(t testing.TB, dir string) {
+	t.Helper()
+	if err := os.RemoveAll(dir); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Symlink(filepath.Base(dir), dir); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// Whose the fragments of a suffix are that can not be hashed nobody can tell: the partition stays, and is told.
+func TestAHandoffWithASuffixThatCanNotBeHashedIsLeft(t *testing.T) { // law 5
+	t.Parallel()
+	for _, more := range []bool{false, true} {
+		l := reverting(t)
+		o := l.misplace(away, "/a/c/o", single, 4)
+		counts := "left.handoffs=1"
+		if more {
+			other := "/a/c/other"
+			for i := 0; objhash.Suffix(objhash.Hex(hasher.Object(other))) == objhash.Suffix(objhash.Hex(hasher.Object(o.Name))); i++ {
+				other = fmt.Sprint("/a/c/other", i)
+			}
+			l.misplace(away, other, single, 4)
+			counts = "reverted=1 purged=1 left.handoffs=1"
+		}
+		loop(t, filepath.Dir(l.disk.Dir(away, o.Name)))
+		l.want(l.run(bg), counts)
+		u := l.pass.Unrepaired()
+		if len(u) != 1 || !u[0].Revert || u[0].Partition != away || !strings.Contains(u[0].Reason, "can not be hashed") {
+			t.Errorf("listed %+v", u)
+		}
+	}
+}
+
+// A receiver with nothing but an older tombstone compares the data alone. It is asked once more, before .meta files go.
+func TestMetadataIsComparedAgainWhereTheReceiverHadATombstone(t *testing.T) { // rule 18
+	t.Parallel()
+	for _, lacks := range []bool{true, false} {
+		l := reverting(t)
+		o := l.misplace(away, "/a/c/o", single, 4)
+		l.disk.PutMeta(t, away, o.Name, at(90_000), map[string]string{"X-Object-Meta-Color": "blue"})
+		l.peers[4].Want(func(s *peers.Session, _ string) string {
+			switch {
+			case s.N == 0:
+				return "d"
+			case lacks && s.N == 1:
+				return "m"
+			}
+			return ""
+		})
+		counts := "reverted=1 metadata=1 purged=2 sessions=2 retried=1"
+		if !lacks { // it had the metadata all along
+			counts = "reverted=1 metadata=0 purged=2 sessions=2 retried=1"
+		}
+		l.want(l.run(bg), counts)
+		if left := l.filesLeft(); left != "" {
+			t.Errorf("left are %s", left)
+		}
+	}
+	l := reverting(t) // one that always says so
+	o := l.misplace(away, "/a/c/o", single, 4)
+	l.disk.PutMeta(t, away, o.Name, at(90_000), nil)
+	l.peers[4].Want(func(*peers.Session, string) string { return "d" })
+	l.want(l.run(bg), "reverted=2 metadata=0 purged=0 sessions=2 left.handoffs=1")
+}
+
+// What was told without its offset is not there for certain.
+func TestWhatAnOldReceiverDoesNotWantStaysIfItHasAnOffset(t *testing.T) { // rules 17 and 18
+	t.Parallel()
+	for want, gone := range map[string]bool{"": false, "m": false, "dm": true} {
+		l := reverting(t)
+		o := l.misplace(away, "/a/c/o", single, 4)
+		meta := at(90_000)
+		meta.Offset = 0xab
+		l.disk.PutMeta(t, away, o.Name, meta, map[string]string{"X-Object-Meta-Color": "blue"})
+		l.misplace(away, "/a/c/even", single, 4)
+		even := objhash.Hex(hasher.Object("/a/c/even"))
+		l.peers[4].Want(func(_ *peers.Session, hash string) string {
+			if hash == even {
+				return ""
+			}
+			return want
+		})
+		l.peers[4].Script(knowsNoOffsets(":ERROR: 0 \"invalid literal for int() with base 16: '0__ab'\"\r\n"))
+		l.run(bg)
+		left := l.filesLeft()
+		if gone != (left == "") || !gone && (!strings.Contains(left, "#4#d.data") || !strings.Contains(left, ".meta") || strings.Count(left, ".data") != 1) {
+			t.Errorf("wanted %q, left are %q", want, left)
+		}
+	}
+}
+
+// A REVERT, which keeps others out of its partition, does not wait for ever for a session with a device that others have.
+func TestARevertLetsGoOfItsPartitionWhileItsTargetIsTaken(t *testing.T) { // rules 12 and 13
+	t.Parallel()
+	l := reverting(t)
+	l.misplace(away, "/a/c/o", single, 4)
+	ctx, cancel := context.WithCancel(bg)
+	defer cancel()
+	j := &job{revert: &revert{}}
+	pr := &partner{}
+	pr.Addr, pr.Device = "127.0.0.1:1", "sdz"
+	p := new(Pass)
+	release, err := p.wait(ctx, j, pr)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := p.wait(ctx, j, pr); !busy(err) {
+		t.Error(err)
+	}
+	release()
+	if release, err = p.wait(ctx, j, pr); err != nil {
+		t.Fatal(err)
+	}
+	release()
+}
+
+// What can not be read here is no reason to give up a receiver that is busy.
+func TestABusyReceiverIsAskedAgainThoughSomethingHereCanNotBeRead(t *testing.T) { // rule 10
+	t.Parallel()
+	l := reverting(t)
+	l.misplace(away, "/a/c/o", single, 4)
+	bad := l.misplace(away, "/a/c/bad", single, 4)
+	if _, _, err := l.files.SuffixHashes("sda", away, nil, true); err != nil {
+		t.Fatal(err)
+	}
+	loop(t, l.disk.Dir(away, bad.Name))
+	l.peers[4].Script(func(s *peers.Session) {
+		if s.N == 0 {
+			refuse(":ERROR: 503 b'no'\r\n")(s)
+			return
+		}
+		s.Serve()
+	})
+	l.want(l.run(bg), "reverted=1 purged=1 left.handoffs=1")
+}

@@ -32,9 +32,13 @@ type session struct {
 	sent []update // objects of which something was sent, in order
 	cut  bool     // by us, not because it was broken
 
-	// Of a REVERT: what was offered, by hash, and which of it was wanted and not sent whole.
+	// Of a REVERT: what was offered, by hash, which of it was wanted and not sent whole, and
+	// whether it was told without offsets.
 	offered map[string]ssync.Offer
 	unsent  map[string]bool
+	plain   bool
+
+	asksAgain bool // the receiver may lack metadata of what it has now
 }
 
 // sends remembers that something of an object has left.

@@ -55,14 +55,14 @@ func (p *Pass) solitary(ctx context.Context, j *job, e *rebuild.Insufficient) bo
 	return candidate(others + len(peers))
 }
 
-// putAside quarantines a solitary archive, unless something newer has come.
+// putAside quarantines a solitary archive, unless something else has come: the whole directory of the object goes.
 func (p *Pass) putAside(j *job, local *diskfile.Object) {
 	now, err := j.files.Open(j.dev.Device, j.part, local.Hash, j.index, false)
 	if err != nil {
 		return
 	}
 	now.Close()
-	if now.Data != local.Data {
+	if now.Data != local.Data || len(now.Sets) != 1 || len(now.Sets[0].Indexes) != 1 {
 		return
 	}
 	if _, err := j.files.Quarantine(j.dev.Device, j.part, local.Hash); err != nil {

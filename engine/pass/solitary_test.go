@@ -2,6 +2,7 @@ package pass
 
 import (
 	"os"
+	"strings"
 	"testing"
 	"time"
 
@@ -43,6 +44,14 @@ func TestASolitaryArchiveIsQuarantinedOnlyWhenAllElseIsNotFound(t *testing.T) { 
 				l.disk.Put(t, 0, peers.NewObjectAt(t, l.code, l.pol, o.Name, single, segment, at(90_000)), own, nil)
 				return 2 * n
 			}
+		}, false},
+		"something not durable is newer": {func(l *lab, o *peers.Object) {
+			newer := l.disk.Put(l.t, 0, peers.NewObjectAt(l.t, l.code, l.pol, o.Name, single, segment, at(90_000)), own, nil)
+			rename(l.t, newer, strings.Replace(newer, "#d.data", ".data", 1))
+		}, false},
+		"another index lies there": {func(l *lab, o *peers.Object) {
+			l.peers[3].Script(func(s *peers.Session) { s.Conn.Write(peers.Status(507)) }) // it is not moved before
+			l.disk.Put(l.t, 0, o, 3, nil)
 		}, false},
 	} {
 		t.Run(name, func(t *testing.T) {

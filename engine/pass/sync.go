@@ -198,8 +198,8 @@ func (p *Pass) judge(ctx context.Context, j *job, outcome map[*partner]error) (p
 			p.cfg.Log.Debugf("%s is not synced: %v", pr.path(j), err)
 		case ctx.Err() != nil:
 			j.waiting = append(j.waiting, pr)
-		case (errors.Is(err, errLonger) || errors.As(err, &source) || errors.As(err, &doubt)) && time.Since(j.begun) < p.jobLimit:
-			// Longer segments, or cut because a survivor proved bad, which is excluded
+		case (errors.Is(err, errLonger) || errors.Is(err, errMetadata) || errors.As(err, &source) || errors.As(err, &doubt)) && time.Since(j.begun) < p.jobLimit:
+			// Longer segments, metadata to be compared, or cut because a survivor proved bad, which is excluded
 			// now, as is an object of which all contradict each other: tried at once, as long as there is time.
 			j.waiting = append(j.waiting, pr)
 		case !errors.As(err, &source) && retryable(err) && (busy(err) || pr.faults < maxTries-1) && time.Since(j.begun) < p.jobLimit:
@@ -224,7 +224,7 @@ func (p *Pass) judge(ctx context.Context, j *job, outcome map[*partner]error) (p
 	if j.revert != nil && len(j.waiting) > 0 {
 		// Nothing goes before all have confirmed it in one and the same try.
 		j.waiting = nil
-		if len(j.failed) == 0 {
+		if !slices.ContainsFunc(j.failed, func(u *Unrepaired) bool { return u.Target != "" }) {
 			j.waiting = slices.Clone(j.revert.targets)
 		}
 	}
@@ -256,7 +256,7 @@ func busy(err error) bool {
 	}
 	var status *netfast.StatusError
 	var locked *diskfile.LockTimeoutError
-	return errors.As(err, &locked) || errors.As(err, &status) && status.Retryable()
+	return errors.Is(err, errTaken) || errors.As(err, &locked) || errors.As(err, &status) && status.Retryable()
 }
 
 // try compares the waiting partners and syncs those that differ. The outcome has every
@@ -511,7 +511,7 @@ func (p *Pass) group(ctx context.Context, acct *slab.Account, j *job, todo []*pa
 		}
 		if !ok {
 			var err error
-			if release, err = p.targets.lock(ctx, pr.key()); err != nil {
+			if release, err = p.wait(ctx, j, pr); err != nil {
 				outcome[pr] = err
 				return []*partner{pr}
 			}
@@ -564,6 +564,20 @@ func (p *Pass) group(ctx context.Context, acct *slab.Account, j *job, todo []*pa
 		}
 	}
 	return tried
+}
+
+// errTaken is why a REVERT lets go of its partition: others are at its target.
+var errTaken = errors.New("this process has another session with the device")
+
+// wait waits for a partner's device; a REVERT, which keeps other senders out of its partition meanwhile, no longer
+// than grantLimit.
+func (p *Pass) wait(ctx context.Context, j *job, pr *partner) (release func(), err error) {
+	if j.revert != nil {
+		var cancel context.CancelFunc
+		ctx, cancel = context.WithTimeoutCause(ctx, grantLimit, errTaken)
+		defer cancel()
+	}
+	return p.targets.lock(ctx, pr.key())
 }
 
 // offers reads once what any of the partners may want, whether it is durable or not if the
@@ -695,7 +709,7 @@ func (p *Pass) ask(ctx context.Context, j *job, pr *partner, offers []ssync.Offe
 		s.wanted[w.Hash] = w
 	}
 	if j.revert != nil {
-		s.offer(mine)
+		s.offer(mine, plain)
 	}
 	p.Progress.ObjectsWanted.Add(int64(len(wanted)))
 	p.review(j, pr, s.wanted)

@@ -106,6 +106,19 @@ func (e *Inconsistent) Error() string {
 	return fmt.Sprintf("the fragments of segment %d contradict each other", e.Segment)
 }
 
+// SinksError is the error of a run that had no sink left. What they failed of may be another run's errors: sinks of one
+// session fail together.
+type SinksError struct{ Sinks []error }
+
+func (e *SinksError) Error() string {
+	if len(e.Sinks) == 1 {
+		return fmt.Sprintf("the sink failed: %v", e.Sinks[0])
+	}
+	return fmt.Sprintf("all sinks failed: %v", errors.Join(e.Sinks...))
+}
+
+func (e *SinksError) Unwrap() []error { return e.Sinks }
+
 // ErrNoSpare is returned for a Spec with Spare set when there are not enough free bytes. Nothing was read.
 var ErrNoSpare = errors.New("no spare memory for a prefetch")
 

@@ -2,7 +2,6 @@ package pipeline
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"io"
 	"slices"
@@ -178,16 +177,9 @@ func (r *run) end(err error) (res Result, _ error) {
 		wg.Wait()
 	}
 	if !slices.Contains(r.sinks, nil) {
-		return r.result, noSinkLeft(r.sinks)
+		return r.result, &SinksError{r.sinks}
 	}
 	return r.result, nil
-}
-
-func noSinkLeft(sinks []error) error {
-	if len(sinks) == 1 {
-		return fmt.Errorf("the sink failed: %w", sinks[0])
-	}
-	return fmt.Errorf("all sinks failed: %w", errors.Join(sinks...))
 }
 
 // move takes the object from its sources to its sinks, up to the commit.
@@ -521,7 +513,7 @@ func (r *run) write(no int64) error {
 		r.result.BytesOut += int64(len(slot))
 	}
 	if r.live == 0 {
-		return noSinkLeft(r.sinks)
+		return &SinksError{r.sinks}
 	}
 	r.mu.Lock()
 	r.freed++

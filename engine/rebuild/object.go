@@ -139,16 +139,32 @@ func (p Peer) String() string { return p.Addr + "/" + p.Device }
 
 // avoid remembers the archives of one object that proved bad, over all tries.
 type avoid struct {
-	mu    sync.Mutex
-	local error
-	peers map[int]error // by device id
-	all   error         // they contradict each other, and who is wrong can not be told
+	mu     sync.Mutex
+	local  error
+	peers  map[int]error // by device id
+	all    error         // they contradict each other, and who is wrong can not be told
+	doubts int           // contradictions that were not found again
 }
 
 func (a *avoid) despair(cause error) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	a.all = cause
+}
+
+// maxDoubts is how often survivors may contradict each other without that it is found out which of them lies.
+const maxDoubts = 3
+
+// doubt counts a contradiction that was not there any more when it was looked for. It reports that there were too
+// many: the object is hopeless then, too.
+func (a *avoid) doubt(cause error) bool {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if a.doubts++; a.doubts < maxDoubts {
+		return false
+	}
+	a.all = cause
+	return true
 }
 
 // add takes note of an archive, and reports whether it is news.
@@ -246,7 +262,7 @@ func (o *Object) Faults() string {
 // object's archives that is worth to be kept for the next one.
 func (o *Object) Forget() (learned bool) {
 	o.local = nil
-	return o.Avoiding() > 0 || o.hopeless() != nil
+	return o.Avoiding() > 0 || o.hopeless() != nil || o.avoid.doubts > 0
 }
 
 // Inherit takes over what an earlier session learned of the same object's archives.
@@ -259,6 +275,7 @@ func (o *Object) Inherit(earlier *Object) {
 	o.avoid.local = earlier.avoid.local
 	o.avoid.peers = earlier.avoid.peers
 	o.avoid.all = earlier.avoid.all
+	o.avoid.doubts = earlier.avoid.doubts
 }
 
 // Insufficient is the error of an object that can not be rebuilt now: too few

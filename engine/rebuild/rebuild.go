@@ -101,6 +101,9 @@ func (r *Rebuilder) Run(ctx context.Context, acct *slab.Account, o *Object, peer
 		res, err := r.once(ctx, acct, o, peers, targets, want, spare)
 		started := slices.ContainsFunc(targets, Target.Started)
 		_, again := errors.AsType[*pipeline.Inconsistent](err)
+		if _, other := errors.AsType[*pipeline.SinksError](err); other {
+			again = false // of another object of the session
+		}
 		if again && ctx.Err() == nil {
 			liars := r.unmask(ctx, acct, o, peers, want, spare && !started)
 			if _, still := errors.AsType[*pipeline.Inconsistent](liars); still {
@@ -111,7 +114,11 @@ func (r *Rebuilder) Run(ctx context.Context, acct *slab.Account, o *Object, peer
 				err, again = liars, false
 			}
 		}
-		if again = again || r.exclude(o, err) || res.Replaced > 0 && unplanned(err); !again || started || ctx.Err() != nil {
+		blamed := r.exclude(o, err)
+		if again && !blamed && o.avoid.doubt(err) {
+			return res, err
+		}
+		if again = again || blamed || res.Replaced > 0 && unplanned(err); !again || started || ctx.Err() != nil {
 			return res, err
 		}
 		if try == maxTries {

@@ -66,7 +66,7 @@ func (p *replacer) elsewhere(ctx context.Context, dead *survivor, offset int64) 
 // another opens an archive that, with the others, makes what is wanted, and what proves it.
 func (p *replacer) another(ctx context.Context, others codec.Set, offset int64) (*survivor, error) {
 	o := p.object
-	s := &search{Rebuilder: p.Rebuilder, o: o, want: p.want, held: others, offset: offset, report: &Insufficient{Object: o, Statuses: make(map[int]int)}}
+	s := &search{Rebuilder: p.Rebuilder, o: o, want: p.want, held: others, offset: offset, replaces: true, report: &Insufficient{Object: o, Statuses: make(map[int]int)}}
 	if p.spec.Parity {
 		s.spares = p.Verify.Spares()
 	}

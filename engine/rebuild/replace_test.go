@@ -341,6 +341,61 @@ func TestSurvivorsThatContradictEachOtherForGoodAreGivenUp(t *testing.T) {
 	}
 }
 
+// Survivors that contradict each other in every session, and never when it is looked for who lies: there is an end to that.
+func TestAContradictionThatIsNeverFoundAgainIsGivenUpInTheEnd(t *testing.T) { // law 5
+	l := newLab(t, isal, multi, 0, 2)
+	l.r.Verify = VerifyParity
+	good := slices.Clone(l.obj.Archive(3).Body)
+	gets := 0
+	l.spoil(3, func(a *peers.Archive) {
+		at := 5*l.code.FragmentSize(segment) + codec.HeaderSize
+		a.Say = func(c *fake.Conn, a *peers.Archive) {
+			body := slices.Clone(good)
+			if gets++; gets%2 == 1 {
+				body[at] ^= 1
+			}
+			c.Say(a.Head())
+			c.Write(body)
+		}
+	})
+	for session := 1; ; session++ {
+		_, err := l.run(bg)
+		if _, ok := errors.AsType[*pipeline.Inconsistent](err); !ok {
+			t.Fatal(session, err)
+		}
+		l.bad()
+		if !l.targets[0].started {
+			if session != maxDoubts+1 {
+				t.Errorf("given up in session %d", session)
+			}
+			return
+		}
+		if session > maxDoubts || !l.object.Forget() {
+			t.Fatalf("session %d, and it goes on", session)
+		}
+		l.again()
+	}
+}
+
+// A living copy is of no use to go on with: its connection is given back.
+func TestASourceIsNotReplacedByTheWantedArchive(t *testing.T) { // rules 6 and 7
+	for seg := range 2 {
+		l := newLab(t, roomy, multi, 0, 2)
+		l.r.Verify = VerifyOff
+		l.spoil(1, func(a *peers.Archive) { a.Say = dying(seg*l.code.FragmentSize(segment)+5, func(*fake.Conn) {}) })
+		l.spoil(5, func(a *peers.Archive) { a.Fields["X-Object-Sysmeta-Ec-Frag-Index"] = "2" })
+		if _, err := l.run(bg); err != nil {
+			t.Fatal(err)
+		}
+		l.good()
+		for _, p := range l.peers() {
+			if n := l.r.loads.of(&p).Load(); n != 0 {
+				t.Errorf("segment %d: %d bytes are still asked of %s", seg, n, p)
+			}
+		}
+	}
+}
+
 // rule 5: without a spare parity is md5.
 func TestParityWithoutASpareIsMD5(t *testing.T) {
 	for _, lie := range []bool{false, true} {

@@ -201,7 +201,9 @@ type search struct {
 	want   codec.Set
 	held   codec.Set // indexes that are at hand
 	spares int       // how many more than are needed are looked for
-	offset int64     // of the first byte to be read of each: > 0 in an object that is half done (rule 7)
+	offset int64     // of the first byte to be read of each
+
+	replaces bool // what is found takes the place of a source that failed (rule 7): a living copy is of no use
 
 	found  []*survivor
 	living *survivor // holds the wanted archive itself
@@ -256,7 +258,7 @@ func (s *search) ask(ctx context.Context, peers []Peer) {
 				report.OK++
 			}
 			continue
-		case duplicate && s.offset == 0 && want.Len() == 1 && want.Has(a.resp.FragIndex) && a.resp.ETag != "" && s.living == nil:
+		case duplicate && !s.replaces && want.Len() == 1 && want.Has(a.resp.FragIndex) && a.resp.ETag != "" && s.living == nil:
 			s.living = s.survivorAt(o, a)
 			continue
 		case duplicate && !a.again && s.living == nil:

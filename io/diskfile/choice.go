@@ -229,3 +229,15 @@ func count(files []*file, keep func(*file) bool) int {
 	}
 	return len(files)
 }
+
+// fragmentSets is c.sets for those who do not look at files.
+func (c *choice) fragmentSets() (sets []FragmentSet) {
+	for _, set := range c.sets {
+		s := FragmentSet{Timestamp: set[0].time}
+		for _, f := range set {
+			s.Indexes = append(s.Indexes, f.index)
+		}
+		sets = append(sets, s)
+	}
+	return sets
+}

@@ -154,6 +154,9 @@ func (m *Manager) open(dir, hash string, c *choice, view *View) (*Object, error)
 		f.Close()
 		return nil, err
 	}
+	if !m.replicated() {
+		o.Sets = c.fragmentSets()
+	}
 	return o, nil
 }
 

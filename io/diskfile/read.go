@@ -112,15 +112,6 @@ func (m *Manager) View(dev string, part string, v View) (*Object, error) {
 	if err != nil {
 		return nil, err
 	}
-	if !m.replicated() {
-		for _, set := range c.sets {
-			s := FragmentSet{Timestamp: set[0].time}
-			for _, f := range set {
-				s.Indexes = append(s.Indexes, f.index)
-			}
-			o.Sets = append(o.Sets, s)
-		}
-	}
 	return o, nil
 }
 

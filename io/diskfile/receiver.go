@@ -128,13 +128,7 @@ func (m *Manager) Held(dev string, part int, hash string, fragIndex int) (*Held,
 	if c.durable != nil {
 		h.Durable = c.durable[0].time
 	}
-	for _, set := range c.sets {
-		s := FragmentSet{Timestamp: set[0].time}
-		for _, f := range set {
-			s.Indexes = append(s.Indexes, f.index)
-		}
-		h.sets = append(h.sets, s)
-	}
+	h.sets = c.fragmentSets()
 	return h, nil
 }
 

@@ -127,7 +127,7 @@ func (a *Account) HasSpare(bytes int64) bool {
 	p := a.pool
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	return !a.closed && len(p.waiters) == 0 && p.promised+p.spare+bytes <= p.budget
+	return !a.closed && len(p.waiters) == 0 && p.promised+p.spare+bytes <= p.budget+p.lost
 }
 
 // give takes a slab back.
