@@ -10,9 +10,11 @@ import (
 	"os"
 	"path/filepath"
 	"strconv"
+	"strings"
 	"sync/atomic"
 	"syscall"
 	"time"
+	"unsafe"
 
 	"golang.org/x/sync/errgroup"
 	"golang.org/x/sys/unix"
@@ -42,7 +44,7 @@ func Child(text string, out io.Writer) error {
 		return err
 	}
 	choice := batch.PlainOnly
-	if t.Engine == "uring" || t.Engine == "imping, uring" {
+	if strings.Contains(t.Engine, "uring") {
 		choice = batch.URing
 	}
 	var refused error
@@ -55,15 +57,17 @@ func Child(text string, out io.Writer) error {
 	if refused != nil {
 		return refused
 	}
-	content := make([]byte, t.Load.Size)
+	content := aligned(t.Load.Size)
 	for i := range content {
 		content[i] = byte(i * 7 >> 3)
 	}
 	write := map[string]func(i int) error{
-		"uring":         func(i int) error { return byEngine(engine, t.path(i), content) },
-		"plain":         func(i int) error { return byEngine(engine, t.path(i), content) },
-		"Go's os":       func(i int) error { return byOS(t.path(i), content) },
-		"imping, plain": nil, "imping, uring": nil,
+		"uring":           func(i int) error { return byEngine(engine, t.path(i), 0, content) },
+		"plain":           func(i int) error { return byEngine(engine, t.path(i), 0, content) },
+		"uring, O_DIRECT": func(i int) error { return byEngine(engine, t.path(i), unix.O_DIRECT, content) },
+		"plain, O_DIRECT": func(i int) error { return byEngine(engine, t.path(i), unix.O_DIRECT, content) },
+		"Go's os":         func(i int) error { return byOS(t.path(i), content) },
+		"imping, plain":   nil, "imping, uring": nil,
 	}
 	do, known := write[t.Engine]
 	if !known {
@@ -108,14 +112,22 @@ func cpuTime() time.Duration {
 	return time.Duration(u.Utime.Nano() + u.Stime.Nano())
 }
 
+// aligned is n bytes at the start of a page, as O_DIRECT wants them.
+func aligned(n int) []byte {
+	const page = 4096
+	b := make([]byte, n+page)
+	start := -int(uintptr(unsafe.Pointer(&b[0]))) & (page - 1)
+	return b[start : start+n]
+}
+
 // path is where the i-th file comes, each in a directory of its own.
 func (t *Task) path(i int) string { return filepath.Join(t.Dir, strconv.Itoa(i), "file.data") }
 
 // byEngine fills a file in one submission and names it in a second, when all of the first was seen to be good.
-func byEngine(e batch.Engine, path string, content []byte) error {
+func byEngine(e batch.Engine, path string, flags int, content []byte) error {
 	dir := filepath.Dir(path)
 	fill := []batch.Op{
-		{Kind: batch.Open, Then: true, Name: dir, Flags: unix.O_TMPFILE | unix.O_WRONLY, Mode: 0o644},
+		{Kind: batch.Open, Then: true, Name: dir, Flags: unix.O_TMPFILE | unix.O_WRONLY | flags, Mode: 0o644},
 		{Kind: batch.Allocate, Then: true, File: batch.Opened, Flags: unix.FALLOC_FL_KEEP_SIZE, Size: int64(len(content))},
 		{Kind: batch.Write, Then: true, File: batch.Opened, Buf: content},
 		{Kind: batch.SetXattr, Then: true, File: batch.Opened, Name: metadataKey, Buf: content[:metadataSize]},

@@ -22,12 +22,12 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Engines are what is measured, in the order of the table. The first three write files into directories that are there, the
+// Engines are what is measured, in the order of the table. The first five write files into directories that are there, the
 // others objects, with all that belongs to one.
-var Engines = []string{"uring", "plain", "Go's os", "imping, plain", "imping, uring", "Swift's DiskFile"}
+var Engines = []string{"uring", "plain", "uring, O_DIRECT", "plain, O_DIRECT", "Go's os", "imping, plain", "imping, uring", "Swift's DiskFile"}
 
 // firstWriter is the first of Engines that writes objects.
-const firstWriter = 3
+const firstWriter = 5
 
 // Options of a run.
 type Options struct {

@@ -25,7 +25,7 @@ const (
 	DropCache                 // asks the kernel to forget Size bytes at Off, once they are on the disk; 0 is all from Off on
 	Close                     // closes File
 	Link                      // gives File, opened with O_TMPFILE, the name To
-	Rename                    // gives what has the name Name the name To
+	Rename                    // gives what has the name Name the name To, as Flags say (RENAME_*)
 	HardLink                  // gives what has the name Name the name To, too
 	Unlink                    // removes the name Name of a file
 	Mkdir                     // makes a directory, with Mode

@@ -164,6 +164,7 @@ func TestAFailureCutsTheChain(t *testing.T) {
 			{Op{Kind: Link, File: tmp[0].File, To: dir + "/missing/x"}, unix.ENOENT},
 			{Op{Kind: Rename, Name: dir + "/missing", To: file}, unix.ENOENT},
 			{Op{Kind: Rename, Name: file, To: dir + "/full"}, unix.EISDIR},
+			{Op{Kind: Rename, Name: file, To: dir + "/full", Flags: unix.RENAME_NOREPLACE}, unix.EEXIST},
 			{Op{Kind: HardLink, Name: file, To: dir + "/full/x"}, unix.EEXIST},
 			{Op{Kind: Unlink, Name: dir + "/missing"}, unix.ENOENT},
 			{Op{Kind: Unlink, Name: dir + "/full"}, unix.EISDIR},

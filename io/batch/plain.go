@@ -110,7 +110,10 @@ func callOnce(op *Op) (err error) {
 	case Link:
 		return unix.Linkat(unix.AT_FDCWD, descriptorPath(op.File), unix.AT_FDCWD, op.To, unix.AT_SYMLINK_FOLLOW)
 	case Rename:
-		return unix.Rename(op.Name, op.To)
+		if op.Flags == 0 {
+			return unix.Rename(op.Name, op.To)
+		}
+		return unix.Renameat2(unix.AT_FDCWD, op.Name, unix.AT_FDCWD, op.To, uint(op.Flags))
 	case HardLink:
 		return unix.Link(op.Name, op.To)
 	case Unlink:

@@ -431,7 +431,7 @@ func (u *uring) fill(s *sqe, op *Op) {
 		s.off, s.len = u.name(s, 1, op.To), cwd
 		s.fd = atCWD
 	case Rename:
-		s.opcode, s.addr, s.off, s.len = opRenameat, u.name(s, 0, op.Name), u.name(s, 1, op.To), cwd
+		s.opcode, s.addr, s.off, s.len, s.opFlags = opRenameat, u.name(s, 0, op.Name), u.name(s, 1, op.To), cwd, uint32(op.Flags)
 	case HardLink:
 		s.opcode, s.addr, s.off, s.len = opLinkat, u.name(s, 0, op.Name), u.name(s, 1, op.To), cwd
 	case Unlink:

@@ -1,6 +1,7 @@
 package diskfile
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -10,6 +11,7 @@ import (
 	"syscall"
 	"time"
 
+	"imping/io/batch"
 	"imping/swift/objhash"
 	"imping/swift/suffix"
 	"imping/swift/timestamp"
@@ -35,7 +37,8 @@ type Purge struct {
 func (m *Manager) Purge(dev string, part, fragIndex int, handoff bool, objects []Purge) (removed int, err error) {
 	m.watch.Begin()
 	defer m.watch.End()
-	if _, err := m.DevicePath(dev); err != nil {
+	device, err := m.DevicePath(dev)
+	if err != nil {
 		return 0, err
 	}
 	path := m.PartitionPath(dev, part)
@@ -58,58 +61,90 @@ func (m *Manager) Purge(dev string, part, fragIndex int, handoff bool, objects [
 			keep(e)
 			continue
 		}
-		for _, o := range list {
-			n, e := m.purge(filepath.Join(path, s, o.Hash), o, fragIndex, handoff)
+		for some := range slices.Chunk(list, purgeBatch) {
+			n, e := m.purge(dev, filepath.Join(path, s), some, fragIndex, handoff)
 			removed += n
 			keep(e)
 		}
 		keep(m.step("invalidate", invalidate))
-		_ = syscall.Rmdir(filepath.Join(path, s)) // unless there is something in it
+		_ = m.do(device, &batch.Op{Kind: batch.Rmdir, Name: filepath.Join(path, s)}) // unless there is something in it
 	}
 	return removed, err
 }
 
-func (m *Manager) purge(dir string, o Purge, fragIndex int, handoff bool) (removed int, err error) {
-	m.watch.Step()
-	_, names, err := m.cleanup(dir, anyDurable)
-	if err != nil {
-		return 0, fmt.Errorf("cannot purge %s: %w", dir, err)
+// purgeBatch is of how many objects files are removed at once.
+const purgeBatch = 64
+
+// purge removes files of objects of a suffix: the fragments and tombstones of all first, then metadata and directories.
+func (m *Manager) purge(dev, suffixPath string, objects []Purge, fragIndex int, handoff bool) (removed int, err error) {
+	var files, rest []batch.Op
+	for _, o := range objects {
+		m.watch.Step()
+		dir := filepath.Join(suffixPath, o.Hash)
+		data, metas, e := m.doomed(dir, o, fragIndex, handoff)
+		if e != nil {
+			err = cmp.Or(err, fmt.Errorf("cannot list what is to be purged of %s: %w", dir, e))
+			continue
+		}
+		for _, name := range data {
+			files = append(files, batch.Op{Kind: batch.Unlink, Name: filepath.Join(dir, name)})
+		}
+		for _, name := range metas {
+			rest = append(rest, batch.Op{Kind: batch.Unlink, Name: filepath.Join(dir, name), Then: true})
+		}
+		rest = append(rest, batch.Op{Kind: batch.Rmdir, Name: dir}) // if nothing is left in it
 	}
-	remove := func(f *file) {
-		path := filepath.Join(dir, f.name)
-		if e := m.step("purge", func() error { return syscall.Unlink(path) }); e == nil {
-			removed++
-		} else if err == nil && !errors.Is(e, fs.ErrNotExist) {
-			err = fmt.Errorf("cannot purge %s: %w", path, e)
+	for _, ops := range [][]batch.Op{files, rest} {
+		m.watch.Step()
+		e := m.step("purge", func() error { return m.engine(dev).Do(context.Background(), ops) })
+		if e != nil && !slices.ContainsFunc(ops, func(op batch.Op) bool { return op.Err != nil }) {
+			return removed, cmp.Or(err, fmt.Errorf("cannot purge %s: %w", suffixPath, e)) // nothing was begun
+		}
+		for _, op := range ops {
+			switch {
+			case op.Kind == batch.Rmdir:
+			case op.Err == nil:
+				removed++
+			case !errors.Is(op.Err, fs.ErrNotExist) && op.Err != batch.ErrCut:
+				err = cmp.Or(err, fmt.Errorf("cannot purge %s: %w", op.Name, op.Err))
+			}
+		}
+		if err != nil {
+			break // metadata of what stays stays
 		}
 	}
-	var metas []*file
+	return removed, err
+}
+
+// doomed are the names of an object that its purge removes: fragments or tombstones, and metadata.
+func (m *Manager) doomed(dir string, o Purge, fragIndex int, handoff bool) (data, metas []string, err error) {
+	_, names, err := m.cleanup(dir, anyDurable)
+	if err != nil {
+		return nil, nil, err
+	}
 	fragments, others := 0, 0
 	for _, name := range names {
 		f, err := parseName(name, 0)
 		switch {
 		case err != nil:
 		case f.ext == ".ts" && f.time == o.Data && handoff:
-			remove(f)
-		case f.ext == ".meta":
-			metas = append(metas, f)
+			data = append(data, name)
+		case f.ext == ".meta" && !f.time.After(o.Meta) && (!f.ctype.After(o.ContentType) || !f.ctype.After(o.Data)):
+			metas = append(metas, name)
 		case f.ext == ".data":
 			fragments++
 			// One made durable since would take that word with it: the other side has been told of none.
 			if f.time == o.Data && f.index == fragIndex && (o.Durable || !f.durable && m.committed(filepath.Join(dir, name))) {
-				remove(f)
+				data = append(data, name)
 			} else {
 				others++
 			}
 		}
 	}
-	for _, f := range metas {
-		if handoff && o.Durable && fragments == 1 && others == 0 && !f.time.After(o.Meta) && (!f.ctype.After(o.ContentType) || !f.ctype.After(o.Data)) {
-			remove(f)
-		}
+	if !handoff || !o.Durable || fragments != 1 || others > 0 {
+		metas = nil
 	}
-	_ = syscall.Rmdir(dir)
-	return removed, err
+	return data, metas, nil
 }
 
 // partitionFiles are what a partition holds besides its suffixes, in the order in which they

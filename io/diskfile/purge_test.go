@@ -11,6 +11,7 @@ import (
 	"testing"
 	"time"
 
+	"imping/io/batch"
 	"imping/swift/objhash"
 	"imping/swift/timestamp"
 )
@@ -234,4 +235,53 @@ func TestWhoWaitsForALockFindsThePartitionGone(t *testing.T) { // rule 19
 	lock, err := m.LockPartition(t.Context(), "sda", 7, "", time.Second)
 	check(t, err)
 	lock.Unlock()
+}
+
+// Whatever of it fails, and whoever makes the calls: metadata stays with its fragment, and what is told to have gone has.
+func TestAPurgeOfWhichSomethingFails(t *testing.T) { // rule 18
+	for _, uring := range []bool{false, true} {
+		for stop := 0; ; stop++ {
+			p := crashPlan{Root: t.TempDir(), URing: uring}
+			check(t, os.MkdirAll(filepath.Join(p.Root, "sda/objects-1"), 0o755))
+			m := p.manager(t)
+			m.unsynced = true
+			base := timestamp.FromTime(time.Now().Add(-time.Hour))
+			var purges []Purge
+			for i := range 3 {
+				hash := objhash.Hex(testHasher.Object(fmt.Sprint("/a/c/o", i)))
+				dir := m.hashPath("sda", 7, hash)
+				writeFile(t, filepath.Join(dir, base.Internal()+"#1#d.data"), "x", nil, base.Time())
+				writeFile(t, filepath.Join(dir, base.Add(5).Internal()+".meta"), "", nil, base.Time())
+				purges = append(purges, Purge{Hash: hash, Data: base, Durable: true, Meta: base.Add(5)})
+			}
+			n := 0
+			intercepted(m, func(op *batch.Op, do func() error) error {
+				if op.Kind != batch.Unlink {
+					return do()
+				}
+				if n++; n-1 == stop {
+					return syscall.EIO
+				}
+				return do()
+			})
+			removed, err := m.Purge("sda", 7, 1, true, purges)
+			there := 0
+			for _, o := range purges {
+				dir := m.hashPath("sda", 7, o.Hash)
+				names, _ := listDir(dir)
+				if there += len(names); len(names) == 1 && strings.HasSuffix(names[0], ".data") {
+					t.Errorf("uring %v, %d: the metadata has gone, and the fragment has not", uring, stop)
+				}
+			}
+			if removed != 6-there || (err != nil) != (n > stop) {
+				t.Errorf("uring %v, %d: %d files removed, %d are there; %v", uring, stop, removed, there, err)
+			}
+			if n <= stop {
+				break
+			}
+			if !errors.Is(err, syscall.EIO) {
+				t.Errorf("uring %v, %d: %v", uring, stop, err)
+			}
+		}
+	}
 }

@@ -9,6 +9,8 @@ import (
 	"syscall"
 
 	"golang.org/x/sys/unix"
+
+	"imping/io/batch"
 )
 
 // Quarantine moves an object directory to DEVICE/quarantined/DATADIR, by rename only, and
@@ -37,11 +39,11 @@ func (m *Manager) quarantine(device, from, suffixDir string) (to string, err err
 	m.watch.Step()
 	folder := filepath.Join(device, "quarantined", m.policy.DataDir())
 	to = filepath.Join(folder, filepath.Base(from))
-	if err = renameNew(device, from, to); err == syscall.EEXIST || err == syscall.ENOTEMPTY {
+	if err = m.renameNew(device, from, to); err == syscall.EEXIST || err == syscall.ENOTEMPTY {
 		var random [16]byte
 		_, _ = rand.Read(random[:]) // never fails
 		to += "-" + hex.EncodeToString(random[:])
-		err = renameNew(device, from, to)
+		err = m.renameNew(device, from, to)
 	}
 	if err != nil {
 		return "", fmt.Errorf("cannot quarantine %s to %s: %w", from, to, err)
@@ -51,19 +53,19 @@ func (m *Manager) quarantine(device, from, suffixDir string) (to string, err err
 
 // renameNew renames to a name that must not be there yet (Swift's rename would replace a
 // file or an empty directory), making the folders on the way below top.
-func renameNew(top, from, to string) error {
+func (m *Manager) renameNew(top, from, to string) error {
 	var err error
 	for range 2 { // the folder may be removed in between
 		if _, err = makeDirs(top, filepath.Dir(to)); err != nil {
 			continue
 		}
-		err = unix.Renameat2(unix.AT_FDCWD, from, unix.AT_FDCWD, to, unix.RENAME_NOREPLACE)
+		err = m.do(top, &batch.Op{Kind: batch.Rename, Name: from, To: to, Flags: unix.RENAME_NOREPLACE})
 		if err == unix.EINVAL || err == unix.ENOSYS {
 			// The file system does not know the flag.
 			if _, statErr := os.Lstat(to); statErr == nil {
 				return syscall.EEXIST
 			}
-			err = unix.Rename(from, to)
+			err = m.do(top, &batch.Op{Kind: batch.Rename, Name: from, To: to})
 		}
 		if err == nil || err == unix.EEXIST {
 			return err
