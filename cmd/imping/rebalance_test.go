@@ -2,12 +2,19 @@ package main
 
 import (
 	"context"
+	"crypto/sha256"
+	"fmt"
 	"maps"
 	"os"
+	"os/exec"
 	"path/filepath"
+	"regexp"
 	"slices"
+	"strings"
+	"sync"
 	"testing"
 
+	"imping/lab/embedded"
 	"imping/lab/scenario"
 )
 
@@ -137,6 +144,264 @@ func TestScenarioARebalance(t *testing.T) {
 	})
 }
 
+// move is an archive that a rebalance has given another home, or the same.
+type move struct {
+	name, from, to string
+	sum            string
+}
+
+// moves are those of all archives of a snapshot, by the rings of now.
+func (c *either) moves(loaded *scenario.Loaded, before map[string]*scenario.Snapshot) (moves []move) {
+	c.Helper()
+	for dev, s := range before {
+		for name, file := range s.Files {
+			homes, err := loaded.Layout.Homes(loaded.Layout.Swift.ByName("isal42"), name)
+			if err != nil {
+				c.Fatal(err)
+			}
+			for _, home := range homes {
+				moves = append(moves, move{name, dev, home, file.SHA256})
+			}
+		}
+	}
+	slices.SortFunc(moves, func(a, b move) int { return strings.Compare(a.name+a.from, b.name+b.from) })
+	return moves
+}
+
+// copies are the devices on which an archive is, whole; another one of its name is an error.
+func (c *either) copies(m move) (devices []string) {
+	c.Helper()
+	for _, node := range c.Nodes() {
+		for _, dev := range c.Devices(node) {
+			b, err := os.ReadFile(filepath.Join(c.DevicePath(dev), m.name))
+			switch {
+			case os.IsNotExist(err):
+			case err != nil:
+				c.Error(err)
+			case fmt.Sprintf("%x", sha256.Sum256(b)) != m.sum:
+				c.Errorf("%s on %s is not what it was", m.name, dev)
+			default:
+				devices = append(devices, dev)
+			}
+		}
+	}
+	return devices
+}
+
+// withRings is a node's conf with the rings of another folder.
+func (c *either) withRings(node int, folder string) (conf string) {
+	c.Helper()
+	text, err := os.ReadFile(c.conf(node))
+	if err != nil {
+		c.Fatal(err)
+	}
+	conf = filepath.Join(c.TempDir(), filepath.Base(c.conf(node)))
+	other := regexp.MustCompile(`(?m)^swift_dir = .*$`).ReplaceAll(text, []byte("swift_dir = "+folder))
+	if err := os.WriteFile(conf, other, 0o644); err != nil {
+		c.Fatal(err)
+	}
+	return conf
+}
+
+// The nodes do not agree on where fragments belong: every other one has the rings of before a rebalance. Each takes what is
+// at home by the others' rings for misplaced, and brings it to one who does the same: all at once, over and over, also
+// where both have it already and each would remove its own, since the other has one (bug 1897177). At no time is an archive on no
+// device, nor is an object not readable; when all have the new rings, every archive goes to its home, and there is one of each.
+func TestScenarioNodesWithDifferentRings(t *testing.T) { // rule 13
+	t.Parallel()
+	c := startEmbedded(t)
+	loaded, err := scenario.Load(t.Context(), c, scenario.LoadOptions{
+		Seed: 5, Policies: []string{"isal42"}, Sizes: []int64{1000, segment, 2*segment + 1}, Kinds: []scenario.Kind{}, Random: 8, Partitions: 6})
+	if err != nil {
+		t.Fatal(err)
+	}
+	before := c.snapshots()
+	old := filepath.Join(t.TempDir(), "rings")
+	if err := os.CopyFS(old, os.DirFS(filepath.Dir(c.SwiftConf()))); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := loaded.Layout.Rebalance(4, "isal42"); err != nil {
+		t.Fatal(err)
+	}
+	moves := slices.DeleteFunc(c.moves(loaded, before), func(m move) bool { return m.from == m.to })
+	conf := c.conf
+	behind := map[int]string{}
+	for _, node := range c.Nodes() {
+		if behind[node] = conf(node); node%2 == 1 {
+			behind[node] = c.withRings(node, old)
+		}
+	}
+	twice := 0
+	for round := range 8 {
+		if round%2 == 1 { // what one side has the other gets, too
+			for _, m := range moves {
+				have := c.copies(m)
+				for _, dev := range []string{m.from, m.to} {
+					if !slices.Contains(have, dev) && len(have) > 0 {
+						c.copyArchive(m.name, have[0], dev)
+						twice++
+					}
+				}
+			}
+		}
+		var passes sync.WaitGroup
+		for node, conf := range behind {
+			cmd := c.command(node, "--only", "revert") // a rebuild would hide a loss
+			cmd.Args[2] = conf
+			out, err := os.CreateTemp(t.TempDir(), "pass")
+			if err != nil {
+				t.Fatal(err)
+			}
+			cmd.Stdout, cmd.Stderr = out, out
+			passes.Go(func() {
+				defer out.Close()
+				if err := cmd.Run(); err != nil && cmd.ProcessState.ExitCode() != exitLeft {
+					text, _ := os.ReadFile(out.Name())
+					t.Errorf("node %d: %v\n%s", node, err, text)
+				}
+			})
+		}
+		read := make(chan error, 1)
+		go func() { read <- scenario.VerifyGETs(t.Context(), c, loaded) }()
+		passes.Wait()
+		if err := <-read; err != nil {
+			t.Errorf("round %d: while fragments moved: %v", round, err)
+		}
+		for _, m := range moves {
+			if len(c.copies(m)) == 0 {
+				t.Fatalf("round %d: %s is on no device", round, m.name)
+			}
+		}
+	}
+	t.Logf("%d archives that two homes claim; %d times both had one", len(moves), twice)
+	if len(moves) < 20 || twice < 20 {
+		t.Error("which is too few")
+	}
+	c.quiet("in the end")
+	for _, m := range moves {
+		if on := c.copies(m); !slices.Equal(on, []string{m.to}) {
+			t.Errorf("%s is on %v, and belongs on %s", m.name, on, m.to)
+		}
+	}
+	if err := scenario.VerifyGETs(t.Context(), c, loaded); err != nil {
+		t.Error(err)
+	}
+}
+
+// copyArchive puts a file onto another device as an object server would, its suffix being invalidated.
+func (c *either) copyArchive(name, from, to string) {
+	c.Helper()
+	source, target := filepath.Join(c.DevicePath(from), name), filepath.Join(c.DevicePath(to), name)
+	if err := os.MkdirAll(filepath.Dir(target), 0o755); err != nil {
+		c.Fatal(err)
+	}
+	if out, err := exec.CommandContext(c.Context(), "cp", "-a", source, target).CombinedOutput(); err != nil {
+		c.Fatalf("%v: %s", err, out)
+	}
+	suffix := filepath.Dir(filepath.Dir(target))
+	invalid, err := os.OpenFile(filepath.Join(filepath.Dir(suffix), "hashes.invalid"), os.O_APPEND|os.O_CREATE|os.O_WRONLY, 0o644)
+	if err == nil {
+		_, err = invalid.WriteString(filepath.Base(suffix) + "\n")
+		invalid.Close()
+	}
+	if err != nil {
+		c.Fatal(err)
+	}
+}
+
+// A server is killed as soon as an archive begins to come to a device of its, over and over: what it has is whole or not seen, what
+// it has not confirmed stays where it was, and when it is back all goes home.
+func TestScenarioServersAreKilledWhileTheyReceiveReverts(t *testing.T) { // law 3
+	t.Parallel()
+	cluster, err := embedded.Start(embedded.Options{Root: t.TempDir(), Serve: func(conf, swiftConf string) *exec.Cmd {
+		exe, err := os.Executable()
+		if err != nil {
+			t.Error(err)
+		}
+		cmd := exec.Command(exe, "serve", conf, "--swift-conf", swiftConf)
+		cmd.Env = append(os.Environ(), asProgram+"=1")
+		return cmd
+	}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if t.Failed() {
+			cluster.DumpLogs(os.Stderr)
+		}
+		if err := cluster.Remove(); err != nil {
+			t.Error(err)
+		}
+	})
+	c := &either{cluster, t, cluster.Conf, cluster.StopNode, cluster.StartNode}
+	loaded, err := scenario.Load(t.Context(), c, scenario.LoadOptions{
+		Seed: 9, Policies: []string{"isal42"}, Sizes: []int64{1000, 2*segment + 1, 4 << 20}, Kinds: []scenario.Kind{}, Random: 10, Partitions: 6})
+	if err != nil {
+		t.Fatal(err)
+	}
+	before := c.snapshots()
+	if _, err := loaded.Layout.Rebalance(6, "isal42"); err != nil {
+		t.Fatal(err)
+	}
+	moves := slices.DeleteFunc(c.moves(loaded, before), func(m move) bool { return m.from == m.to })
+	killed := 0
+	for _, m := range moves {
+		if on := c.copies(m); slices.Contains(on, m.to) || killed == 12 {
+			continue
+		}
+		cmd := c.command(c.NodeOf(m.from), "--only", "revert", "-d", m.from)
+		if err := cmd.Start(); err != nil {
+			t.Fatal(err)
+		}
+		ended := make(chan error, 1)
+		go func() { ended <- cmd.Wait() }()
+		partition := strings.Join(strings.Split(m.name, "/")[:3], "/") // with the suffix, which comes with the first byte
+		home := filepath.Join(c.DevicePath(m.to), partition)
+		for over := false; !over; {
+			select {
+			case <-ended:
+				ended <- nil
+				over = true
+			default:
+				_, err := os.Stat(home)
+				over = err == nil
+			}
+		}
+		if err := cluster.KillNode(c.NodeOf(m.to)); err != nil {
+			t.Fatal(err)
+		}
+		killed++
+		for _, m := range moves {
+			// It may move between two looks.
+			if len(c.copies(m)) == 0 && len(c.copies(m)) == 0 {
+				t.Fatalf("%s is on no device", m.name)
+			}
+		}
+		if err := c.start(c.NodeOf(m.to)); err != nil {
+			t.Fatal(err)
+		}
+		<-ended
+		for _, m := range moves {
+			if len(c.copies(m)) == 0 {
+				t.Fatalf("%s is on no device", m.name)
+			}
+		}
+	}
+	t.Logf("servers were killed %d times, for %d archives", killed, len(moves))
+	if killed < 5 {
+		t.Error("which is too few")
+	}
+	c.quiet("in the end")
+	for _, m := range moves {
+		if on := c.copies(m); !slices.Equal(on, []string{m.to}) {
+			t.Errorf("%s is on %v, and belongs on %s", m.name, on, m.to)
+		}
+	}
+	if err := scenario.VerifyGETs(t.Context(), c, loaded); err != nil {
+		t.Error(err)
+	}
+}
+
 // A pass is killed as soon as an archive has come to its new home, over and over, each time at
 // another one: at every moment each archive is where it was or where it belongs, whole; in the end all is at home.
 func TestScenarioPassesAreKilledWhileTheyRevert(t *testing.T) {
@@ -151,22 +416,7 @@ func TestScenarioPassesAreKilledWhileTheyRevert(t *testing.T) {
 	if _, err := loaded.Layout.Rebalance(4, "isal42"); err != nil {
 		t.Fatal(err)
 	}
-	type move struct {
-		name, from, to string
-		sum            string
-	}
-	var moves []move
-	for dev, s := range before {
-		for name, file := range s.Files {
-			homes, err := loaded.Layout.Homes(loaded.Layout.Swift.ByName("isal42"), name)
-			if err != nil {
-				t.Fatal(err)
-			}
-			for _, home := range homes {
-				moves = append(moves, move{name, dev, home, file.SHA256})
-			}
-		}
-	}
+	moves := c.moves(loaded, before)
 	safe := func(when string) {
 		now := c.snapshots()
 		for _, m := range moves {

@@ -213,7 +213,21 @@ func (c *Cluster) StopNode(node int) error {
 	return nil
 }
 
-// StartNode serves a node again that was stopped.
+// KillNode ends a node that is a process of its own by SIGKILL, in the middle of whatever it does.
+func (c *Cluster) KillNode(node int) error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	n, ok := c.nodes[node].(*nodeProcess)
+	if !ok {
+		return fmt.Errorf("no process serves node %d", node)
+	}
+	n.cmd.Process.Kill()
+	<-n.ended
+	delete(c.nodes, node)
+	return nil
+}
+
+// StartNode serves a node again that was stopped or killed.
 func (c *Cluster) StartNode(node int) error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
