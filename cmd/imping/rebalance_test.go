@@ -372,8 +372,11 @@ func TestScenarioServersAreKilledWhileTheyReceiveReverts(t *testing.T) { // law 
 		}
 		killed++
 		for _, m := range moves {
-			// It may move between two looks.
-			if len(c.copies(m)) == 0 && len(c.copies(m)) == 0 {
+			on := c.copies(m)
+			if len(on) == 0 { // it may have moved between two looks
+				on = c.copies(m)
+			}
+			if len(on) == 0 {
 				t.Fatalf("%s is on no device", m.name)
 			}
 		}

@@ -392,6 +392,7 @@ func (t *task) rebuild(acct *slab.Account, local *diskfile.Object) bool {
 		j.mu.Unlock()
 		return false
 	}
+	o.Moves = j.revert != nil
 	o.Inherit(j.objects[t.hash])
 	delete(j.objects, t.hash)
 	j.mu.Unlock()

@@ -37,6 +37,9 @@ type Object struct {
 	Index     int    // fragment index of the local archive
 
 	local *diskfile.Object
+	// Moves says that the local archive is to be brought to its home as it is: nobody asks for others.
+	Moves bool
+
 	path  string // of the local archive, for people
 	avoid avoid
 }

@@ -370,6 +370,72 @@ func TestALivingCopyOfTheWantedArchiveIsStreamed(t *testing.T) {
 			t.Errorf("%d others were asked, the twin %d times", n, len(twin.Gets()))
 		}
 	})
+	// The receiver may have an archive of an earlier PUT, which is needed: law "nothing that can be decoded is lost".
+	t.Run("not when there are too few to make the object", func(t *testing.T) {
+		for name, c := range map[string]struct {
+			scheme codec.Scheme
+			local  int
+			wanted int
+			place  func(l *lab) []Peer // of the living copy
+		}{
+			"on the local disk": {isal, 2, 2, func(l *lab) []Peer {
+				l.nodes[2] = peers.New(t, "sdb", hasher)
+				return nil
+			}},
+			"where the ring names it": {isal, 0, 5, func(l *lab) []Peer {
+				twin := peers.New(t, "sdb", hasher).Hold(l.obj.Archive(5))
+				return []Peer{{ID: 999, Addr: twin.Addr, Device: twin.Device, Index: 5}}
+			}},
+			"by chance": {isal, 0, 5, func(l *lab) []Peer {
+				l.nodes[4] = peers.New(t, "sdb", hasher).Hold(l.obj.Archive(5))
+				return nil
+			}},
+			"of a flat exclusive or": {codec.Scheme{Type: "flat_xor_hd_3", K: 5, M: 5}, 2, 2, func(l *lab) []Peer {
+				l.nodes[2] = peers.New(t, "sdb", hasher)
+				return nil
+			}},
+		} {
+			for _, enough := range []bool{false, true} {
+				l := newLab(t, c.scheme, multi, c.local, c.wanted)
+				from := append(l.peers(), c.place(l)...)
+				have := codec.SetOf(c.local, c.wanted)
+				for i := range l.nodes {
+					switch {
+					case have.Has(i), i == 4 && name == "by chance":
+					case enough && !decodes(l.code, have) || !enough && !decodes(l.code, have.With(i)):
+						have = have.With(i)
+					default:
+						l.nodes[i].Refuse(404)
+					}
+				}
+				_, err := l.runFor(bg, from, []Target{l.targets[0]}, false)
+				if enough {
+					if err != nil {
+						t.Fatal(name, err)
+					}
+					l.good()
+					if l.targets[0].etag == "" && name != "by chance" { // nobody may have asked there
+						t.Errorf("%s: it was decoded", name)
+					}
+					continue
+				}
+				if _, few := IsInsufficient(err); !few {
+					t.Errorf("%s: %v", name, err)
+				}
+				if l.targets[0].sinks > 0 || l.targets[0].started {
+					t.Errorf("%s: something was sent", name)
+				}
+			}
+		}
+	})
+	t.Run("when it is only to be moved", func(t *testing.T) {
+		l := newLab(t, isal, multi, 2, 2)
+		l.object.Moves = true
+		if _, err := l.runFor(bg, nil, []Target{l.targets[0]}, false); err != nil {
+			t.Fatal(err)
+		}
+		l.good()
+	})
 	t.Run("not when it is another object's", func(t *testing.T) {
 		l := newLab(t, isal, multi, 0, 5)
 		twin := peers.New(t, "sdb", hasher)

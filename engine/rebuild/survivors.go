@@ -88,7 +88,10 @@ type asked struct {
 // as are to be had.
 func (r *Rebuilder) open(ctx context.Context, o *Object, peers []Peer, want codec.Set, spares int) (sources []pipeline.Source, etag string, err error) {
 	if s := r.living(ctx, o, peers, want); s != nil {
-		return []pipeline.Source{s}, s.etag, nil
+		if o.Moves || r.decodable(ctx, o, peers, want) {
+			return []pipeline.Source{s}, s.etag, nil
+		}
+		closeAll([]*survivor{s})
 	}
 	return r.survivors(ctx, o, peers, want, spares)
 }
@@ -115,6 +118,51 @@ func (r *Rebuilder) living(ctx context.Context, o *Object, peers []Peer, want co
 	return nil
 }
 
+// decodable reports whether what is held, with archives that peers say they have, makes the object. An archive
+// that is of no use would replace an older one at the receiver, which may be of some (rule 6).
+func (r *Rebuilder) decodable(ctx context.Context, o *Object, peers []Peer, held codec.Set) bool {
+	if s := r.localArchive(o); s != nil {
+		held = held.With(s.index)
+	}
+	queue := r.candidates(o, peers, codec.Set{}, held, &Insufficient{Object: o, Statuses: make(map[int]int)})
+	for !decodes(o.Code, held) {
+		some := queue[:min(len(queue), max(1, o.Code.K()-held.Len()))]
+		if queue = queue[len(some):]; len(some) == 0 || ctx.Err() != nil {
+			return false
+		}
+		said := make([]*survivor, len(some))
+		var wg sync.WaitGroup
+		for i, p := range some {
+			wg.Go(func() {
+				resp, _, err := fragment.Head(ctx, r.Client, r.request(o, p, 0, nil))
+				said[i], _, _ = r.judge(o, asked{peer: p, resp: resp, err: err}, codec.Set{}, codec.Set{})
+			})
+		}
+		wg.Wait()
+		for _, s := range said {
+			if s != nil {
+				held = held.With(s.index)
+			}
+		}
+	}
+	return true
+}
+
+// decodes reports whether fragments make the data.
+func decodes(code *codec.Code, held codec.Set) bool {
+	var lost codec.Set
+	for i := range code.K() {
+		if !held.Has(i) {
+			lost = lost.With(i)
+		}
+	}
+	if lost.Len() == 0 {
+		return true
+	}
+	_, err := code.Plan(held, lost)
+	return err == nil
+}
+
 // ask asks one peer for its archive from a byte on and takes what suits.
 func (r *Rebuilder) ask(ctx context.Context, o *Object, p *Peer, offset int64, exclude []int, suits func(*survivor) bool) (s *survivor, why string) {
 	load := r.loads.of(p)
@@ -131,10 +179,14 @@ func (r *Rebuilder) ask(ctx context.Context, o *Object, p *Peer, offset int64, e
 }
 
 func (r *Rebuilder) get(ctx context.Context, o *Object, p *Peer, offset int64, exclude []int) (*fragment.Response, error) {
-	return fragment.Get(ctx, r.Client, &fragment.Request{
+	return fragment.Get(ctx, r.Client, r.request(o, p, offset, exclude))
+}
+
+func (r *Rebuilder) request(o *Object, p *Peer, offset int64, exclude []int) *fragment.Request {
+	return &fragment.Request{
 		Addr: p.Addr, Device: p.Device, Partition: o.Partition, Name: o.Name, Policy: o.Policy.Index,
 		Timestamp: o.Data, Exclude: exclude, Offset: offset,
-	})
+	}
 }
 
 // localArchive is the local archive as a survivor, or nil when it is none. Where bytes
@@ -166,8 +218,11 @@ func (r *Rebuilder) survivors(ctx context.Context, o *Object, peers []Peer, want
 	s.ask(ctx, peers)
 	s.report.Have = len(s.found)
 	if s.living != nil {
-		closeAll(s.found)
-		return []pipeline.Source{s.living}, s.living.etag, nil
+		if decodes(o.Code, s.held.Or(want)) || r.decodable(ctx, o, peers, s.held.Or(want)) {
+			closeAll(s.found)
+			return []pipeline.Source{s.living}, s.living.etag, nil
+		}
+		closeAll([]*survivor{s.living})
 	}
 	plan, err := o.Code.Plan(s.held, want)
 	if err != nil {
@@ -176,6 +231,13 @@ func (r *Rebuilder) survivors(ctx context.Context, o *Object, peers []Peer, want
 			return nil, "", context.Cause(ctx)
 		}
 		s.report.Lack = err
+		return nil, "", s.report
+	}
+	if len(plan.In()) < o.Code.K() && !r.decodable(ctx, o, peers, s.held) { // a flat exclusive or: see decodable
+		closeAll(s.found)
+		if err := ctx.Err(); err != nil {
+			return nil, "", context.Cause(ctx)
+		}
 		return nil, "", s.report
 	}
 	r.note(s.report.Answers)

@@ -30,7 +30,7 @@ type Purge struct {
 // unless it is durable only since, or the tombstone of that time; object directories and suffixes in which nothing is left
 // go, too. A fragment that is not durable stays for the commit window, since its PUT may
 // not be over. On a handoff, which is no primary of the partition, .meta files go with the
-// last fragment, if that is durable: to one that is not a receiver takes none (Swift removes them then, too, and leaves those that have a content type); and tombstones go; a primary keeps both. The suffixes are invalidated before, so that a
+// last fragment (Swift leaves those that have a content type), and tombstones go; a primary keeps both. The suffixes are invalidated before, so that a
 // process that ends in between leaves no stale hash, and again after (rule 21). removed counts
 // files. The first error is returned when all that could be removed is.
 // Swift: obj/reconstructor.py, delete_reverted_objs; ECDiskFile.purge.
@@ -141,7 +141,7 @@ func (m *Manager) doomed(dir string, o Purge, fragIndex int, handoff bool) (data
 			}
 		}
 	}
-	if !handoff || !o.Durable || fragments != 1 || others > 0 {
+	if !handoff || fragments != 1 || others > 0 {
 		metas = nil
 	}
 	return data, metas, nil
