@@ -62,6 +62,32 @@ func startEmbedded(t *testing.T) *either {
 	return &either{c, t, c.Conf, c.StopNode, c.StartNode}
 }
 
+// embeddedApart is startEmbedded with a process for each node.
+func embeddedApart(t *testing.T) (*either, *embedded.Cluster) {
+	t.Helper()
+	exe, err := os.Executable()
+	if err != nil {
+		t.Fatal(err)
+	}
+	cluster, err := embedded.Start(embedded.Options{Root: t.TempDir(), Serve: func(conf, swiftConf string) *exec.Cmd {
+		cmd := exec.Command(exe, "serve", conf, "--swift-conf", swiftConf)
+		cmd.Env = append(os.Environ(), asProgram+"=1")
+		return cmd
+	}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if t.Failed() {
+			cluster.DumpLogs(os.Stderr)
+		}
+		if err := cluster.Remove(); err != nil {
+			t.Error(err)
+		}
+	})
+	return &either{cluster, t, cluster.Conf, cluster.StopNode, cluster.StartNode}, cluster
+}
+
 // command is a pass that is yet to be made.
 func (c *either) command(node int, args ...string) *exec.Cmd {
 	c.Helper()

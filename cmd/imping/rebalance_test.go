@@ -14,7 +14,6 @@ import (
 	"sync"
 	"testing"
 
-	"imping/lab/embedded"
 	"imping/lab/scenario"
 )
 
@@ -298,7 +297,13 @@ func (c *either) copyArchive(name, from, to string) {
 	if out, err := exec.CommandContext(c.Context(), "cp", "-a", source, target).CombinedOutput(); err != nil {
 		c.Fatalf("%v: %s", err, out)
 	}
-	suffix := filepath.Dir(filepath.Dir(target))
+	c.invalidate(filepath.Dir(target))
+}
+
+// invalidate says, as who changes something must, that the hash of an object directory's suffix is not true any more.
+func (c *either) invalidate(dir string) {
+	c.Helper()
+	suffix := filepath.Dir(dir)
 	invalid, err := os.OpenFile(filepath.Join(filepath.Dir(suffix), "hashes.invalid"), os.O_APPEND|os.O_CREATE|os.O_WRONLY, 0o644)
 	if err == nil {
 		_, err = invalid.WriteString(filepath.Base(suffix) + "\n")
@@ -313,27 +318,7 @@ func (c *either) copyArchive(name, from, to string) {
 // it has not confirmed stays where it was, and when it is back all goes home.
 func TestScenarioServersAreKilledWhileTheyReceiveReverts(t *testing.T) { // law 3
 	t.Parallel()
-	cluster, err := embedded.Start(embedded.Options{Root: t.TempDir(), Serve: func(conf, swiftConf string) *exec.Cmd {
-		exe, err := os.Executable()
-		if err != nil {
-			t.Error(err)
-		}
-		cmd := exec.Command(exe, "serve", conf, "--swift-conf", swiftConf)
-		cmd.Env = append(os.Environ(), asProgram+"=1")
-		return cmd
-	}})
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() {
-		if t.Failed() {
-			cluster.DumpLogs(os.Stderr)
-		}
-		if err := cluster.Remove(); err != nil {
-			t.Error(err)
-		}
-	})
-	c := &either{cluster, t, cluster.Conf, cluster.StopNode, cluster.StartNode}
+	c, cluster := embeddedApart(t)
 	loaded, err := scenario.Load(t.Context(), c, scenario.LoadOptions{
 		Seed: 9, Policies: []string{"isal42"}, Sizes: []int64{1000, 2*segment + 1, 4 << 20}, Kinds: []scenario.Kind{}, Random: 10, Partitions: 6})
 	if err != nil {

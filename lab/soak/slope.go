@@ -19,7 +19,8 @@ type Sample struct {
 	Descriptors float64 `json:"descriptors"`
 }
 
-func takeSample(since time.Time) (Sample, error) {
+// TakeSample looks at this process, after a collection.
+func TakeSample(since time.Time) (Sample, error) {
 	runtime.GC()
 	runtime.GC() // what finalizers and pools held is gone with the second
 	var m runtime.MemStats
@@ -68,10 +69,10 @@ const minSamples = 12
 // gets there once in 30000 soaks.
 const certainty = 4
 
-// slopes looks at each figure. Of no matter are one goroutine or descriptor, a megabyte of
+// Slopes looks at each figure. Of no matter are one goroutine or descriptor, a megabyte of
 // heap, and of resident memory, which the kernel and the collector move about, 8 MiB or a
 // tenth.
-func slopes(samples []Sample) []Slope {
+func Slopes(samples []Sample) []Slope {
 	samples = samples[len(samples)/3:]
 	var list []Slope
 	for _, f := range []struct {

@@ -13,7 +13,7 @@ func soaked(n int, at func(i int) Sample) map[string]Slope {
 		samples = append(samples, s)
 	}
 	found := map[string]Slope{}
-	for _, s := range slopes(samples) {
+	for _, s := range Slopes(samples) {
 		found[s.Name] = s
 	}
 	return found

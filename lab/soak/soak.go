@@ -327,7 +327,7 @@ func (s *soak) play(ctx context.Context, c *Case, name string, must []faults.Kin
 	}
 	s.count(c, r, name)
 	s.state.Broken, s.state.Rot = false, nil
-	sample, err := takeSample(s.begin)
+	sample, err := TakeSample(s.begin)
 	if err != nil {
 		return err
 	}
@@ -420,7 +420,7 @@ func (s *soak) report() *Result {
 	if err := errors.Join(s.save(), s.writeHeap("heap-late.pprof")); err != nil {
 		s.say("%v", err)
 	}
-	return &Result{Totals: s.state.Totals, Seed: s.state.Seed, Samples: len(s.list), Slopes: slopes(s.list), Log: s.log.path}
+	return &Result{Totals: s.state.Totals, Seed: s.state.Seed, Samples: len(s.list), Slopes: Slopes(s.list), Log: s.log.path}
 }
 
 func (s *soak) load() error {
