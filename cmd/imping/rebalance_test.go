@@ -298,6 +298,11 @@ func (c *either) copyArchive(name, from, to string) {
 		c.Fatalf("%v: %s", err, out)
 	}
 	c.invalidate(filepath.Dir(target))
+	// The servers may be another user's.
+	partition := filepath.Join(c.DevicePath(to), strings.Join(strings.Split(name, "/")[:2], "/"))
+	if out, err := exec.CommandContext(c.Context(), "chown", "-R", "--reference="+c.DevicePath(to), filepath.Dir(partition)).CombinedOutput(); err != nil {
+		c.Fatalf("%v: %s", err, out)
+	}
 }
 
 // invalidate says, as who changes something must, that the hash of an object directory's suffix is not true any more.

@@ -282,7 +282,7 @@ func first(nodes []ring.Node, n int) []ring.Node { return nodes[:n] }
 
 // sayHandoffs says at the end of a pass whether handoffs_only is still of use.
 func (p *Pass) sayHandoffs() {
-	if p.Progress.Handoffs.Load() > 0 {
+	if p.Progress.Handoffs.Load()+p.Progress.PartitionsLeft.Load() > 0 { // what can not be read may be one
 		p.cfg.Log.Infof("Handoffs only mode still has handoffs remaining. Next pass will continue to revert handoffs.")
 		return
 	}
