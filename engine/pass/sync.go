@@ -8,6 +8,7 @@ import (
 	"maps"
 	"math/rand/v2"
 	"os"
+	"regexp"
 	"slices"
 	"sort"
 	"strings"
@@ -20,6 +21,7 @@ import (
 	"imping/io/diskfile"
 	"imping/io/slab"
 	"imping/netfast"
+	"imping/netfast/fragment"
 	"imping/netfast/replicate"
 	"imping/netfast/ssync"
 	"imping/swift/objhash"
@@ -91,6 +93,8 @@ type partner struct {
 	offsets bool
 	alone   string
 	odd     map[string]bool // hashes of objects with offsets, which the last session left for one of their own
+
+	provoked map[string]bool // hashes of objects that it was asked for since its receiver raised
 }
 
 func (pr *partner) target(j *job) ssync.Target {
@@ -636,7 +640,44 @@ func (p *Pass) open(ctx context.Context, j *job, pr *partner, offers []ssync.Off
 		}
 		s, err = p.ask(ctx, j, pr, offers, hurry, true)
 	}
+	if raised(err) && p.provoke(ctx, j, pr, err) {
+		_, plain = p.noOffsets.Load(pr.Addr)
+		s, err = p.ask(ctx, j, pr, offers, hurry, plain)
+	}
 	return s, err
+}
+
+// hashes32 finds what may be a hash directory's name in a text.
+var hashes32 = regexp.MustCompile(`/([0-9a-f]{32})/`)
+
+// provoke has a receiver's server look at an object of whose files the receiver's exception speaks. Metadata that can not be
+// read is quarantined when the object is asked for; a receiver that comes upon it raises, in every session, and
+// none of the partition's objects could be brought. Once per object; it reports whether it is worth another session.
+// Swift: obj/ssync_receiver.py, missing_check; obj/diskfile.py, get_diskfile_from_hash, _failsafe_read_metadata.
+func (p *Pass) provoke(ctx context.Context, j *job, pr *partner, cause error) bool {
+	found := hashes32.FindStringSubmatch(cause.Error())
+	if found == nil || j.point != nil || pr.provoked[found[1]] {
+		return false
+	}
+	local, err := j.files.Open(j.dev.Device, j.part, found[1], j.index, true)
+	if err != nil {
+		return false // nothing of ours: it was not offered
+	}
+	local.Close()
+	if pr.provoked == nil {
+		pr.provoked = make(map[string]bool)
+	}
+	pr.provoked[local.Hash] = true
+	limited, cancel := context.WithTimeout(ctx, p.cfg.HTTPTimeout)
+	defer cancel()
+	resp, _, err := fragment.Head(limited, p.client, &fragment.Request{
+		Addr: pr.Addr, Device: pr.Device, Partition: j.part, Name: local.Name, Policy: j.pol.Index, Timestamp: local.Data,
+	})
+	if err != nil {
+		return false
+	}
+	p.cfg.Log.Warnf("%s has something wrong of %s, was asked for it and said %d (%v)", pr.path(j), local.Name, resp.Status, cause)
+	return true
 }
 
 // offsetsError is how a receiver ended a session in which it was told offsets.

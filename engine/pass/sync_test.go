@@ -4,13 +4,16 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"strings"
 	"testing"
 	"time"
 
 	"github.com/google/go-cmp/cmp"
 
+	"imping/engine/rebuild/peers"
 	"imping/netfast/replicate"
 	"imping/netfast/ssync"
+	"imping/swift/objhash"
 	"imping/swift/ring"
 )
 
@@ -101,6 +104,51 @@ func TestRemainingTimeIsToldAsSwiftTellsIt(t *testing.T) {
 	} {
 		if got := eta(c.elapsed, c.done, c.total); got != c.want {
 			t.Errorf("%v s, %d of %d: %s, want %s", c.elapsed, c.done, c.total, got, c.want)
+		}
+	}
+}
+
+// A receiver of Swift raises when it is offered an object of which it has a file with damaged metadata, and would for ever. A
+// request for the object has its server put that away.
+func TestAReceiverThatTripsOverDamagedMetadataIsHelped(t *testing.T) {
+	t.Parallel()
+	for _, heals := range []bool{true, false} {
+		l := newLab(t)
+		l.only(left)
+		l.agree(right, far)
+		hash := objhash.Hex(hasher.Object("/a/c/o"))
+		o, other := l.object(0, "/a/c/o", multi, left), l.object(0, "/a/c/other", multi, left)
+		asked := func() (n int) {
+			for _, g := range l.peers[left].Heads() {
+				if strings.HasSuffix(g.Path, "/a/c/o") {
+					n++
+				}
+			}
+			return n
+		}
+		l.peers[left].Script(func(s *peers.Session) {
+			s.Greet()
+			if !s.ReadOffers() {
+				return
+			}
+			if asked() == 0 || !heals {
+				s.Say(":ERROR: 0 \"Metadata checksum mismatch for /srv/node/sd0/objects-1/0/" + objhash.Suffix(hash) + "/" + hash + "/1.00000#0#d.data: stored checksum='x'\"\r\n")
+				return
+			}
+			s.Answer()
+			if s.ReadUpdates() {
+				s.Verdict()
+				s.Conn.Hang()
+			}
+		})
+		if heals {
+			l.want(l.run(bg), "rebuilt=2 sessions=2")
+			l.received(left, o, other)
+		} else {
+			l.want(l.run(bg), "rebuilt=0 sessions=2 left.partitions=1")
+		}
+		if n := asked(); n != 1 {
+			t.Errorf("asked %d times", n)
 		}
 	}
 }

@@ -95,6 +95,7 @@ type Peer struct {
 	moves    bool // an archive that was served whole goes to quarantine
 	archives []*Archive
 	gets     []Get
+	heads    []Get
 
 	hashes   func(part int, c *fake.Conn) (answer []byte)
 	asked    int // REPLICATEs
@@ -203,6 +204,13 @@ func (p *Peer) Gets() []Get {
 	return slices.Clone(p.gets)
 }
 
+// Heads are the HEADs so far.
+func (p *Peer) Heads() []Get {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return slices.Clone(p.heads)
+}
+
 func (p *Peer) serve(_ int, c *fake.Conn) {
 	for {
 		head := c.Head()
@@ -264,9 +272,12 @@ func (p *Peer) get(c *fake.Conn, only bool, head, path, name string) bool {
 	status := p.status
 	if !only {
 		p.gets = append(p.gets, g)
-	} else if p.busy > 0 {
-		p.busy--
-		status = 503
+	} else {
+		p.heads = append(p.heads, g)
+		if p.busy > 0 {
+			p.busy--
+			status = 503
+		}
 	}
 	a := p.choose(name, g)
 	answer := ""
