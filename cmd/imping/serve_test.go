@@ -501,3 +501,23 @@ func TestServerThatCanNotStartSaysWhy(t *testing.T) {
 		}
 	}
 }
+
+// Words to become the new program come while it does: it neither dies of them nor refuses anyone.
+func TestServerOutlivesManySIGUSR1(t *testing.T) {
+	s := startServed(t)
+	for range 60 {
+		s.signal(syscall.SIGUSR1)
+		time.Sleep(time.Millisecond)
+		select {
+		case err := <-s.ended:
+			t.Fatalf("the server ended: %v", err)
+		default:
+		}
+	}
+	s.await("one child", func() bool { return s.healthy() && len(s.children()) == 1 })
+	select {
+	case err := <-s.ended:
+		t.Fatalf("the server ended: %v", err)
+	default:
+	}
+}
