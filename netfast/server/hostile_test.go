@@ -10,6 +10,7 @@ import (
 	"strconv"
 	"strings"
 	"testing"
+	"time"
 )
 
 // What no proxy sends yet, and what comes in other pieces than proxies send, is answered and kept as stock does.
@@ -125,4 +126,60 @@ func TestHalfACommitIsNone(t *testing.T) {
 		c.Close()
 	}
 	w.sameDisks()
+}
+
+// Proxies that go at any byte leave no descriptor, no temporary file and no durable fragment behind; a whole PUT is followed by the next request.
+func TestProxiesThatGoAtAnyByteLeaveNothingOpen(t *testing.T) {
+	root := t.TempDir()
+	for _, dir := range []string{"sda/tmp-1", "sda/objects-1"} {
+		if err := os.MkdirAll(filepath.Join(root, dir), 0o755); err != nil {
+			t.Fatal(err)
+		}
+	}
+	s := ours(t, root, map[string]string{"fallocate_reserve": "0"})
+	open := func() int {
+		names, _ := os.ReadDir("/proc/self/fd")
+		return len(names)
+	}
+	var text strings.Builder
+	text.WriteString(request("PUT", "/sda/5/a/c/o", "Transfer-Encoding: chunked", "Expect: 100-continue", "Content-Type: text/plain", "X-Timestamp: "+middle,
+		"X-Backend-Obj-Multipart-Mime-Boundary: "+boundary, "X-Backend-Storage-Policy-Index: 1", "X-Backend-Obj-Metadata-Footer: yes", "X-Backend-Obj-Multiphase-Commit: yes"))
+	head := text.Len()
+	for _, phase := range []string{objectDocument("some bytes") + footerDocument(`{"X-Object-Sysmeta-Ec-Frag-Index": "4"}`, ""), commitDocument} {
+		fmt.Fprintf(&text, "%x\r\n%s\r\n0\r\n\r\n", len(phase), phase)
+	}
+	all := text.String()
+	end := strings.LastIndex(all, boundary) // from here on the commit is there
+	before := open()
+	for at := head; at < end; at += 3 {
+		c := dial(t, s.addr)
+		io.WriteString(c, all[:at])
+		tcp := c.Conn.(*net.TCPConn)
+		switch at % 2 {
+		case 0:
+			tcp.SetLinger(0)
+		case 1:
+			tcp.CloseWrite()
+			io.Copy(io.Discard, c)
+		}
+		c.Close()
+	}
+	for deadline := time.Now().Add(time.Minute); open() != before; time.Sleep(10 * time.Millisecond) {
+		if time.Now().After(deadline) {
+			t.Fatalf("%d descriptors are open, %d were", open(), before)
+		}
+	}
+	if left, _ := filepath.Glob(filepath.Join(root, "sda/tmp-1/*")); len(left) > 0 {
+		t.Errorf("%v are left", left)
+	}
+	if left, _ := filepath.Glob(filepath.Join(root, "sda/objects-1/5/*/*/*#d.data")); len(left) > 0 {
+		t.Errorf("%v is durable", left)
+	}
+	c := dial(t, s.addr)
+	io.WriteString(c, strings.Replace(all, middle, after, 1)+request("OPTIONS", "/"))
+	for i, want := range []string{"100 Continue", "100 Continue", "201 Created", "200 OK"} {
+		if a, err := c.read("PUT"); err != nil || a.Status != want {
+			t.Fatalf("answer %d: %v %v", i, a, err)
+		}
+	}
 }
