@@ -46,10 +46,10 @@ const (
 	bindPause = 100 * time.Millisecond
 )
 
-// listen binds an address, waiting for one in use as long as bind_timeout says.
+// listen binds an address, waiting so long for one in use: bind_timeout where a server starts.
 // Swift: common/wsgi.py, get_socket.
-func listen(c *server.Config, address string) (net.Listener, error) {
-	for end := time.Now().Add(c.BindTimeout); ; time.Sleep(bindPause) {
+func listen(c *server.Config, address string, wait time.Duration) (net.Listener, error) {
+	for end := time.Now().Add(wait); ; time.Sleep(bindPause) {
 		l, err := bind(address, c.Backlog)
 		if err == nil {
 			return l, nil
@@ -180,7 +180,7 @@ func guard(s *serving) error {
 	if err != nil {
 		return err
 	}
-	if err := g.bindAll(); err != nil {
+	if err := g.bindAll(g.conf.BindTimeout); err != nil {
 		if old == nil {
 			return err
 		}
@@ -261,8 +261,8 @@ func (g *guardian) kill() {
 	<-g.child.ended
 }
 
-// bindAll binds what is to be served and not bound yet.
-func (g *guardian) bindAll() error {
+// bindAll binds what is to be served and not bound yet, waiting so long for each address.
+func (g *guardian) bindAll(wait time.Duration) error {
 	addresses, err := addressesOf(g.serving)
 	if err != nil {
 		return err
@@ -271,7 +271,7 @@ func (g *guardian) bindAll() error {
 		if _, ok := g.sockets[address]; ok {
 			continue
 		}
-		l, err := listen(g.conf, address)
+		l, err := listen(g.conf, address, wait)
 		if err != nil {
 			return err
 		}
@@ -306,7 +306,7 @@ func duplicate(l net.Listener) (fd int, err error) {
 // follow starts a new child when the rings have other ports.
 func (g *guardian) follow() error {
 	before := g.addresses
-	if err := g.bindAll(); err != nil {
+	if err := g.bindAll(0); err != nil { // signals wait meanwhile, and the next look is soon
 		return err
 	}
 	if g.behind = g.behind || !slices.Equal(before, g.addresses); !g.behind {

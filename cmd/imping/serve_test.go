@@ -521,3 +521,31 @@ func TestServerOutlivesManySIGUSR1(t *testing.T) {
 	default:
 	}
 }
+
+// Nor does it wait for a port that another program has, which a ring gives it while it runs.
+func TestServerStopsWhileItsNewPortIsTaken(t *testing.T) {
+	dir := t.TempDir()
+	free, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	taken, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer taken.Close()
+	writeRing(t, dir, free.Addr().(*net.TCPAddr).Port)
+	free.Close()
+	s := startServed(t, "servers_per_port = 1", "ring_check_interval = 0.1", "bind_timeout = 3600", "swift_dir = "+dir)
+	writeRing(t, dir, taken.Addr().(*net.TCPAddr).Port)
+	s.await("the complaint", func() bool { return strings.Contains(s.text(), "cannot bind to") })
+	s.signal(syscall.SIGTERM)
+	select {
+	case err := <-s.ended:
+		if err != nil {
+			t.Errorf("after SIGTERM: %v", err)
+		}
+	case <-time.After(10 * time.Second):
+		t.Error("the server does not stop")
+	}
+}
