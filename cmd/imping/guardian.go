@@ -33,6 +33,8 @@ const (
 	// guardEnv is what a guardian leaves to the program that it becomes at SIGUSR1: the pid of the
 	// child and the descriptor that keeps it alive, then address=descriptor of each socket.
 	guardEnv = "IMPING_SERVE_KEEP"
+	// formerEnv is what it leaves besides: the pids of children that were replaced and still end their requests.
+	formerEnv = "IMPING_SERVE_FORMER"
 
 	childControl = 3 // ends when the child shall finish
 	childReady   = 4 // takes "ready"
@@ -44,10 +46,10 @@ const (
 	bindPause = 100 * time.Millisecond
 )
 
-// listen binds an address, waiting for one in use as long as bind_timeout says.
+// listen binds an address, waiting so long for one in use: bind_timeout where a server starts.
 // Swift: common/wsgi.py, get_socket.
-func listen(c *server.Config, address string) (net.Listener, error) {
-	for end := time.Now().Add(c.BindTimeout); ; time.Sleep(bindPause) {
+func listen(c *server.Config, address string, wait time.Duration) (net.Listener, error) {
+	for end := time.Now().Add(wait); ; time.Sleep(bindPause) {
 		l, err := bind(address, c.Backlog)
 		if err == nil {
 			return l, nil
@@ -132,6 +134,21 @@ func adopt(pid int, control *os.File) *child {
 // finish lets the child end its requests and then itself.
 func (c *child) finish() { c.control.Close() }
 
+// replaced lets a child finish that another one has taken over from.
+func (g *guardian) replaced(old *child) {
+	old.finish()
+	g.former = append(slices.DeleteFunc(g.former, (*child).gone), old)
+}
+
+func (c *child) gone() bool {
+	select {
+	case <-c.ended:
+		return true
+	default:
+		return false
+	}
+}
+
 type guardian struct {
 	*serving
 	program, dir string         // of this process, as it was started
@@ -139,6 +156,7 @@ type guardian struct {
 	addresses    []string       // that are to be served
 	behind       bool           // the child serves others
 	child        *child
+	former       []*child // that were replaced and may still end their requests
 	signals      chan os.Signal
 }
 
@@ -162,7 +180,7 @@ func guard(s *serving) error {
 	if err != nil {
 		return err
 	}
-	if err := g.bindAll(); err != nil {
+	if err := g.bindAll(g.conf.BindTimeout); err != nil {
 		if old == nil {
 			return err
 		}
@@ -176,7 +194,7 @@ func guard(s *serving) error {
 	}
 	switch err := g.start(); {
 	case err == nil && old != nil:
-		old.finish()
+		g.replaced(old)
 	case err != nil && old == nil:
 		return err
 	case err != nil:
@@ -243,8 +261,8 @@ func (g *guardian) kill() {
 	<-g.child.ended
 }
 
-// bindAll binds what is to be served and not bound yet.
-func (g *guardian) bindAll() error {
+// bindAll binds what is to be served and not bound yet, waiting so long for each address.
+func (g *guardian) bindAll(wait time.Duration) error {
 	addresses, err := addressesOf(g.serving)
 	if err != nil {
 		return err
@@ -253,7 +271,7 @@ func (g *guardian) bindAll() error {
 		if _, ok := g.sockets[address]; ok {
 			continue
 		}
-		l, err := listen(g.conf, address)
+		l, err := listen(g.conf, address, wait)
 		if err != nil {
 			return err
 		}
@@ -288,7 +306,7 @@ func duplicate(l net.Listener) (fd int, err error) {
 // follow starts a new child when the rings have other ports.
 func (g *guardian) follow() error {
 	before := g.addresses
-	if err := g.bindAll(); err != nil {
+	if err := g.bindAll(0); err != nil { // signals wait meanwhile, and the next look is soon
 		return err
 	}
 	if g.behind = g.behind || !slices.Equal(before, g.addresses); !g.behind {
@@ -298,7 +316,7 @@ func (g *guardian) follow() error {
 	if err := g.start(); err != nil {
 		return err // and tried again
 	}
-	old.finish()
+	g.replaced(old)
 	return nil
 }
 
@@ -399,8 +417,16 @@ func (g *guardian) become() error {
 	if err := os.Chdir(g.dir); err != nil {
 		return err
 	}
+	// What is ignored stays so until the new program has its own way with it: another SIGUSR1 would end it before.
+	signal.Ignore(syscall.SIGUSR1)
+	defer signal.Notify(g.signals, syscall.SIGUSR1)
 	g.log.Infof("Old server PID=%d re'execing as: %q", os.Getpid(), os.Args)
-	err = syscall.Exec(g.program, os.Args, append(os.Environ(), guardEnv+"="+strings.Join(keep, " ")))
+	var former []string
+	g.former = slices.DeleteFunc(g.former, (*child).gone)
+	for _, c := range g.former {
+		former = append(former, strconv.Itoa(c.pid))
+	}
+	err = syscall.Exec(g.program, os.Args, append(os.Environ(), guardEnv+"="+strings.Join(keep, " "), formerEnv+"="+strings.Join(former, " ")))
 	_ = os.Chdir("/")
 	return fmt.Errorf("cannot run %s: %w", g.program, err)
 }
@@ -408,8 +434,9 @@ func (g *guardian) become() error {
 // inherit takes what a guardian has left before it became this process; nil, nil where there
 // was none.
 func (g *guardian) inherit() (*child, error) {
-	kept := strings.Fields(os.Getenv(guardEnv))
+	kept, former := strings.Fields(os.Getenv(guardEnv)), strings.Fields(os.Getenv(formerEnv))
 	os.Unsetenv(guardEnv)
+	os.Unsetenv(formerEnv)
 	if len(kept) < 2 {
 		return nil, nil
 	}
@@ -429,6 +456,13 @@ func (g *guardian) inherit() (*child, error) {
 		}
 		unix.CloseOnExec(n)
 		g.sockets[address] = n
+	}
+	for _, text := range former {
+		pid, err := strconv.Atoi(text)
+		if err != nil {
+			return nil, fmt.Errorf("%s is damaged: %w", formerEnv, err)
+		}
+		g.former = append(g.former, adopt(pid, nil)) // or nobody would wait for it
 	}
 	unix.CloseOnExec(numbers[1])
 	return adopt(numbers[0], os.NewFile(uintptr(numbers[1]), "control")), nil

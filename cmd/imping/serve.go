@@ -146,7 +146,7 @@ func serve(o *serveOptions) error {
 	}
 	var listeners []net.Listener
 	for _, address := range addresses {
-		l, err := listen(s.conf, address)
+		l, err := listen(s.conf, address, s.conf.BindTimeout)
 		if err != nil {
 			return err
 		}

@@ -501,3 +501,51 @@ func TestServerThatCanNotStartSaysWhy(t *testing.T) {
 		}
 	}
 }
+
+// Words to become the new program come while it does: it neither dies of them nor refuses anyone.
+func TestServerOutlivesManySIGUSR1(t *testing.T) {
+	s := startServed(t)
+	for range 60 {
+		s.signal(syscall.SIGUSR1)
+		time.Sleep(time.Millisecond)
+		select {
+		case err := <-s.ended:
+			t.Fatalf("the server ended: %v", err)
+		default:
+		}
+	}
+	s.await("one child", func() bool { return s.healthy() && len(s.children()) == 1 })
+	select {
+	case err := <-s.ended:
+		t.Fatalf("the server ended: %v", err)
+	default:
+	}
+}
+
+// Nor does it wait for a port that another program has, which a ring gives it while it runs.
+func TestServerStopsWhileItsNewPortIsTaken(t *testing.T) {
+	dir := t.TempDir()
+	free, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	taken, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer taken.Close()
+	writeRing(t, dir, free.Addr().(*net.TCPAddr).Port)
+	free.Close()
+	s := startServed(t, "servers_per_port = 1", "ring_check_interval = 0.1", "bind_timeout = 3600", "swift_dir = "+dir)
+	writeRing(t, dir, taken.Addr().(*net.TCPAddr).Port)
+	s.await("the complaint", func() bool { return strings.Contains(s.text(), "cannot bind to") })
+	s.signal(syscall.SIGTERM)
+	select {
+	case err := <-s.ended:
+		if err != nil {
+			t.Errorf("after SIGTERM: %v", err)
+		}
+	case <-time.After(10 * time.Second):
+		t.Error("the server does not stop")
+	}
+}

@@ -1,12 +1,14 @@
 package pass
 
 import (
+	"fmt"
 	"net"
 	"os"
 	"path/filepath"
 	"slices"
 	"strconv"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -149,4 +151,35 @@ func TestAPassTellsStatsdWhatStocksDoes(t *testing.T) {
 	if len(got) > 0 {
 		t.Errorf("statsd was told %v, too", got)
 	}
+}
+
+// What signals ask for is answered at any moment of a pass, and after it.
+func TestSignalsComeAtAnyMoment(t *testing.T) {
+	t.Parallel()
+	l := newLab(t)
+	l.only(left)
+	for i := range 20 {
+		l.object(0, fmt.Sprintf("/a/c/o%d", i), multi, left)
+	}
+	l.cfg.StatsInterval, l.cfg.LockupTimeout, l.cfg.ReconPath = time.Millisecond, time.Minute, t.TempDir()
+	var signals sync.WaitGroup
+	ended := make(chan struct{})
+	l.begun = func(p *Pass) {
+		for _, do := range []func(){p.LogWhere, p.LookAtRings, func() { p.Stuck() }, func() { p.Unrepaired() }} {
+			signals.Go(func() {
+				for {
+					select {
+					case <-ended:
+						return
+					case <-time.After(100 * time.Microsecond):
+						do()
+					}
+				}
+			})
+		}
+	}
+	l.want(l.run(bg), "rebuilt=20")
+	l.pass.DumpRecon(time.Second)
+	close(ended)
+	signals.Wait()
 }

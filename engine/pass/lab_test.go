@@ -60,7 +60,8 @@ type lab struct {
 	peers []*peers.Peer // by index; nil: the local device
 	spare *peers.Peer   // the only handoff, thus the first: for fragment 0
 	log   *recorder
-	pass  *Pass // of the last run
+	pass  *Pass       // of the last run
+	begun func(*Pass) // called before each run, unless nil
 }
 
 func newLab(t testing.TB) *lab {
@@ -200,6 +201,9 @@ func (l *lab) run(ctx context.Context) Left {
 		p.slowLimit = l.slow
 	}
 	l.pass = p
+	if l.begun != nil {
+		l.begun(p)
+	}
 	result := p.Run(ctx)
 	if l.stall > 0 {
 		return result // what hangs may hold what it held: see idle

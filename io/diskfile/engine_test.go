@@ -2,7 +2,9 @@ package diskfile
 
 import (
 	"crypto/md5"
+	"errors"
 	"fmt"
+	"io"
 	"os"
 	"path/filepath"
 	"strings"
@@ -67,5 +69,16 @@ func TestShortWritesAreGoneOnWith(t *testing.T) {
 		if _, err := o.ReadAt(b, 0); err != nil || fmt.Sprintf("%x", md5.Sum(b)) != o.DataMeta["ETag"] {
 			t.Errorf("what is read is not what was written: %v", err)
 		}
+	}
+}
+
+// One that takes nothing, and does not say why, is not asked for ever.
+func TestWritesOfNothingEnd(t *testing.T) {
+	p := crashPlan{Root: t.TempDir(), Op: crashOp{Kind: "put", Time: timestamp.FromTime(time.Now()), Index: 1, Content: strings.Repeat("0123456789", 1000)}}
+	check(t, os.MkdirAll(filepath.Join(p.Root, "sda/objects-1"), 0o755))
+	m := p.manager(t)
+	intercepted(m, faults.Short(0))
+	if err := p.do(m); !errors.Is(err, io.ErrShortWrite) {
+		t.Errorf("the error is %v", err)
 	}
 }

@@ -140,7 +140,7 @@ func (t *temporary) write(b []byte) (int, error) {
 			err := t.do(&op)
 			n += op.N
 			t.size += int64(op.N)
-			if err != io.ErrShortWrite {
+			if err != io.ErrShortWrite || op.N == 0 { // a file system that takes nothing would be asked for ever
 				return err // which tells why the one before was short
 			}
 		}

@@ -10,7 +10,10 @@ import (
 	"fmt"
 	"io"
 	"mime/multipart"
+	"slices"
+	"strings"
 	"sync"
+	"unicode/utf8"
 
 	"imping/netfast"
 )
@@ -37,14 +40,30 @@ type phased interface {
 	NextPhase() error
 }
 
+// maxDocumentHead bounds what may be read on the way to a document's first byte, beside what is in the buffer: its head is a few lines.
+const maxDocumentHead = 64 << 10
+
+var errLongDocumentHead = fmt.Errorf("the head of a document is longer than %d bytes", maxDocumentHead)
+
 // watched remembers why a body can not be read any more: what parses it may wrap that, or pass it over.
 type watched struct {
-	r   io.Reader
-	err error // not io.EOF
+	r    io.Reader
+	room int   // how much may be read; negative is all
+	err  error // not io.EOF
 }
 
 func (w *watched) Read(p []byte) (int, error) {
+	if w.room == 0 {
+		w.err = errLongDocumentHead
+		return 0, w.err
+	}
+	if w.room > 0 {
+		p = p[:min(len(p), w.room)]
+	}
 	n, err := w.r.Read(p)
+	if w.room > 0 {
+		w.room -= n
+	}
 	if err != nil && err != io.EOF {
 		w.err = err
 	}
@@ -75,11 +94,33 @@ func documentsOf(r *Request) (*documents, error) {
 	if d.footer {
 		d.body.Promise(netfast.Field{Key: "X-Obj-Metadata-Footer", Value: "yes"})
 	}
-	d.watch = &watched{r: d.body}
+	d.watch = &watched{r: d.body, room: -1}
 	d.buf = documentBuffers.Get().(*bufio.Reader)
 	d.buf.Reset(d.watch)
+	if err := d.begin("--" + boundary + "\r\n"); err != nil {
+		d.close()
+		return nil, err
+	}
 	d.parts = multipart.NewReader(d.buf, boundary)
 	return d, nil
+}
+
+// begin sees to it that a body begins with the line that ends every document, as multipart does not: it skips what comes
+// before, and takes a line feed alone there for the end of lines everywhere.
+func (d *documents) begin(line string) error {
+	for {
+		got, err := d.buf.Peek(len(line))
+		switch {
+		case string(got) == line:
+			return nil
+		case bytes.HasPrefix(got, crlf):
+			_, _ = d.buf.Discard(len(crlf)) // is there
+		case d.watch.err != nil:
+			return cutShort(d.watch.err)
+		case err == nil || err == io.EOF || err == bufio.ErrBufferFull:
+			return answer(500)
+		}
+	}
 }
 
 func (d *documents) close() {
@@ -114,10 +155,14 @@ func badDocument(status int, format string, args ...any) *Response {
 
 // next goes on to the next document; the error is an answer.
 func (d *documents) next(what string) (*document, error) {
+	d.watch.room = d.buf.Size() + maxDocumentHead
 	part, err := d.parts.NextRawPart()
+	d.watch.room = -1
 	switch {
 	case err == nil:
 		return &document{part, d}, nil
+	case d.watch.err == errLongDocumentHead:
+		return nil, badDocument(400, "%v", d.watch.err)
 	case d.watch.err != nil:
 		return nil, cutShort(d.watch.err)
 	}
@@ -152,9 +197,36 @@ func (d *documents) readFooter() (Header, error) {
 	return footers, nil
 }
 
-// parseFooter reads a JSON object of texts and numbers, in its order; null is nothing.
+// parseFooter reads a JSON object of texts, numbers and truths, in its order; null is nothing. Other than in a head, underscores in
+// names stay. What could not be sent back in a head is refused, and text that the decoder would change.
+// Swift: common/header_key_dict.py.
 func parseFooter(text []byte) (Header, error) {
 	var footers Header
+	if !utf8.Valid(text) {
+		return footers, errors.New("not UTF-8")
+	}
+	set := func(key string, value *string) error {
+		if strings.ContainsAny(key, "\r\n\x00\uFFFD") || value != nil && strings.ContainsAny(*value, "\r\n\x00\uFFFD") {
+			return fmt.Errorf("%.100q can not be a header field", key)
+		}
+		name := []byte(title(key))
+		for i := range name {
+			if key[i] == '_' {
+				name[i] = '_'
+			}
+		}
+		key = string(name)
+		i := footers.index(key)
+		switch {
+		case value != nil && i >= 0:
+			footers.fields[i].Value = *value
+		case value != nil:
+			footers.fields = append(footers.fields, netfast.Field{Key: key, Value: *value})
+		case i >= 0:
+			footers.fields = slices.Delete(footers.fields, i, i+1)
+		}
+		return nil
+	}
 	dec := json.NewDecoder(bytes.NewReader(text))
 	dec.UseNumber()
 	if t, err := dec.Token(); err != nil || t != json.Delim('{') {
@@ -169,15 +241,20 @@ func parseFooter(text []byte) (Header, error) {
 		if err != nil {
 			return footers, err
 		}
+		var stored *string
 		switch v := value.(type) {
 		case string:
-			footers.Set(key.(string), v)
+			stored = &v
 		case json.Number:
-			footers.Set(key.(string), v.String())
+			stored = new(v.String())
+		case bool:
+			stored = new(map[bool]string{false: "False", true: "True"}[v])
 		case nil:
-			footers.Del(key.(string))
 		default:
-			return footers, fmt.Errorf("%s is neither text nor number", key)
+			return footers, fmt.Errorf("%s is a list or an object", key)
+		}
+		if err := set(key.(string), stored); err != nil {
+			return footers, err
 		}
 	}
 	if _, err := dec.Token(); err != nil { // the closing brace
@@ -192,6 +269,16 @@ func parseFooter(text []byte) (Header, error) {
 // awaitCommit tells the peer that the archive is here and waits for its word. An error is an answer, and the archive stays
 // as it is: not durable. Swift: obj/server.py, _send_multi_stage_continue_headers and _read_put_commit_message.
 func (d *documents) awaitCommit() error {
+	// The line break behind the last boundary may be on its way still: it belongs to the phase that ends.
+	for {
+		_, err := d.buf.Peek(d.buf.Buffered() + 1)
+		if err == io.EOF {
+			break
+		}
+		if err != nil {
+			return cutShort(err)
+		}
+	}
 	if err := d.body.NextPhase(); err != nil {
 		return cutShort(err)
 	}
@@ -201,6 +288,12 @@ func (d *documents) awaitCommit() error {
 	}
 	if part.Header.Get("X-Document") != "put commit" {
 		return answer(500)
+	}
+	switch n, err := io.Copy(io.Discard, io.LimitReader(part, maxFooter+1)); {
+	case err != nil:
+		return cutShort(err) // who goes in the middle of a word has not said it
+	case n > maxFooter:
+		return badDocument(400, "PUT commit of more than %d bytes", maxFooter)
 	}
 	return nil
 }

@@ -96,6 +96,9 @@ func (s *Server) put(r *Request) (*Response, error) {
 		if size, ok = wholeSeconds(value); !ok {
 			return nil, badRequest("invalid literal for int() with base 10: '%s'", value)
 		}
+		if size < 0 {
+			return nil, answer(499) // no body has that length
+		}
 	}
 	// A sender of SSYNC says which fragment it sends: others of the same time do not count.
 	fragIndex := -1
