@@ -126,6 +126,22 @@ var excuses = []excuse{
 	{"a tombstone that comes and goes on a handoff while a primary is not mounted", func(j *judgement, d difference) bool {
 		return j.oracle.restless(d)
 	}},
+	{"an empty partition that comes and goes on a handoff while a primary is not mounted: its partners ask there for hashes", func(j *judgement, d difference) bool {
+		parts := strings.Split(d.name, "/")
+		tree := j.theirs.tree
+		if d.stock == nil {
+			tree = j.ours.tree
+		}
+		for at := range tree {
+			if strings.HasPrefix(at, d.name+"/") {
+				return false
+			}
+		}
+		return len(parts) == 3 && (d.stock == nil) != (d.ours == nil) && tree[d.name].Dir && slices.ContainsFunc(j.objects, func(o *object) bool {
+			return path.Join(parts[1], parts[2]) == j.partition(o) && o.index(parts[0]) < 0 &&
+				slices.ContainsFunc(o.primaryDevices(), func(p string) bool { return j.oracle.w.draft[p] == nil })
+		})
+	}},
 	{"rule 21: that a fragment is durable is not spread, for a stock server hashed it too early", func(j *judgement, d difference) bool {
 		o, h := j.oracle.object(d.name)
 		if o == nil || h.ext != ".data" || (d.stock == nil) == (d.ours == nil) || h.durable != (d.ours == nil) {
