@@ -38,7 +38,7 @@ func compare(t *testing.T, s *stock, seed uint64) {
 		var said [4]fmt.Stringer
 		for i, h := range sites {
 			if ours(i) {
-				status[i], said[i] = h.run(t, action, narrow(t, words))
+				status[i], said[i] = h.run(t, action, narrow(t, words), func(c *Config) { c.PartitionsPerDevice = int(1 + seed%4) })
 			} else {
 				status[i] = h.runStock(t, action, words...)
 			}

@@ -14,5 +14,5 @@ func (r *Relinker) Plans() []*Plan { return r.plans }
 func (d *device) plan() {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	d.plans = append(d.plans, &Plan{Device: d.name, Policy: d.policy.Name, RelinkCounts: d.disk.RelinkCounts})
+	d.plans = append(d.plans, &Plan{Device: d.name, Policy: d.policy.Name, RelinkCounts: d.data().RelinkCounts})
 }

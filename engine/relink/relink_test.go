@@ -291,8 +291,7 @@ func TestBadStatesAreBegunAnew(t *testing.T) {
 		`{"part_power": 5, "next_part_power": 7, "state": {"1": true}}`:             5,
 	} {
 		check(t, os.WriteFile(path, []byte(text), 0o644))
-		s, err := openState(dir, "objects", 6, 7)
-		check(t, err)
+		s := openedState(t, dir, 6, 7)
 		if len(s.Done) > 0 || (s.PrevPartPower == nil) != (prev < 0) || prev >= 0 && *s.PrevPartPower != prev {
 			t.Errorf("%s: %+v", text, s)
 		}
@@ -301,8 +300,7 @@ func TestBadStatesAreBegunAnew(t *testing.T) {
 		}
 	}
 	check(t, os.WriteFile(path, []byte(`{"state": {"1": true, "2": 0, "3": 1}, "part_power": 6.0, "next_part_power": 7, "prev_part_power": 5}`), 0o644))
-	s, err := openState(dir, "objects", 6, 7)
-	check(t, err)
+	s := openedState(t, dir, 6, 7)
 	if diff := cmp.Diff(map[string]bool{"1": true, "2": false, "3": true}, s.Done); diff != "" || *s.PrevPartPower != 5 {
 		t.Error(diff)
 	}
