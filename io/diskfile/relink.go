@@ -11,6 +11,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"sync"
 	"syscall"
 
 	"golang.org/x/sys/unix"
@@ -377,10 +378,7 @@ func (r *Relinker) cleanup(dir string) (names []string, odd bool, err error) {
 	if err != nil {
 		return nil, false, err
 	}
-	names = make([]string, len(entries))
-	for i, e := range entries {
-		names[i] = e.name
-	}
+	names = entryNames(entries)
 	if len(names) == 1 && r.m.lasting(names[0]) {
 		return names, false, nil
 	}
@@ -677,12 +675,22 @@ type entry struct {
 	file bool // it is certainly no directory
 }
 
+func entryNames(entries []entry) []string {
+	names := make([]string, len(entries))
+	for i, e := range entries {
+		names[i] = e.name
+	}
+	return names
+}
+
 // lister reads directories with as few system calls and bytes of memory as it takes.
 type lister struct {
 	buf     []byte
 	entries []entry
 	self    uint64 // the inode of the directory that was read last; 0: there was none, or it did not tell
 }
+
+var listers = sync.Pool{New: func() any { return &lister{} }}
 
 // listBuffer holds the names of some hundred objects.
 const listBuffer = 32 << 10
@@ -695,10 +703,15 @@ func (l *lister) read(at int, dir string) ([]entry, error) {
 		return nil, err
 	}
 	defer unix.Close(fd)
+	return l.readAll(fd)
+}
+
+// readAll is read of an open directory.
+func (l *lister) readAll(fd int) ([]entry, error) {
 	if l.buf == nil {
 		l.buf = make([]byte, listBuffer)
 	}
-	l.entries = l.entries[:0]
+	l.self, l.entries = 0, l.entries[:0]
 	for {
 		n, err := unix.Getdents(fd, l.buf)
 		if err == unix.EINTR {
