@@ -268,6 +268,13 @@ func runRelinker(o *relinkOptions) (status int, err error) {
 	}
 	c.Log, c.Verbose = log, log.Enabled(slog.LevelDebug)
 	c.Prefixed = func(prefix string) relink.Log { return log.WithPrefix(prefix) }
+	if !o.swiftName { // Swift's program has nothing to do, then
+		for _, name := range c.Names {
+			if _, err := os.Stat(filepath.Join(c.Devices, name)); err != nil {
+				return 0, fmt.Errorf("--device %s: %w", name, err)
+			}
+		}
+	}
 	r, err := relink.New(*c)
 	if err != nil {
 		return 0, err
@@ -286,7 +293,10 @@ func runRelinker(o *relinkOptions) (status int, err error) {
 	if !o.swiftName || o.dryRun {
 		printRelinked(os.Stdout, r, o)
 	}
-	return status, nil
+	if !o.swiftName && status == relink.NoPolicy {
+		err = errors.New("no policy is in that step of an increase of the partition power")
+	}
+	return status, err
 }
 
 // relinkLog is where the conf says, and without one standard error or --logfile. Under our own name a display has standard error.

@@ -354,8 +354,8 @@ func python(b bool) string {
 	return "False"
 }
 
-// clock is Python's strftime('%X %x %Z') in the C locale.
-func clock(t time.Time) string { return t.UTC().Format("15:04:05 01/02/06 UTC") }
+// clock is Python's strftime('%X %x %Z') of gmtime in the C locale.
+func clock(t time.Time) string { return t.UTC().Format("15:04:05 01/02/06 GMT") }
 
 // elapsed is Python's str(datetime.timedelta).
 func elapsed(d time.Duration) string {
