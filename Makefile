@@ -94,7 +94,7 @@ conformance: build deps ## Swift's own tests with our programs in place of its; 
 
 soak: build deps      ## kill servers in the middle of writes, and relinkers; relink random disks beside Swift; raise a cluster's partition power; break a real cluster and repair it for SOAKTIME, over and over; 300 random clusters against stock, in pieces of SOAKTIME; goes on where it was
 	IMPING_CRASH_ROUNDS=200 $(GO) test -count=1 -timeout 1800s -run '^TestKilledServersLeaveWholeFiles$$' ./netfast/server
-	$(GO) test -count=1 -timeout 7200s ./engine/relink -seeds 300 -kills 200
+	$(GO) test -count=1 -timeout 7200s -run '^TestRandomDisksAreRelinked|^TestKilledRelinkers' ./engine/relink -seeds 300 -kills 200 -state $${TMPDIR:-/tmp}/imping-relink-soak
 	IMPING_RAISE_POWER=1 $(GO) test -count=1 -timeout 600s -run '^TestAPartitionPowerIsRaisedUnderLoad$$' ./cmd/imping
 	$(PREFIX)/imping soak --time $(SOAKTIME)
 	IMPING_MUTANTS=1 $(GO) test -count=1 -timeout 1800s -run '^TestMutantsOfImpingAreCaught$$' ./lab/differential

@@ -30,7 +30,7 @@ var (
 		head_requests_per_device_per_second post_requests_per_device_per_second put_requests_per_device_per_second
 		replicate_requests_per_device_per_second update_requests_per_device_per_second`)
 
-	relinkerOptions = append(words(`files_per_second stats_interval workers recon_cache_path clobber_hardlink_collisions policies device partitions`), processOptions...)
+	relinkerOptions = append(words(`files_per_second stats_interval workers recon_cache_path clobber_hardlink_collisions policies device partitions `+optAtOnce), processOptions...)
 
 	// otherOptions are of daemons that stay stock, and may stand in [DEFAULT] for them.
 	otherOptions = words(`handoff_delete log_rsync_transfers replicator_workers rsync_bwlimit rsync_compress rsync_error_log_line_length

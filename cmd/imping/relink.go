@@ -38,8 +38,9 @@ type relinkOptions struct {
 	partitions                                  []int
 	skipMountCheck, debug, clobber              bool
 	perSecond, statsInterval                    *float64
-	workers                                     *int
+	workers, atOnce                             *int
 	dryRun, json                                bool
+	profile                                     string
 }
 
 func relinkCommand() *cobra.Command {
@@ -71,6 +72,7 @@ Exit status: 0 all done, 1 errors (run it again), 2 no policy is in that step of
 		},
 	}
 	o.flags(cmd)
+	cmd.Flags().StringVar(&o.profile, "profile", "", "write a profile of this run (cpu, mem, block or trace) into the current folder")
 	return cmd
 }
 
@@ -115,6 +117,11 @@ func (o *relinkOptions) flags(cmd *cobra.Command) {
 		o.workers = &n
 		return ok
 	}}, "workers", "devices at work at a time, or auto: all (default workers of CONF, else auto)")
+	f.Var(&typed{name: "--partitions-per-device", kind: "positive_int", set: func(s string) bool {
+		n, ok := conf.ParseInt(s)
+		o.atOnce = &n
+		return ok && n > 0
+	}}, "partitions-per-device", fmt.Sprintf("partitions of a device at work at a time (default %d; %s in CONF)", relink.DefaultPartitionsPerDevice, optAtOnce))
 	f.StringVar(&o.logfile, "logfile", "", "file to log to, where there is no CONF")
 	f.BoolVar(&o.debug, "debug", false, "log every file")
 	f.BoolVar(&o.clobber, "clobber-hardlink-collisions", false, "another file that has a link's name goes to quarantine; in cleanup it is taken for the link")
@@ -221,6 +228,12 @@ func wholeFlags(cmd *cobra.Command, argv []string) ([]string, error) {
 
 // runRelinker does what a relinker's words say, and returns the exit status.
 func runRelinker(o *relinkOptions) (status int, err error) {
+	if err := checkProfile(o.profile); err != nil {
+		return 0, err
+	}
+	if o.profile != "" { // before the user changes, who may not be allowed to write here
+		defer startProfile(o.profile)()
+	}
 	sec := &conf.Section{}
 	if o.conf != "" {
 		path, err := filepath.Abs(o.conf)
@@ -255,6 +268,13 @@ func runRelinker(o *relinkOptions) (status int, err error) {
 	}
 	c.Log, c.Verbose = log, log.Enabled(slog.LevelDebug)
 	c.Prefixed = func(prefix string) relink.Log { return log.WithPrefix(prefix) }
+	if !o.swiftName { // Swift's program has nothing to do, then
+		for _, name := range c.Names {
+			if _, err := os.Stat(filepath.Join(c.Devices, name)); err != nil {
+				return 0, fmt.Errorf("--device %s: %w", name, err)
+			}
+		}
+	}
 	r, err := relink.New(*c)
 	if err != nil {
 		return 0, err
@@ -273,7 +293,10 @@ func runRelinker(o *relinkOptions) (status int, err error) {
 	if !o.swiftName || o.dryRun {
 		printRelinked(os.Stdout, r, o)
 	}
-	return status, nil
+	if !o.swiftName && status == relink.NoPolicy {
+		err = errors.New("no policy is in that step of an increase of the partition power")
+	}
+	return status, err
 }
 
 // relinkLog is where the conf says, and without one standard error or --logfile. Under our own name a display has standard error.
@@ -310,7 +333,10 @@ func relinkLog(sec *conf.Section, o *relinkOptions) (*daemon.Logger, error) {
 	return daemon.NewPlainLogger(os.Stderr, level), nil
 }
 
-const optClobber = "clobber_hardlink_collisions"
+const (
+	optClobber = "clobber_hardlink_collisions"
+	optAtOnce  = "imping_partitions_per_device"
+)
 
 // relinkConfig takes the options of [object-relinker] with Swift's defaults; flags win.
 func relinkConfig(sec *conf.Section, o *relinkOptions) (*relink.Config, error) {
@@ -353,8 +379,15 @@ func relinkConfig(sec *conf.Section, o *relinkOptions) (*relink.Config, error) {
 	if o.workers != nil {
 		c.Workers = *o.workers
 	}
+	c.PartitionsPerDevice = r.int(optAtOnce, relink.DefaultPartitionsPerDevice)
+	if c.PartitionsPerDevice < 1 {
+		r.keep(sec.Errorf(optAtOnce, "an integer > 0"))
+	}
+	if o.atOnce != nil {
+		c.PartitionsPerDevice = *o.atOnce
+	}
 	for _, key := range sec.Keys() {
-		if strings.HasPrefix(key, "imping_") {
+		if strings.HasPrefix(key, "imping_") && key != optAtOnce {
 			return nil, fmt.Errorf("%s: [%s] has an unknown option %s", sec.Path, sec.Name, key)
 		}
 	}

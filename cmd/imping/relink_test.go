@@ -101,7 +101,11 @@ b.get_ring().save(%q)`, filepath.Join(dir, "object.ring.gz"))).CombinedOutput()
 		t.Errorf("status %d, %v, %q, log:\n%s", status, err, out+problems, text)
 	}
 	status, out, problems = runImping(t, append([]string{"relink"}, words...)...)
-	if status != exitLeft || !strings.Contains(problems, "No policy found to increase the partition power.\n") || !strings.HasPrefix(out, "0 partitions in ") {
+	if status != exitLeft || !strings.Contains(problems, "No policy found to increase the partition power.\nimping: no policy is in that step of an increase") || !strings.HasPrefix(out, "0 partitions in ") {
 		t.Errorf("status %d, %q, %q", status, out, problems)
+	}
+	status, _, problems = runImping(t, append([]string{"relink", "--device", "none"}, words...)...)
+	if status != exitFailed || !strings.HasPrefix(problems, "imping: --device none: ") {
+		t.Errorf("a device that is not there: status %d, %q", status, problems)
 	}
 }

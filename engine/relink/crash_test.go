@@ -3,6 +3,7 @@ package relink
 import (
 	"bufio"
 	"context"
+	"encoding/json"
 	"errors"
 	"flag"
 	"fmt"
@@ -23,7 +24,10 @@ import (
 	"imping/io/diskfile"
 )
 
-var kills = flag.Int("kills", 20, "how many relinkers are killed")
+var (
+	kills       = flag.Int("kills", 20, "how many relinkers are killed")
+	stateFolder = flag.String("state", "", "folder in which random disks and kills that went well are remembered, so that a soak goes on where it was")
+)
 
 // victim, in the environment, makes this program a relinker: root, swift.conf and step, separated by spaces.
 const victim = "IMPING_TEST_RELINKER"
@@ -79,11 +83,12 @@ func (h *site) victim(t *testing.T, action string, after time.Duration) (time.Du
 // A relinker that is killed at any moment, and begun again, by stock now and then, leaves what one leaves that was not.
 func TestKilledRelinkersLoseNothing(t *testing.T) {
 	s := newStock(t)
-	killed, round := 0, uint64(0)
-	for killed < *kills && !t.Failed() {
-		round++
-		if round > uint64(10**kills) {
-			t.Fatalf("only %d of %d relinkers were killed before they ended", killed, round)
+	var done struct{ Killed, Rounds int }
+	resume(t, "kills.json", &done)
+	for done.Killed < *kills && !t.Failed() {
+		round, killed := uint64(done.Rounds+1), 0
+		if done.Rounds >= 10**kills {
+			t.Fatalf("only %d relinkers were killed before they ended, in %d rounds", done.Killed, done.Rounds)
 		}
 		undisturbed, disturbed := newSite(t, s), newSite(t, s)
 		g := newGrower(1000+round, time.Now(), undisturbed, disturbed)
@@ -110,7 +115,37 @@ func TestKilledRelinkersLoseNothing(t *testing.T) {
 				t.Fatalf("round %d, %s: (-undisturbed +killed)\n%s", round, action, diff)
 			}
 		}
+		done.Rounds++
+		done.Killed += killed
+		keep(t, "kills.json", &done)
 	}
+}
+
+// resume takes over what a run before has kept in the state folder, and keep keeps it there; without such a folder nothing is.
+func resume(t *testing.T, name string, done any) {
+	t.Helper()
+	if *stateFolder == "" {
+		return
+	}
+	data, err := os.ReadFile(filepath.Join(*stateFolder, name))
+	if errors.Is(err, os.ErrNotExist) {
+		return
+	}
+	check(t, err)
+	check(t, json.Unmarshal(data, done))
+}
+
+func keep(t *testing.T, name string, done any) {
+	t.Helper()
+	if *stateFolder == "" || t.Failed() {
+		return
+	}
+	data, err := json.Marshal(done)
+	check(t, err)
+	check(t, os.MkdirAll(*stateFolder, 0o755))
+	path := filepath.Join(*stateFolder, name)
+	check(t, os.WriteFile(path+".new", data, 0o644))
+	check(t, os.Rename(path+".new", path))
 }
 
 // A signal ends the work between two objects.

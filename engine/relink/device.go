@@ -4,8 +4,11 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"os"
 	"path/filepath"
 	"strings"
+	"sync"
+	"syscall"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -23,9 +26,11 @@ type device struct {
 	ring   *ring.Ring
 	m      *diskfile.Manager
 
-	disk  *diskfile.Relinker
+	disks []*diskfile.Relinker // each is at one partition at a time
+	lock  sync.Mutex           // what follows, and data
 	state *state
-	told  diskfile.RelinkCounts // in Progress
+	todo  []int // partitions, in their order
+	gone  bool  // mounted no more
 }
 
 func (d *device) data() *policyData { return d.recon.policy(d.name, d.policy.Index) }
@@ -38,49 +43,60 @@ func (d *device) run(ctx context.Context) (err error) {
 		if !d.cfg.MountCheck {
 			return err
 		}
-		d.log.Warnf("Skipping %s as it is not mounted", d.name)
-		d.data().unmounted++
+		d.unmounted()
 		return nil
 	}
 	data := d.data()
 	power, next := int(d.ring.PartPower), d.ring.NextPartPower
+	d.state = newState(power, next)
 	if !d.cfg.DryRun {
-		lock, err := lockDevice(ctx, path, d.policy.DataDir())
+		root, err := os.OpenRoot(path)
+		if err != nil {
+			return err
+		}
+		defer root.Close()
+		d.warnOfOwner(root)
+		lock, err := lockDevice(ctx, root, d.policy.DataDir(), func(file string) {
+			d.log.Infof("Waiting for another relinker that holds %s", file)
+		})
 		if err != nil {
 			return err
 		}
 		defer lock.Close()
-		if d.state, err = openState(path, d.policy.DataDir(), power, next); err != nil {
+		if d.state, err = openState(root, d.policy.DataDir(), power, next); err != nil {
 			return err
 		}
-	} else {
-		d.state = &state{PartPower: power, NextPartPower: next, Done: map[string]bool{}}
 	}
 	*data = policyData{begun: time.Now(), updated: time.Now(), power: power, next: next}
 	d.updateRecon(d.name, false)
 
 	there, err := d.open()
+	defer func() {
+		for _, disk := range d.disks {
+			disk.Close()
+		}
+	}()
 	if err != nil {
 		dir := filepath.Join(path, d.policy.DataDir())
 		d.log.Warnf("Skipping %s because %s: '%s'", dir, pythonError(err), dir)
 		data.unlistable++
 		return nil
 	}
-	defer d.disk.Close()
-	todo := d.state.partitions(there)
+	d.todo = d.state.partitions(there)
 	if len(d.cfg.Partitions) > 0 {
 		// Only now, so that the state has all of them.
-		todo = only(todo, d.cfg.Partitions)
+		d.todo = only(d.todo, d.cfg.Partitions)
 	}
-	d.Partitions.Add(int64(len(todo)))
-	for _, part := range todo {
-		if ctx.Err() != nil {
-			break
-		}
-		if err := d.partition(ctx, part); err != nil {
-			break
-		}
+	d.expect(len(d.todo))
+	var wg sync.WaitGroup
+	for _, disk := range d.disks {
+		wg.Go(func() {
+			for part, ok := d.next(ctx); ok; part, ok = d.next(ctx) {
+				d.partition(ctx, disk, part)
+			}
+		})
 	}
+	wg.Wait()
 	if d.cfg.DryRun {
 		d.plan()
 		return nil
@@ -91,9 +107,38 @@ func (d *device) run(ctx context.Context) (err error) {
 	if ctx.Err() == nil {
 		data.ended = time.Now()
 	}
-	d.count()
+	data.parts, data.total = d.state.done, len(d.state.Done)
+	data.updated = time.Now()
 	d.updateRecon(d.name, true)
 	return nil
+}
+
+// next gives the next partition, as long as there is one and work goes on.
+func (d *device) next(ctx context.Context) (part int, ok bool) {
+	d.lock.Lock()
+	defer d.lock.Unlock()
+	if len(d.todo) == 0 || d.gone || ctx.Err() != nil {
+		return 0, false
+	}
+	part = d.todo[0]
+	d.todo = d.todo[1:]
+	return part, true
+}
+
+func (d *device) unmounted() {
+	d.log.Warnf("Skipping %s as it is not mounted", d.name)
+	d.data().unmounted++
+}
+
+// warnOfOwner warns of directories that Swift could not write to.
+func (d *device) warnOfOwner(root *os.Root) {
+	info, err := root.Stat(d.policy.DataDir())
+	if err != nil {
+		return
+	}
+	if owner := info.Sys().(*syscall.Stat_t).Uid; os.Geteuid() == 0 && owner != 0 {
+		d.log.Warnf("New directories on %s will belong to root, but %s belongs to user %d: is that what --user is for?", d.name, d.policy.DataDir(), owner)
+	}
 }
 
 // open lists the partitions.
@@ -105,13 +150,14 @@ func (d *device) open() (there []int, err error) {
 	if d.pace.rate > 0 {
 		c.Pace = d.pace.wait
 	}
-	if d.disk, err = d.m.Relinker(d.name, c); err != nil {
-		return nil, err
+	for range max(d.cfg.PartitionsPerDevice, 1) {
+		disk, err := d.m.Relinker(d.name, c)
+		if err != nil {
+			return nil, err
+		}
+		d.disks = append(d.disks, disk)
 	}
-	if there, err = d.disk.Partitions(); err != nil {
-		d.disk.Close()
-	}
-	return there, err
+	return d.disks[0].Partitions()
 }
 
 func only(parts, wanted []int) []int {
@@ -127,33 +173,45 @@ func only(parts, wanted []int) []int {
 	return both
 }
 
-// partition does one partition. The error is that the work has to end. Swift: hook_pre_partition, hook_post_partition.
-func (d *device) partition(ctx context.Context, part int) error {
-	before := d.disk.Errors
-	linked, err := d.disk.Partition(ctx, part)
-	if ctx.Err() != nil {
-		d.count()
-		return context.Cause(ctx) // what was done of it is found done the next time
-	}
-	if err != nil {
-		d.disk.Errors++
+// partition does one partition. Swift: hook_pre_partition, hook_post_partition.
+func (d *device) partition(ctx context.Context, disk *diskfile.Relinker, part int) {
+	before := disk.RelinkCounts
+	linked, err := disk.Partition(ctx, part)
+	done := false
+	var unmounted *diskfile.NotMountedError
+	switch {
+	case errors.As(err, &unmounted):
+		d.lock.Lock()
+		if !d.gone {
+			d.gone = true
+			d.unmounted()
+		}
+		d.lock.Unlock()
+	case ctx.Err() != nil: // what was done of it is found done the next time
+	case err != nil:
+		disk.Errors++
 		d.log.Warnf("Skipping %s because %s", d.m.PartitionPath(d.name, part), pythonError(err))
+	default:
+		done = true
 	}
-	if !d.cfg.DryRun {
-		d.rehash(ctx, part, linked)
+	if done && !d.cfg.DryRun {
+		disk.Errors += d.rehash(ctx, part, linked)
 	}
-	if d.disk.Errors == before {
-		if d.cfg.DryRun {
-			d.state.Done[fmt.Sprint(part)] = true
-		} else if err := d.state.finish(part); err != nil {
-			d.disk.Errors++
+	d.lock.Lock()
+	defer d.lock.Unlock()
+	if done && disk.Errors == before.Errors {
+		if err := d.state.finish(part); err != nil {
+			disk.Errors++
 			d.log.Warnf("%v", err)
 		}
 	}
+	d.count(disk.RelinkCounts.Since(before))
+	if d.gone || ctx.Err() != nil && !done {
+		return
+	}
 	d.PartitionsDone.Add(1)
-	d.count()
 	if d.cfg.DryRun {
-		return nil
+		return
 	}
 	step := "relink"
 	if d.cfg.Cleanup {
@@ -161,13 +219,12 @@ func (d *device) partition(ctx context.Context, part int) error {
 	}
 	d.log.Infof("Step: %s Device: %s Policy: %s Partitions: %d/%d", step, d.name, d.policy.Name, d.data().parts, d.data().total)
 	d.updateRecon(d.name, false)
-	return nil
 }
 
 // rehash hashes what has changed. Cleanup visits the lower half only, so that the partitions of the upper half are hashed when they
 // get their links; those of the lower half are by cleanup, when it has come by. Partitions in which suffixes wait to be hashed
 // count as changed: links may have been made by a relinker that was killed.
-func (d *device) rehash(ctx context.Context, part int, linked []int) {
+func (d *device) rehash(ctx context.Context, part int, linked []int) (failed int64) {
 	changed := map[int]bool{}
 	for _, p := range linked {
 		changed[p] = true
@@ -178,17 +235,17 @@ func (d *device) rehash(ctx context.Context, part int, linked []int) {
 	for p, yes := range changed {
 		if yes && (d.cfg.Cleanup || p >= 1<<d.ring.PartPower) {
 			if _, _, err := d.m.SuffixHashes(d.name, p, nil, false); err != nil {
-				d.disk.Errors++
+				failed++
 				d.log.Warnf("Error hashing partition %s: %v", d.m.PartitionPath(d.name, p), err)
 			}
 		}
 	}
 	if !d.cfg.Cleanup {
-		return
+		return failed
 	}
 	// Most are empty, and need no hashes any more.
 	if removed, _ := d.remove(ctx, part); removed {
-		return
+		return failed
 	}
 	hashes, _, err := d.m.SuffixHashes(d.name, part, nil, false)
 	var busy *diskfile.LockTimeoutError
@@ -201,6 +258,7 @@ func (d *device) rehash(ctx context.Context, part int, linked []int) {
 			d.log.Warnf("Partition %s stays because of %s", d.m.PartitionPath(d.name, part), strings.Join(unexpected, ", "))
 		}
 	}
+	return failed
 }
 
 // remove removes a partition, if it is empty. It is worth a try: what it meets, a replicator deals with.
@@ -212,18 +270,17 @@ func (d *device) remove(ctx context.Context, part int) (removed bool, unexpected
 	return removed, unexpected
 }
 
-// count brings recon's figures and Progress up to date.
-func (d *device) count() {
-	data, now := d.data(), d.disk.RelinkCounts
-	data.RelinkCounts = now
-	data.parts, data.total = d.state.count()
+// count brings recon's figures and Progress up to date, now that so much more was done; the lock is held.
+func (d *device) count(more diskfile.RelinkCounts) {
+	data := d.data()
+	data.RelinkCounts.Add(more)
+	data.parts, data.total = d.state.done, len(d.state.Done)
 	data.updated = time.Now()
-	d.HashDirs.Add(now.HashDirs - d.told.HashDirs)
-	d.Files.Add(now.Files - d.told.Files)
-	d.Linked.Add(now.Linked - d.told.Linked)
-	d.Removed.Add(now.Removed - d.told.Removed)
-	d.ErrorsNow.Add(now.Errors - d.told.Errors)
-	d.told = now
+	d.HashDirs.Add(more.HashDirs)
+	d.Files.Add(more.Files)
+	d.Linked.Add(more.Linked)
+	d.Removed.Add(more.Removed)
+	d.ErrorsNow.Add(more.Errors)
 }
 
 // tell logs what happened to a file, in Swift's words where it has any.

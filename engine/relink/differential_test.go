@@ -17,8 +17,13 @@ var (
 // Whoever does a step, the disks are the same afterwards, and so is the exit status.
 func TestRandomDisksAreRelinkedAsSwiftDoes(t *testing.T) {
 	s := newStock(t)
-	for n := range *seeds {
-		t.Run(fmt.Sprint(*seed+uint64(n)), func(t *testing.T) { compare(t, s, *seed+uint64(n)) })
+	var done struct{ Seeds int }
+	resume(t, "seeds.json", &done)
+	for ; done.Seeds < *seeds && !t.Failed(); keep(t, "seeds.json", &done) {
+		n := *seed + uint64(done.Seeds)
+		if t.Run(fmt.Sprint(n), func(t *testing.T) { compare(t, s, n) }) {
+			done.Seeds++
+		}
 	}
 }
 
@@ -38,7 +43,7 @@ func compare(t *testing.T, s *stock, seed uint64) {
 		var said [4]fmt.Stringer
 		for i, h := range sites {
 			if ours(i) {
-				status[i], said[i] = h.run(t, action, narrow(t, words))
+				status[i], said[i] = h.run(t, action, narrow(t, words), func(c *Config) { c.PartitionsPerDevice = int(1 + seed%4) })
 			} else {
 				status[i] = h.runStock(t, action, words...)
 			}

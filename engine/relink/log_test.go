@@ -13,14 +13,20 @@ type logBook struct {
 	lines   []string
 	limit   int    // 0: none
 	reached func() // is called when there are so many lines
+	heard   func(line string)
 }
 
 func (l *logBook) put(level, format string, args []any) {
+	line := level + " " + fmt.Sprintf(format, args...)
 	l.mu.Lock()
-	defer l.mu.Unlock()
-	l.lines = append(l.lines, level+" "+fmt.Sprintf(format, args...))
-	if len(l.lines) == l.limit {
+	l.lines = append(l.lines, line)
+	reached := len(l.lines) == l.limit
+	l.mu.Unlock()
+	if reached {
 		l.reached()
+	}
+	if l.heard != nil {
+		l.heard(line)
 	}
 }
 

@@ -24,11 +24,7 @@ type stats struct {
 }
 
 func (s *stats) add(o *stats) {
-	s.HashDirs += o.HashDirs
-	s.Files += o.Files
-	s.Linked += o.Linked
-	s.Removed += o.Removed
-	s.Errors += o.Errors
+	s.RelinkCounts.Add(o.RelinkCounts)
 	s.unmounted += o.unmounted
 	s.unlistable += o.unlistable
 }

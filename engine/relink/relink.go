@@ -10,6 +10,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -30,6 +31,9 @@ const (
 
 // DefaultStatsInterval is how often recon figures are renewed. Swift: DEFAULT_STATS_INTERVAL.
 const DefaultStatsInterval = 300 * time.Second
+
+// DefaultPartitionsPerDevice is Config.PartitionsPerDevice where nobody has asked for another number.
+const DefaultPartitionsPerDevice = 4
 
 // Auto, as Config.Workers, is a worker per device.
 const Auto = -1
@@ -54,10 +58,12 @@ type Config struct {
 	Names      []string         // of devices; nil: all
 	Partitions []int            // nil: all
 
-	HashDirsPerSecond float64       // files_per_second: object directories, per worker; 0: no limit
-	Workers           int           // Auto; 0 and 1: one device after the other
-	StatsInterval     time.Duration // of recon figures
-	ReconPath         string
+	HashDirsPerSecond float64 // files_per_second: object directories, per worker; 0: no limit
+	Workers           int     // Auto; 0 and 1: one device after the other
+	// PartitionsPerDevice are under way at a time on a device, in their order; 0 is 1.
+	PartitionsPerDevice int
+	StatsInterval       time.Duration // of recon figures
+	ReconPath           string
 
 	ReclaimAge, CommitWindow time.Duration
 	Clobber                  bool // clobber_hardlink_collisions
@@ -72,7 +78,7 @@ type Config struct {
 
 // Progress is how far a relinker is. It may be read at any time.
 type Progress struct {
-	Partitions, PartitionsDone                  atomic.Int64 // of the devices begun
+	Partitions, PartitionsDone                  atomic.Int64 // to be done, of all devices
 	HashDirs, Files, Linked, Removed, ErrorsNow atomic.Int64
 	began                                       atomic.Int64
 }
@@ -198,19 +204,51 @@ type worker struct {
 	key     string // in the recon cache
 	recon   reconData
 	pace    pace
+	guesses map[string]int // partitions by data directory, as long as it has not begun
 }
 
 func (r *Relinker) newWorker(log Log, devices []string, key string) *worker {
 	return &worker{
 		Relinker: r, log: log, devices: devices, key: key,
 		recon: reconData{devices: map[string]map[int]*policyData{}, updated: time.Now()},
-		pace:  pace{rate: r.cfg.HashDirsPerSecond},
+		pace:  pace{rate: r.cfg.HashDirsPerSecond}, guesses: map[string]int{},
 	}
+}
+
+// guess counts the partitions that there may be to do, so that Progress has a whole from the beginning.
+func (w *worker) guess() {
+	for _, p := range w.cfg.Policies {
+		for _, name := range w.devices {
+			dir := filepath.Join(w.cfg.Devices, name, p.DataDir())
+			entries, err := os.ReadDir(dir)
+			if err != nil {
+				continue
+			}
+			upper := 1 << w.rings[p.Index].PartPower
+			if w.cfg.Cleanup {
+				upper /= 2
+			}
+			for _, e := range entries {
+				if n, err := strconv.Atoi(e.Name()); err == nil && n < upper && (len(w.cfg.Partitions) == 0 || slices.Contains(w.cfg.Partitions, n)) {
+					w.guesses[dir]++
+				}
+			}
+			w.Partitions.Add(int64(w.guesses[dir]))
+		}
+	}
+}
+
+// expect puts the partitions that are to be done in place of the guess.
+func (d *device) expect(parts int) {
+	dir := filepath.Join(d.cfg.Devices, d.name, d.policy.DataDir())
+	d.Partitions.Add(int64(parts - d.guesses[dir]))
+	delete(d.guesses, dir)
 }
 
 // run returns the worker's exit status. Swift: cli/relinker.py, Relinker.run.
 func (w *worker) run(ctx context.Context) int {
 	w.dumpWorker(nil)
+	w.guess()
 	for _, p := range w.cfg.Policies {
 		w.policy(ctx, p, w.rings[p.Index])
 	}
@@ -258,13 +296,15 @@ func (w *worker) policy(ctx context.Context, p *policy.Policy, g *ring.Ring) {
 			return
 		}
 		if _, err := os.Lstat(filepath.Join(w.cfg.Devices, name)); errors.Is(err, os.ErrNotExist) {
-			continue // named, and not there
+			w.log.Warnf("There is no device %s under %s", name, w.cfg.Devices) // as it was named
+			continue
 		}
 		d := &device{worker: w, name: name, policy: p, ring: g, m: m}
 		if err := d.run(ctx); err != nil && ctx.Err() == nil {
 			w.log.Warnf("Skipping %s: %v", name, err)
 			d.data().Errors++
 		}
+		d.expect(0) // if it has not begun
 	}
 }
 
@@ -272,8 +312,12 @@ func (w *worker) policy(ctx context.Context, p *policy.Policy, g *ring.Ring) {
 // Swift: common/utils.py, RateLimitedIterator.
 type pace struct {
 	rate float64
+	mu   sync.Mutex
 	next time.Time
 }
+
+// maxPause is as good as no end.
+const maxPause = 100 * 365 * 24 * time.Hour
 
 func (p *pace) wait(ctx context.Context) error {
 	pause := p.take(time.Now())
@@ -292,11 +336,13 @@ func (p *pace) wait(ctx context.Context) error {
 
 // take counts one, and says how long it has to wait.
 func (p *pace) take(now time.Time) time.Duration {
+	p.mu.Lock()
+	defer p.mu.Unlock()
 	if now.Sub(p.next) > 5*time.Second {
 		p.next = now
 	}
 	pause := max(p.next.Sub(now), 0)
-	p.next = p.next.Add(time.Duration(float64(time.Second) / p.rate))
+	p.next = p.next.Add(time.Duration(min(float64(time.Second)/p.rate, float64(maxPause))))
 	return pause
 }
 
@@ -308,8 +354,8 @@ func python(b bool) string {
 	return "False"
 }
 
-// clock is Python's strftime('%X %x %Z') in the C locale.
-func clock(t time.Time) string { return t.UTC().Format("15:04:05 01/02/06 UTC") }
+// clock is Python's strftime('%X %x %Z') of gmtime in the C locale.
+func clock(t time.Time) string { return t.UTC().Format("15:04:05 01/02/06 GMT") }
 
 // elapsed is Python's str(datetime.timedelta).
 func elapsed(d time.Duration) string {

@@ -291,8 +291,7 @@ func TestBadStatesAreBegunAnew(t *testing.T) {
 		`{"part_power": 5, "next_part_power": 7, "state": {"1": true}}`:             5,
 	} {
 		check(t, os.WriteFile(path, []byte(text), 0o644))
-		s, err := openState(dir, "objects", 6, 7)
-		check(t, err)
+		s := openedState(t, dir, 6, 7)
 		if len(s.Done) > 0 || (s.PrevPartPower == nil) != (prev < 0) || prev >= 0 && *s.PrevPartPower != prev {
 			t.Errorf("%s: %+v", text, s)
 		}
@@ -301,8 +300,7 @@ func TestBadStatesAreBegunAnew(t *testing.T) {
 		}
 	}
 	check(t, os.WriteFile(path, []byte(`{"state": {"1": true, "2": 0, "3": 1}, "part_power": 6.0, "next_part_power": 7, "prev_part_power": 5}`), 0o644))
-	s, err := openState(dir, "objects", 6, 7)
-	check(t, err)
+	s := openedState(t, dir, 6, 7)
 	if diff := cmp.Diff(map[string]bool{"1": true, "2": false, "3": true}, s.Done); diff != "" || *s.PrevPartPower != 5 {
 		t.Error(diff)
 	}
@@ -345,7 +343,7 @@ func TestTimesArePythons(t *testing.T) {
 			t.Errorf("%v is %q, want %q", d, got, want)
 		}
 	}
-	if got := clock(time.Date(2026, 3, 4, 5, 6, 7, 0, time.UTC)); got != "05:06:07 03/04/26 UTC" {
+	if got := clock(time.Date(2026, 3, 4, 5, 6, 7, 0, time.UTC)); got != "05:06:07 03/04/26 GMT" {
 		t.Error(got)
 	}
 }
@@ -376,5 +374,42 @@ func TestForeignEntriesAreToldAndLeft(t *testing.T) {
 	}
 	if got := content(file); !strings.Contains(got, "no such file") {
 		t.Errorf("the old file: %s", got)
+	}
+}
+
+// A display has the whole from the beginning, also where devices wait for their turn; another relinker at a device is waited for,
+// which is told.
+func TestProgressHasTheWholeFromTheBeginning(t *testing.T) {
+	s := newStock(t)
+	h := newSite(t, s)
+	for _, dev := range []string{"sda", "sdb", "sdc"} {
+		h.put(t, h.path(dev, "objects", 40, high, now+".data"), "x")
+		h.put(t, h.path(dev, "objects", 3, low, now+".data"), "y")
+		h.put(t, h.path(dev, "objects", 80, "a0000000000000000000000000000abd", now+".data"), "new")
+	}
+	h.step(t, "relink")
+	other, err := os.Create(filepath.Join(h.devices, "sda", ".relink.objects.lock"))
+	check(t, err)
+	check(t, syscall.Flock(int(other.Fd()), syscall.LOCK_EX))
+	var r *Relinker
+	var seen []string
+	book := &logBook{}
+	book.heard = func(line string) {
+		switch {
+		case strings.HasPrefix(line, "info Waiting for another relinker that holds "):
+			other.Close()
+		case strings.HasPrefix(line, "info Step: "):
+			seen = append(seen, fmt.Sprintf("%d/%d", r.PartitionsDone.Load(), r.Partitions.Load()))
+		}
+	}
+	c, err := h.config("relink", book)
+	check(t, err)
+	c.Workers, c.PartitionsPerDevice = 1, 1
+	r, err = New(*c)
+	check(t, err)
+	status, err := r.Run(context.Background())
+	check(t, err)
+	if want := []string{"1/6", "2/6", "3/6", "4/6", "5/6", "6/6"}; status != Success || !cmp.Equal(seen, want) {
+		t.Errorf("status %d, %v, want %v:\n%s", status, seen, want, book)
 	}
 }

@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
-	"path/filepath"
 	"slices"
 	"strconv"
 	"syscall"
@@ -22,33 +21,36 @@ type state struct {
 	PrevPartPower *int            `json:"prev_part_power,omitempty"` // that of the step before
 	Done          map[string]bool `json:"state"`                     // by partition
 
-	path  string // of the file
-	tmp   string
-	saved time.Time
-	dirty bool // the file lacks something
+	device *os.Root // nil in a dry run
+	file   string   // below it
+	tmp    string
+	saved  time.Time
+	dirty  bool // the file lacks something
+	done   int  // of Done
 }
 
-// maxState bounds what is read: a device can not have more partitions than this is long.
-const maxState = 1 << 30
+// maxState bounds what is read: some ten million partitions.
+const maxState = 1 << 28
+
+func newState(power, next int) *state {
+	return &state{PartPower: power, NextPartPower: next, Done: map[string]bool{}}
+}
 
 // openState reads the state of a data directory. One of other powers, or that can not be understood, is removed; of a step before the
-// power is kept.
-func openState(devicePath, dataDir string, power, next int) (*state, error) {
-	s := &state{
-		PartPower: power, NextPartPower: next, Done: map[string]bool{},
-		path: filepath.Join(devicePath, "relink."+dataDir+".json"),
-		tmp:  filepath.Join(devicePath, ".relink."+dataDir+".json.tmp"),
-	}
-	info, err := os.Stat(s.path)
+// power is kept. The device is asked for as it was opened: one that is unmounted later has its state on itself, not on the disk below.
+func openState(device *os.Root, dataDir string, power, next int) (*state, error) {
+	s := newState(power, next)
+	s.device, s.file, s.tmp = device, "relink."+dataDir+".json", ".relink."+dataDir+".json.tmp"
+	info, err := device.Stat(s.file)
 	if errors.Is(err, fs.ErrNotExist) {
 		return s, nil
 	}
-	if err == nil && info.Size() > maxState {
-		err = fmt.Errorf("%s has %d bytes", s.path, info.Size())
+	if err == nil && (!info.Mode().IsRegular() || info.Size() > maxState) {
+		err = fmt.Errorf("%s is %v of %d bytes", s.file, info.Mode(), info.Size())
 	}
 	var data []byte
 	if err == nil {
-		data, err = os.ReadFile(s.path)
+		data, err = device.ReadFile(s.file)
 	}
 	if err != nil {
 		return nil, fmt.Errorf("cannot read how far it is: %w", err)
@@ -56,7 +58,8 @@ func openState(devicePath, dataDir string, power, next int) (*state, error) {
 	if s.take(data) {
 		return s, nil
 	}
-	if err := os.Remove(s.path); err != nil {
+	s.Done = map[string]bool{}
+	if err := device.Remove(s.file); err != nil {
 		return nil, fmt.Errorf("cannot begin anew: %w", err)
 	}
 	return s, nil
@@ -78,16 +81,14 @@ func (s *state) take(data []byte) bool {
 		return false
 	}
 	if *old.PartPower != float64(s.PartPower) {
-		prev := int(*old.PartPower)
-		s.PrevPartPower = &prev
+		s.PrevPartPower = s.before(*old.PartPower)
 		return false
 	}
 	if old.State == nil {
 		return false
 	}
 	for part, done := range old.State {
-		if n, err := strconv.Atoi(part); err != nil || n < 0 {
-			s.Done = map[string]bool{}
+		if n, err := strconv.Atoi(part); err != nil || n < 0 || strconv.Itoa(n) != part {
 			return false
 		}
 		yes, isBool := done.(bool)
@@ -96,10 +97,18 @@ func (s *state) take(data []byte) bool {
 	}
 	if old.PrevPartPower != nil {
 		// Swift forgets it here, and then visits the upper half, too.
-		prev := int(*old.PrevPartPower)
-		s.PrevPartPower = &prev
+		s.PrevPartPower = s.before(*old.PrevPartPower)
 	}
 	return true
+}
+
+// before is a partition power that the present one can come from; of any other nothing is to be thought.
+func (s *state) before(power float64) *int {
+	prev := int(max(min(power, 32), 0))
+	if float64(prev) != power || prev > s.PartPower {
+		return nil
+	}
+	return &prev
 }
 
 // partitions takes note of those that there are, and returns those that are to be done, descending: what is relinked to a
@@ -125,6 +134,12 @@ func (s *state) partitions(there []int) (todo []int) {
 			s.Done[name] = !fresh && relinking
 		}
 	}
+	s.done = 0
+	for _, done := range s.Done {
+		if done {
+			s.done++
+		}
+	}
 	for name, done := range s.Done {
 		if n, err := strconv.Atoi(name); err == nil && !done {
 			todo = append(todo, n)
@@ -135,24 +150,18 @@ func (s *state) partitions(there []int) (todo []int) {
 	return slices.Compact(todo)
 }
 
-func (s *state) count() (done, all int) {
-	for _, yes := range s.Done {
-		if yes {
-			done++
-		}
-	}
-	return done, len(s.Done)
-}
-
 // saveEvery bounds how often the file is written: it is as long as there are partitions, and each time the disk is waited for. What
 // is lost in a crash is done again, which changes nothing.
 const saveEvery = time.Second
 
 // finish notes that a partition is done.
 func (s *state) finish(part int) error {
-	s.Done[strconv.Itoa(part)] = true
-	s.dirty = true
-	if time.Since(s.saved) < saveEvery {
+	if name := strconv.Itoa(part); !s.Done[name] {
+		s.Done[name] = true
+		s.done++
+	}
+	s.dirty = s.device != nil
+	if !s.dirty || time.Since(s.saved) < saveEvery {
 		return nil
 	}
 	return s.save()
@@ -167,7 +176,7 @@ func (s *state) save() error {
 	if err != nil {
 		return err
 	}
-	f, err := os.OpenFile(s.tmp, os.O_WRONLY|os.O_CREATE|os.O_TRUNC, 0o666)
+	f, err := s.device.OpenFile(s.tmp, os.O_WRONLY|os.O_CREATE|os.O_TRUNC, 0o666)
 	if err == nil {
 		_, err = f.Write(data)
 		if err == nil {
@@ -176,7 +185,7 @@ func (s *state) save() error {
 		err = errors.Join(err, f.Close())
 	}
 	if err == nil {
-		err = os.Rename(s.tmp, s.path)
+		err = s.device.Rename(s.tmp, s.file)
 	}
 	if err != nil {
 		return fmt.Errorf("cannot note how far it is: %w", err)
@@ -188,9 +197,10 @@ func (s *state) save() error {
 // lockPoll is the pause between two tries for a device's lock.
 const lockPoll = 100 * time.Millisecond
 
-// lockDevice waits until no other relinker is at the data directory. Swift: cli/relinker.py, hook_pre_device.
-func lockDevice(ctx context.Context, devicePath, dataDir string) (*os.File, error) {
-	f, err := os.OpenFile(filepath.Join(devicePath, ".relink."+dataDir+".lock"), os.O_WRONLY|os.O_CREATE, 0o777)
+// lockDevice waits until no other relinker is at the data directory; waiting is called, once, if there is one. Swift: cli/relinker.py,
+// hook_pre_device.
+func lockDevice(ctx context.Context, device *os.Root, dataDir string, waiting func(file string)) (*os.File, error) {
+	f, err := device.OpenFile(".relink."+dataDir+".lock", os.O_WRONLY|os.O_CREATE, 0o777)
 	if err != nil {
 		return nil, fmt.Errorf("cannot open the relinker's lock: %w", err)
 	}
@@ -202,6 +212,10 @@ func lockDevice(ctx context.Context, devicePath, dataDir string) (*os.File, erro
 		default:
 			f.Close()
 			return nil, fmt.Errorf("cannot lock %s: %w", f.Name(), err)
+		}
+		if waiting != nil {
+			waiting(f.Name())
+			waiting = nil
 		}
 		select {
 		case <-ctx.Done():

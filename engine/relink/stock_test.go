@@ -138,7 +138,7 @@ func (h *site) config(action string, log Log) (*Config, error) {
 func siteConfig(root, swiftConf, action string, log Log) (*Config, error) {
 	swift, err := policy.Load(swiftConf)
 	return &Config{
-		Swift: swift, SwiftDir: filepath.Join(root, "etc"), Devices: filepath.Join(root, "node"), Cleanup: action == "cleanup", Workers: Auto,
+		Swift: swift, SwiftDir: filepath.Join(root, "etc"), Devices: filepath.Join(root, "node"), Cleanup: action == "cleanup", Workers: Auto, PartitionsPerDevice: 3,
 		ReconPath: filepath.Join(root, "cache"), ReclaimAge: 7 * 24 * time.Hour, CommitWindow: time.Minute, Log: log,
 		Prefixed: func(string) Log { return log }, Verbose: true,
 	}, err

@@ -22,6 +22,12 @@ func (m *Manager) cleanup(dir string, q query) (*choice, []string, error) {
 	if err != nil {
 		return nil, nil, err
 	}
+	c, left := m.settle(dir, names, q)
+	return c, left, nil
+}
+
+// settle is cleanup of a directory that holds these names.
+func (m *Manager) settle(dir string, names []string, q query) (*choice, []string) {
 	c, left, doomed := m.judge(dir, names, q)
 	for _, name := range doomed {
 		m.watch.Step()
@@ -31,7 +37,7 @@ func (m *Manager) cleanup(dir string, q query) (*choice, []string, error) {
 	if len(left) == 0 {
 		_ = syscall.Rmdir(dir) // what came into it in the meantime keeps it
 	}
-	return c, left, nil
+	return c, left
 }
 
 // judge chooses among the names in an object directory, and parts those that stay, in descending

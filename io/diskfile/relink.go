@@ -2,13 +2,16 @@ package diskfile
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"encoding/binary"
+	"errors"
 	"io/fs"
 	"path/filepath"
 	"slices"
 	"strconv"
 	"strings"
+	"sync"
 	"syscall"
 
 	"golang.org/x/sys/unix"
@@ -35,8 +38,24 @@ type RelinkCounts struct {
 	Files      int64 // in them, that count
 	Linked     int64
 	Removed    int64
-	Collisions int64 // another file had a link's name and was neither a tombstone nor clobbered
-	Errors     int64 // collisions among them
+	Collisions int64 // another file had a link's name, and was no tombstone
+	Errors     int64 // collisions among them, unless they are clobbered
+}
+
+// Add adds what another has done.
+func (c *RelinkCounts) Add(o RelinkCounts) {
+	c.HashDirs += o.HashDirs
+	c.Files += o.Files
+	c.Linked += o.Linked
+	c.Removed += o.Removed
+	c.Collisions += o.Collisions
+	c.Errors += o.Errors
+}
+
+// Since is what was done since then.
+func (c RelinkCounts) Since(then RelinkCounts) RelinkCounts {
+	c.Add(RelinkCounts{-then.HashDirs, -then.Files, -then.Linked, -then.Removed, -then.Collisions, -then.Errors})
+	return c
 }
 
 // RelinkKind is what has happened to a file or directory.
@@ -62,7 +81,7 @@ type RelinkEvent struct {
 }
 
 // Relinker gives the objects of a device their places under another partition power. It is
-// for one goroutine.
+// for one goroutine; another one may be at other partitions of the device.
 //
 // An object's directories are cleaned up as hashing would do, the new place first, so that the old one never has a file less.
 // Of the files of both those that count, and those that can not be read, must be at the new place; only then does cleanup
@@ -80,10 +99,12 @@ type Relinker struct {
 	pending map[int][]*relinking // by new partition
 	linked  map[int]bool         // partitions that have got links
 	emptied map[string]bool      // suffixes, below the data directory, of which a file was removed
+	again   []*relinking         // to whose old place something came meanwhile
 }
 
 // relinking is an object directory that was looked at.
 type relinking struct {
+	to       int
 	old, new string   // below the data directory
 	files    []string // that are there, at the old place
 	links    []string // of those, what the new place lacks
@@ -91,8 +112,16 @@ type relinking struct {
 }
 
 // relinkBatch is how many objects are linked or removed while the lock of a partition is held: enough that locking costs
-// nothing, few enough that on a slow disk a PUT, which waits for the lock for ten seconds, gets it.
+// nothing, few enough that on a slow disk a PUT, which waits for the lock for ten seconds, gets it. Under a Pace it is one:
+// between the look at an object and what is done to it there is no long wait.
 const relinkBatch = 64
+
+// relinkLooks is how often an old place is looked at to which something comes while cleanup is there: the name of a fragment
+// that becomes durable, or a PUT of a server that does not know the new ring yet.
+const relinkLooks = 3
+
+// errAlias is the error of an object directory that has two names by a symbolic link or a mount.
+var errAlias = errors.New("it is the directory in the new partition, too")
 
 // Relinker opens a device. Errors: *NotMountedError, those of the file system.
 func (m *Manager) Relinker(dev string, c RelinkConfig) (*Relinker, error) {
@@ -146,19 +175,52 @@ func partitionNumber(name string) (int, bool) {
 
 // Partition deals with all objects of a partition that belong into another one; one that is not there has none. linked are the
 // partitions, ascending, into which links were made. What goes wrong with an object is told and counted, and the others
-// follow; the error is ctx's or Pace's, or that the partition can not be listed.
+// follow; the error is ctx's or Pace's, that the partition can not be listed, or *NotMountedError.
 func (r *Relinker) Partition(ctx context.Context, part int) (linked []int, err error) {
 	r.m.watch.Begin()
 	defer r.m.watch.End()
-	r.pending, r.linked, r.emptied = map[int][]*relinking{}, map[int]bool{}, map[string]bool{}
+	r.pending, r.linked, r.emptied, r.again = map[int][]*relinking{}, map[int]bool{}, map[string]bool{}, nil
 	err = r.walk(ctx, part)
-	for _, to := range sortedKeys(r.pending) {
-		r.flush(ctx, part, to)
+	err = cmp.Or(r.flushAll(ctx, part), err)
+	for look := 1; len(r.again) > 0 && err == nil; look++ {
+		again := r.again
+		r.again = nil
+		for _, o := range again {
+			if look == relinkLooks {
+				r.notRemoved(o.old, unix.ENOTEMPTY)
+			} else if err = r.object(ctx, part, o.to, o.old); err != nil {
+				break
+			}
+		}
+		err = cmp.Or(r.flushAll(ctx, part), err)
 	}
 	for s := range r.emptied {
 		_ = unix.Unlinkat(r.dir, s, unix.AT_REMOVEDIR) // unless something is left
 	}
 	return sortedKeys(r.linked), err
+}
+
+func (r *Relinker) flushAll(ctx context.Context, part int) error {
+	for _, to := range sortedKeys(r.pending) {
+		if err := r.flush(ctx, part, to); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// present refuses a device that is mounted no more, or another one: what is there by that path, most often the disk of the system,
+// is not written to. Names below the data directory are asked of what was opened, whatever became of it; locks, hashes and
+// quarantine have paths.
+func (r *Relinker) present() error {
+	var then, now unix.Stat_t
+	if err := unix.Fstat(r.dir, &then); err != nil {
+		return &fs.PathError{Op: "stat", Path: r.base, Err: err}
+	}
+	if err := unix.Stat(r.base, &now); err != nil || now.Dev != then.Dev || now.Ino != then.Ino {
+		return &NotMountedError{r.dev, r.device, "is not mounted any more"}
+	}
+	return nil
 }
 
 func sortedKeys[V any](m map[int]V) []int {
@@ -173,6 +235,9 @@ func sortedKeys[V any](m map[int]V) []int {
 func (r *Relinker) walk(ctx context.Context, part int) error {
 	if r.dir < 0 {
 		return nil
+	}
+	if err := r.present(); err != nil {
+		return err
 	}
 	at := strconv.Itoa(part)
 	suffixes, err := r.list.read(r.dir, at)
@@ -221,30 +286,37 @@ func (r *Relinker) walk(ctx context.Context, part int) error {
 					return err
 				}
 			}
-			r.object(ctx, part, to, at)
+			if err := r.object(ctx, part, to, at); err != nil {
+				return err
+			}
 		}
 	}
 	return nil
 }
 
-// object looks at an object and puts what is to be done to the rest.
-func (r *Relinker) object(ctx context.Context, part, to int, old string) {
+// object looks at an object and puts what is to be done to the rest. Its error is that the work has to end.
+func (r *Relinker) object(ctx context.Context, part, to int, old string) error {
 	r.m.watch.Step()
-	o := &relinking{old: old, new: strconv.Itoa(to) + old[strings.IndexByte(old, '/'):]}
+	o := &relinking{to: to, old: old, new: strconv.Itoa(to) + old[strings.IndexByte(old, '/'):]}
 	there, odd, err := r.cleanup(o.new)
 	if err != nil {
 		r.HashDirs++
 		r.unreadable(o.new, err)
-		return
+		return nil
 	}
+	self := r.list.self
 	here, oddHere, err := r.cleanup(old)
 	if err == unix.ENOTDIR {
-		return // a file in an object directory's place holds nothing
+		return nil // a file in an object directory's place holds nothing
 	}
 	r.HashDirs++
 	if err != nil {
 		r.unreadable(old, err)
-		return
+		return nil
+	}
+	if self != 0 && self == r.list.self && r.alias(o) {
+		r.notRemoved(old, errAlias)
+		return nil
 	}
 	o.files = here
 	wanted := r.wanted(here, there, odd || oddHere)
@@ -254,12 +326,19 @@ func (r *Relinker) object(ctx context.Context, part, to int, old string) {
 	}
 	r.Files += int64(len(wanted))
 	if len(o.links) == 0 && (!r.c.Cleanup || o.missing > 0 || len(o.files) == 0) {
-		return
+		return nil
 	}
 	r.pending[to] = append(r.pending[to], o)
-	if len(r.pending[to]) >= relinkBatch {
-		r.flush(ctx, part, to)
+	if len(r.pending[to]) < relinkBatch && r.c.Pace == nil {
+		return nil
 	}
+	return r.flush(ctx, part, to)
+}
+
+// alias tells whether an object's directories are one.
+func (r *Relinker) alias(o *relinking) bool {
+	var a, b unix.Stat_t
+	return unix.Fstatat(r.dir, o.old, &a, 0) == nil && unix.Fstatat(r.dir, o.new, &b, 0) == nil && a.Ino == b.Ino && a.Dev == b.Dev
 }
 
 // compare finds out what the new place lacks. It is clobbered, at most, if it is not empty.
@@ -276,14 +355,13 @@ func (r *Relinker) compare(o *relinking, wanted, there []string) (clobbered bool
 		case how == lacking:
 			o.links = append(o.links, name)
 		case how == linked || !r.collides(o, name):
-		case r.c.Clobber && !r.c.DryRun:
+		case r.c.Clobber:
 			if err := r.clobber(o, name); err != nil {
 				r.failed(o, name, err)
 				continue
 			}
 			return true
 		default:
-			r.Collisions++
 			r.failed(o, name, unix.EEXIST)
 		}
 	}
@@ -300,10 +378,7 @@ func (r *Relinker) cleanup(dir string) (names []string, odd bool, err error) {
 	if err != nil {
 		return nil, false, err
 	}
-	names = make([]string, len(entries))
-	for i, e := range entries {
-		names[i] = e.name
-	}
+	names = entryNames(entries)
 	if len(names) == 1 && r.m.lasting(names[0]) {
 		return names, false, nil
 	}
@@ -357,15 +432,16 @@ const (
 	foreign             // two files
 )
 
+// bond follows no symbolic link: one to the old name is no second name.
 func (r *Relinker) bond(old, new, name string) (bond, error) {
 	var a, b unix.Stat_t
-	if err := unix.Fstatat(r.dir, old+"/"+name, &a, 0); err != nil {
+	if err := unix.Fstatat(r.dir, old+"/"+name, &a, unix.AT_SYMLINK_NOFOLLOW); err != nil {
 		if err == unix.ENOENT {
 			return linked, nil
 		}
 		return foreign, err
 	}
-	if err := unix.Fstatat(r.dir, new+"/"+name, &b, 0); err != nil {
+	if err := unix.Fstatat(r.dir, new+"/"+name, &b, unix.AT_SYMLINK_NOFOLLOW); err != nil {
 		if err == unix.ENOENT {
 			return lacking, nil
 		}
@@ -380,19 +456,26 @@ func (r *Relinker) bond(old, new, name string) (bond, error) {
 // collides is for two files of one name: tombstones of the same time are as good as one, and in cleanup the operator may say so
 // of others.
 func (r *Relinker) collides(o *relinking, name string) bool {
-	switch {
-	case strings.HasSuffix(name, ".ts"):
+	if strings.HasSuffix(name, ".ts") {
 		r.tell(RelinkTolerated, o.old, o.new, name)
-	case r.c.Clobber && r.c.Cleanup:
-		r.tell(RelinkClobbered, o.old, o.new, name)
-	default:
-		return true
+		return false
 	}
-	return false
+	r.Collisions++
+	if r.c.Clobber && r.c.Cleanup {
+		r.tell(RelinkClobbered, o.old, o.new, name)
+		return false
+	}
+	return true
 }
 
 // clobber moves the new place to quarantine.
 func (r *Relinker) clobber(o *relinking, name string) error {
+	if r.c.DryRun {
+		return nil
+	}
+	if err := r.present(); err != nil {
+		return err
+	}
 	from := r.path(o.new)
 	to, err := r.m.quarantine(r.device, from, filepath.Dir(from))
 	if err == nil {
@@ -402,10 +485,13 @@ func (r *Relinker) clobber(o *relinking, name string) error {
 }
 
 // flush makes the links that are missing in a partition, and in cleanup removes the old names.
-func (r *Relinker) flush(ctx context.Context, part, to int) {
+func (r *Relinker) flush(ctx context.Context, part, to int) error {
 	batch := r.pending[to]
 	delete(r.pending, to)
 	r.m.watch.Step()
+	if err := r.present(); err != nil {
+		return err
+	}
 	if unlock, any := r.lockFor(ctx, to, batch, func(o *relinking) string { return o.new }, func(o *relinking) bool { return len(o.links) > 0 }); any {
 		for _, o := range batch {
 			for _, name := range o.links {
@@ -415,7 +501,7 @@ func (r *Relinker) flush(ctx context.Context, part, to int) {
 		unlock()
 	}
 	if !r.c.Cleanup {
-		return
+		return nil
 	}
 	done := func(o *relinking) bool { return o.missing == 0 && len(o.files) > 0 }
 	if unlock, any := r.lockFor(ctx, part, batch, func(o *relinking) string { return o.old }, done); any {
@@ -426,6 +512,7 @@ func (r *Relinker) flush(ctx context.Context, part, to int) {
 		}
 		unlock()
 	}
+	return nil
 }
 
 // lockFor invalidates the suffixes of the objects that are meant, and keeps the partition's lock. Without the lock the work is
@@ -471,7 +558,6 @@ func (r *Relinker) makeLink(to int, o *relinking, name string) {
 		if how, err = r.bond(o.old, o.new, name); err == nil && how == lacking { // and has removed it again
 			err = r.link(o.old, o.new, name)
 		} else if err == nil && how == foreign && r.collides(o, name) {
-			r.Collisions++
 			err = unix.EEXIST
 		} else if err == nil {
 			return
@@ -525,6 +611,7 @@ func (r *Relinker) makeDir(dir string) error {
 
 // remove removes the old names of an object, and its directory.
 func (r *Relinker) remove(o *relinking) {
+	left := false
 	for _, name := range o.files {
 		if r.c.DryRun {
 			r.Removed++
@@ -536,14 +623,16 @@ func (r *Relinker) remove(o *relinking) {
 			r.tell(RelinkRemoved, o.old, o.new, name)
 		case unix.ENOENT:
 		default:
-			r.Errors++
-			r.c.Tell(RelinkEvent{Kind: RelinkNotRemoved, Old: r.path(o.old + "/" + name), Err: err})
+			left = true
+			r.notRemoved(o.old+"/"+name, err)
 		}
 	}
 	if r.c.DryRun {
 		return
 	}
-	_ = unix.Unlinkat(r.dir, o.old, unix.AT_REMOVEDIR) // unless something has come
+	if err := unix.Unlinkat(r.dir, o.old, unix.AT_REMOVEDIR); (err == unix.ENOTEMPTY || err == unix.EEXIST) && !left {
+		r.again = append(r.again, o)
+	}
 	r.emptied[o.old[:strings.LastIndexByte(o.old, '/')]] = true
 }
 
@@ -560,6 +649,11 @@ func (r *Relinker) failed(o *relinking, name string, err error) {
 	r.Errors++
 	o.missing++
 	r.c.Tell(RelinkEvent{Kind: RelinkFailed, Old: r.path(o.old + "/" + name), New: r.path(o.new + "/" + name), Err: err})
+}
+
+func (r *Relinker) notRemoved(at string, err error) {
+	r.Errors++
+	r.c.Tell(RelinkEvent{Kind: RelinkNotRemoved, Old: r.path(at), Err: err})
 }
 
 func (r *Relinker) unreadable(dir string, err error) {
@@ -581,26 +675,43 @@ type entry struct {
 	file bool // it is certainly no directory
 }
 
+func entryNames(entries []entry) []string {
+	names := make([]string, len(entries))
+	for i, e := range entries {
+		names[i] = e.name
+	}
+	return names
+}
+
 // lister reads directories with as few system calls and bytes of memory as it takes.
 type lister struct {
 	buf     []byte
 	entries []entry
+	self    uint64 // the inode of the directory that was read last; 0: there was none, or it did not tell
 }
+
+var listers = sync.Pool{New: func() any { return &lister{} }}
 
 // listBuffer holds the names of some hundred objects.
 const listBuffer = 32 << 10
 
 // read gives the names in a directory, until the next call.
 func (l *lister) read(at int, dir string) ([]entry, error) {
+	l.self = 0
 	fd, err := openat(at, dir)
 	if err != nil {
 		return nil, err
 	}
 	defer unix.Close(fd)
+	return l.readAll(fd)
+}
+
+// readAll is read of an open directory.
+func (l *lister) readAll(fd int) ([]entry, error) {
 	if l.buf == nil {
 		l.buf = make([]byte, listBuffer)
 	}
-	l.entries = l.entries[:0]
+	l.self, l.entries = 0, l.entries[:0]
 	for {
 		n, err := unix.Getdents(fd, l.buf)
 		if err == unix.EINTR {
@@ -615,7 +726,11 @@ func (l *lister) read(at int, dir string) ([]entry, error) {
 		for rest := l.buf[:n]; len(rest) > 0; {
 			var e entry
 			e, rest = parseEntry(rest)
-			if e.name != "." && e.name != ".." {
+			switch e.name {
+			case ".":
+				l.self = e.ino
+			case "..":
+			default:
 				l.entries = append(l.entries, e)
 			}
 		}

@@ -11,6 +11,8 @@ import (
 	"slices"
 	"syscall"
 
+	"golang.org/x/sys/unix"
+
 	"imping/swift/suffix"
 )
 
@@ -19,13 +21,22 @@ import (
 // Swift: BaseDiskFileManager._hash_suffix_dir, ECDiskFileManager._update_suffix_hashes
 // and DiskFileManager's, which keeps one sum for a suffix.
 func (m *Manager) hashSuffix(path string) (*suffix.Entry, error) {
-	names, err := listDir(path)
-	if errors.Is(err, fs.ErrNotExist) || errors.Is(err, syscall.ENOTDIR) {
+	// Object directories are asked of the suffix's descriptor, without their path: most of the time goes into listing them.
+	dir, err := openat(unix.AT_FDCWD, path)
+	if err == unix.ENOENT || err == unix.ENOTDIR {
 		return nil, nil
 	}
 	if err != nil {
-		return nil, err
+		return nil, &fs.PathError{Op: "open", Path: path, Err: err}
 	}
+	defer unix.Close(dir)
+	list := listers.Get().(*lister)
+	defer listers.Put(list)
+	entries, err := list.readAll(dir)
+	if err != nil {
+		return nil, &fs.PathError{Op: "readdirent", Path: path, Err: err}
+	}
+	names := entryNames(entries)
 	slices.Sort(names)
 	sums := sums{}
 	if m.replicated() {
@@ -33,13 +44,18 @@ func (m *Manager) hashSuffix(path string) (*suffix.Entry, error) {
 	}
 	for _, name := range names {
 		m.watch.Step()
-		c, left, err := m.cleanup(filepath.Join(path, name), query{limit: m.policy.UniqueFragments(), index: -1})
+		object := path + "/" + name
+		entries, err := list.read(dir, name)
+		if err == unix.ENOENT {
+			continue
+		}
 		if err != nil {
-			if err := m.quarantineBad(filepath.Join(path, name), err); err != nil {
+			if err := m.quarantineBad(object, &fs.PathError{Op: "open", Path: object, Err: err}); err != nil {
 				return nil, err
 			}
 			continue
 		}
+		c, left := m.settle(object, entryNames(entries), query{limit: m.policy.UniqueFragments(), index: -1})
 		if len(left) > 0 {
 			sums.add(c)
 		}
