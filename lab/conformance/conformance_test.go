@@ -7,11 +7,10 @@ package conformance_test
 import (
 	"cmp"
 	"context"
-	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
-	"regexp"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -28,30 +27,65 @@ const (
 // processors that are busy otherwise.
 const oneTest = 5 * time.Minute
 
-// probes are the tests that our programs must pass, one program at a time.
+// span is how many nodes a test starts the reconstructor on.
+type span string
+
+const (
+	every span = "every"
+	some  span = "some"
+	none  span = "none"
+)
+
+// What -test.short leaves of the arrangements.
+var (
+	alone      = []string{"imping"}
+	everywhere = []string{"imping", "imping_on_odd_nodes", "imping_on_even_nodes"}
+)
+
+// probes are the tests of Swift's, of its package test.probe, that must pass with ours. Those that start no reconstructor
+// are here because what they break is what its tests repair.
 var probes = []struct {
-	name    string // of test.probe
-	program string // swift-object-...; "" is the reconstructor
-	awaited string // why ours is not expected to pass yet
+	name     string
+	nodes    span     // that run the reconstructor
+	relinker bool     // they are tests of the relinker
+	short    []string // arrangements that have it with -test.short
 }{
-	{name: "test_reconstructor_rebuild.TestReconstructorRebuild.test_rebuild_missing_frags"},
-	{name: "test_reconstructor_rebuild.TestReconstructorRebuild.test_rebuild_non_durable_frags"},
-	{name: "test_reconstructor_rebuild.TestReconstructorRebuild.test_rebuild_with_missing_frags_and_non_durable_frags"},
-	{name: "test_reconstructor_rebuild.TestReconstructorRebuild.test_rebuild_partner_down"},
-	{name: "test_reconstructor_rebuild.TestReconstructorRebuild.test_sync_expired_object"},
-	{name: "test_reconstructor_rebuild.TestReconstructorRebuild.test_sync_unexpired_object_metadata"},
-	{name: "test_reconstructor_rebuild.TestReconstructorRebuild.test_rebuild_quarantines_lonely_frag"},
-	{name: "test_reconstructor_revert.TestReconstructorRevert.test_revert_object"},
-	{name: "test_reconstructor_revert.TestReconstructorRevert.test_delete_propagate"},
-	{name: "test_reconstructor_revert.TestReconstructorRevert.test_reconstruct_from_reverted_fragment_archive"},
-	{name: "test_reconstructor_revert.TestReconstructorRevert.test_handoff_non_durable"},
-	{name: "test_object_partpower_increase.TestReplPartPowerIncrease.test_main", program: "relinker"},
-	{name: "test_object_partpower_increase.TestReplPartPowerIncrease.test_canceled", program: "relinker"},
-	{name: "test_object_partpower_increase.TestECPartPowerIncrease.test_main", program: "relinker"},
-	{name: "test_object_partpower_increase.TestECPartPowerIncrease.test_canceled", program: "relinker"},
+	{name: "test_reconstructor_rebuild.TestReconstructorRebuild.test_rebuild_missing_frags", nodes: every},
+	{name: "test_reconstructor_rebuild.TestReconstructorRebuild.test_rebuild_non_durable_frags", nodes: every, short: alone},
+	{name: "test_reconstructor_rebuild.TestReconstructorRebuild.test_rebuild_with_missing_frags_and_non_durable_frags", nodes: every, short: alone},
+	{name: "test_reconstructor_rebuild.TestReconstructorRebuild.test_rebuild_partner_down", nodes: some, short: alone},
+	{name: "test_reconstructor_rebuild.TestReconstructorRebuild.test_sync_expired_object", nodes: every},
+	{name: "test_reconstructor_rebuild.TestReconstructorRebuild.test_sync_unexpired_object_metadata", nodes: every},
+	{name: "test_reconstructor_rebuild.TestReconstructorRebuild.test_rebuild_quarantines_lonely_frag", nodes: every, short: alone},
+	{name: "test_reconstructor_revert.TestReconstructorRevert.test_revert_object", nodes: some, short: alone},
+	{name: "test_reconstructor_revert.TestReconstructorRevert.test_delete_propagate", nodes: some, short: alone},
+	{name: "test_reconstructor_revert.TestReconstructorRevert.test_reconstruct_from_reverted_fragment_archive", nodes: some, short: alone},
+	{name: "test_reconstructor_revert.TestReconstructorRevert.test_handoff_non_durable", nodes: some, short: alone},
+	{name: "test_object_handoff.TestECObjectHandoff.test_ec_handoff_overwrite", nodes: none},
+	{name: "test_object_handoff.TestECObjectHandoff.test_ec_handoff_duplicate_available", nodes: every, short: everywhere},
+	{name: "test_object_handoff.TestECObjectHandoff.test_ec_primary_timeout", nodes: none},
+	{name: "test_object_failures.TestECObjectFailures.test_ec_missing_all_durable_fragments", nodes: none},
+	{name: "test_object_async_update.TestUpdateOverridesEC.test_async_update_after_PUT", nodes: none},
+	{name: "test_object_async_update.TestUpdateOverridesEC.test_update_during_POST_only", nodes: none},
+	{name: "test_object_async_update.TestUpdateOverridesEC.test_async_updates_after_PUT_and_POST", nodes: none},
+	{name: "test_object_partpower_increase.TestReplPartPowerIncrease.test_main", nodes: none, relinker: true},
+	{name: "test_object_partpower_increase.TestReplPartPowerIncrease.test_canceled", nodes: none, relinker: true},
+	{name: "test_object_partpower_increase.TestECPartPowerIncrease.test_main", nodes: none, relinker: true},
+	{name: "test_object_partpower_increase.TestECPartPowerIncrease.test_canceled", nodes: none, relinker: true},
+}
+
+// arrangements say which nodes run our reconstructor.
+var arrangements = []struct{ name, ours string }{
+	{"stock", ""},
+	{"imping", allNodes},
+	{"imping_on_odd_nodes", "13"},
+	{"imping_on_even_nodes", "24"},
 }
 
 func TestMain(m *testing.M) {
+	if filepath.Base(os.Args[0]) == reconstructor {
+		dispatch()
+	}
 	if os.Getenv(workEnv) != "" {
 		real.Enter()
 	}
@@ -79,56 +113,36 @@ func our(t *testing.T, kind, program string) (work, folder string) {
 
 // That they pass with stock is the proof that the suites are given what they need.
 func TestProbe(t *testing.T) {
-	work, _ := our(t, "reconstructor", "swift-object-reconstructor")
+	work, reconstructors := our(t, "reconstructor", reconstructor)
+	_, relinkers := our(t, "relinker", "swift-object-relinker")
 	m := newMachine(t, work)
-	for _, programs := range []string{"stock", "imping"} {
-		t.Run(programs, func(t *testing.T) {
+	w := newWitness(t, filepath.Join(reconstructors, reconstructor))
+	dispatchers := m.dispatchers(t)
+	for _, a := range arrangements {
+		folders, mixed := dispatchers, a.ours != "" && a.ours != allNodes
+		if a.ours == allNodes {
+			folders += ":" + relinkers
+		}
+		t.Run(a.name, func(t *testing.T) {
 			for _, p := range probes {
+				if mixed && p.relinker || testing.Short() && !slices.Contains(p.short, a.name) {
+					continue
+				}
 				suite := strings.Split(p.name, ".")
 				t.Run(strings.Join(suite[len(suite)-2:], "."), func(t *testing.T) {
-					folder, awaited := "", ""
-					if programs == "imping" {
-						kind := cmp.Or(p.program, "reconstructor")
-						_, folder = our(t, kind, "swift-object-"+kind)
-						awaited = p.awaited
+					m.memcached(t)
+					m.log.take()
+					w.take()
+					ctx, cancel := context.WithTimeout(t.Context(), oneTest)
+					defer cancel()
+					cmd := m.command(ctx, folders, "/usr/bin/python3", m.here+"/python/probe.py", "test.probe."+p.name)
+					cmd.Env = append(cmd.Env, oursEnv+"="+a.ours, programEnv+"="+filepath.Join(reconstructors, reconstructor))
+					if out, err := cmd.CombinedOutput(); err != nil {
+						t.Errorf("%s does not pass: %v\n%s\nlogged meanwhile:\n%s", p.name, cmp.Or(ctx.Err(), err), out, strings.Join(m.log.take(), "\n"))
 					}
-					out, passed := m.probe(t, folder, p.name)
-					switch {
-					case passed && awaited != "":
-						t.Errorf("passes: it is no longer to be awaited (%s)", awaited)
-					case !passed && awaited != "":
-						t.Skipf("does not pass, as expected: %s. It ended with: %s", awaited, lastError(out))
-					case !passed:
-						t.Errorf("%s does not pass:\n%s\nlogged meanwhile:\n%s", p.name, out, strings.Join(m.log.take(), "\n"))
-					}
+					check(t, w.take(), a.ours, p.nodes)
 				})
 			}
 		})
 	}
-}
-
-// probe runs one of Swift's tests with the programs of a folder first on PATH and returns
-// what it printed, and whether it passed.
-func (m *machine) probe(t *testing.T, program, name string) (out []byte, passed bool) {
-	t.Helper()
-	m.memcached(t)
-	m.log.take()
-	ctx, cancel := context.WithTimeout(t.Context(), oneTest)
-	defer cancel()
-	out, err := m.command(ctx, program, "/usr/bin/python3", m.here+"/python/probe.py", "test.probe."+name).CombinedOutput()
-	if ctx.Err() != nil {
-		out = fmt.Appendf(out, "\nkilled after %v\n", oneTest)
-	}
-	return out, err == nil
-}
-
-var errorLine = regexp.MustCompile(`(?m)^\S*(Error|Exception)\b.*`)
-
-// lastError is the last line of what a test printed that names a Python exception.
-func lastError(out []byte) []byte {
-	found := errorLine.FindAll(out, -1)
-	if len(found) == 0 {
-		return []byte("no error")
-	}
-	return found[len(found)-1]
 }

@@ -81,12 +81,12 @@ func (m *machine) configure(t *testing.T) {
 	}
 }
 
-// command prepares a program that finds those of folder program, if any, before Debian's.
+// command prepares a program that finds those of folders, if any, before Debian's.
 // When ctx ends, so does its process group.
-func (m *machine) command(ctx context.Context, program string, argv ...string) *exec.Cmd {
+func (m *machine) command(ctx context.Context, folders string, argv ...string) *exec.Cmd {
 	path := filepath.Join(m.here, "bin") + ":/usr/sbin:/usr/bin:/sbin:/bin"
-	if program != "" {
-		path = program + ":" + path
+	if folders != "" {
+		path = folders + ":" + path
 	}
 	cmd := exec.CommandContext(ctx, argv[0], argv[1:]...)
 	cmd.Dir = m.source

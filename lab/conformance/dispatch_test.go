@@ -1,0 +1,183 @@
+package conformance_test
+
+import (
+	"bufio"
+	"bytes"
+	"errors"
+	"fmt"
+	"io"
+	"maps"
+	"net"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"sync"
+	"syscall"
+	"testing"
+
+	"golang.org/x/sys/unix"
+)
+
+// The reconstructor that Swift finds on PATH is this test binary under that name. By the number of the configuration
+// file it becomes Swift's program or ours, and a witness sees in /proc which of the two it is then.
+const (
+	reconstructor = "swift-object-reconstructor"
+	stocks        = "/usr/bin/" + reconstructor
+	oursEnv       = "IMPING_CONFORMANCE_OURS"    // nodes that run ours: their digits
+	programEnv    = "IMPING_CONFORMANCE_PROGRAM" // ours
+)
+
+// In the network namespace, not in a folder: a path may be too long for an address.
+var witnessAddress = &net.UnixAddr{Net: "unix", Name: "@imping-conformance"}
+
+// allNodes of Swift's SAIO: each has the configuration file N.conf.
+const allNodes = "1234"
+
+// dispatch becomes the program of a node. It does not return.
+func dispatch() {
+	fmt.Fprintln(os.Stderr, "cannot dispatch:", func() error {
+		if len(os.Args) < 2 {
+			return errors.New("no configuration file")
+		}
+		node := strings.TrimSuffix(filepath.Base(os.Args[1]), ".conf")
+		if len(node) != 1 || !strings.Contains(allNodes, node) {
+			return fmt.Errorf("%s is that of no node", os.Args[1])
+		}
+		program := stocks
+		if strings.Contains(os.Getenv(oursEnv), node) {
+			program = os.Getenv(programEnv)
+		}
+		conn, err := net.DialUnix("unix", nil, witnessAddress)
+		if err != nil {
+			return err
+		}
+		if _, err := fmt.Fprintln(conn, node); err != nil {
+			return err
+		}
+		if _, err := io.ReadFull(conn, make([]byte, 1)); err != nil {
+			return err
+		}
+		return &os.PathError{Op: "exec", Path: program, Err: syscall.Exec(program, append([]string{program}, os.Args[1:]...), os.Environ())}
+	}())
+	os.Exit(1)
+}
+
+// dispatchers makes the folder that has the dispatcher under the reconstructor's name.
+func (m *machine) dispatchers(t *testing.T) string {
+	t.Helper()
+	folder := filepath.Join(m.work, "dispatchers")
+	must(t, "make a folder", os.Mkdir(folder, 0o755))
+	self, err := os.Executable()
+	must(t, "find this program", err)
+	must(t, "name it "+reconstructor, os.Symlink(self, filepath.Join(folder, reconstructor)))
+	return folder
+}
+
+// witness notes which programs ran on which nodes.
+type witness struct {
+	listener *net.UnixListener
+	ours     string // the file that our program is
+	watching sync.WaitGroup
+	mu       sync.Mutex
+	ran      map[string]map[string]int // by node and program
+}
+
+func newWitness(t *testing.T, ours string) *witness {
+	t.Helper()
+	ours, err := filepath.EvalSymlinks(ours)
+	must(t, "find our program", err)
+	listener, err := net.ListenUnix("unix", witnessAddress)
+	must(t, "listen to the dispatchers", err)
+	w := &witness{listener: listener, ours: ours, ran: map[string]map[string]int{}}
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		for {
+			conn, err := listener.AcceptUnix()
+			if err != nil {
+				return
+			}
+			w.watching.Go(func() { w.watch(conn) })
+		}
+	}()
+	t.Cleanup(func() {
+		listener.Close()
+		<-done
+		w.watching.Wait()
+	})
+	return w
+}
+
+// watch awaits the moment in which the dispatcher has become another program: its end of the connection is closed then.
+func (w *witness) watch(conn *net.UnixConn) {
+	defer conn.Close()
+	r := bufio.NewReader(conn)
+	node, err := r.ReadString('\n')
+	if err != nil {
+		return
+	}
+	raw, err := conn.SyscallConn()
+	if err != nil {
+		return
+	}
+	var peer *unix.Ucred
+	raw.Control(func(fd uintptr) { peer, err = unix.GetsockoptUcred(int(fd), unix.SOL_SOCKET, unix.SO_PEERCRED) })
+	if err != nil {
+		return
+	}
+	conn.Write([]byte{0})
+	r.ReadByte()
+	program := w.program(int(peer.Pid))
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	node = strings.TrimSpace(node)
+	if w.ran[node] == nil {
+		w.ran[node] = map[string]int{}
+	}
+	w.ran[node][program]++
+}
+
+// program tells what a process runs.
+func (w *witness) program(pid int) string {
+	exe, err := os.Readlink(fmt.Sprintf("/proc/%d/exe", pid))
+	if err != nil {
+		return "a program that had ended"
+	}
+	if exe == w.ours {
+		return "imping"
+	}
+	cmdline, _ := os.ReadFile(fmt.Sprintf("/proc/%d/cmdline", pid))
+	if strings.HasPrefix(exe, "/usr/bin/python3") && bytes.Contains(cmdline, []byte("\x00"+stocks+"\x00")) {
+		return "stock"
+	}
+	return fmt.Sprintf("%s (%q)", exe, cmdline)
+}
+
+// take returns which programs have run since the last call. All of them have ended.
+func (w *witness) take() map[string]map[string]int {
+	w.watching.Wait()
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	ran := w.ran
+	w.ran = map[string]map[string]int{}
+	return ran
+}
+
+// check compares what ran with the nodes that ours is for, and with how many nodes run any.
+func check(t *testing.T, ran map[string]map[string]int, ours string, nodes span) {
+	t.Helper()
+	for _, node := range slices.Sorted(maps.Keys(ran)) {
+		want := "stock"
+		if strings.Contains(ours, node) {
+			want = "imping"
+		}
+		t.Logf("node %s ran %v", node, ran[node])
+		if len(ran[node]) != 1 || ran[node][want] == 0 {
+			t.Errorf("node %s ran %v, not %s alone", node, ran[node], want)
+		}
+	}
+	if n := len(ran); nodes == every && n != len(allNodes) || nodes == some && n == 0 || nodes == none && n != 0 {
+		t.Errorf("a reconstructor ran on %d nodes, not on %s", n, nodes)
+	}
+}
