@@ -18,6 +18,7 @@ import (
 const (
 	forbiddenEnv = "IMPING_TEST_NO_URING" // the process forbids itself io_uring
 	smallEnv     = "IMPING_TEST_SMALL"    // TMPDIR is a file system of 1 MiB
+	aloneEnv     = "IMPING_TEST_ALONE"    // the kernel may make no thread for this user
 )
 
 func TestMain(m *testing.M) {
@@ -119,6 +120,7 @@ func TestOnEveryFileSystem(t *testing.T) {
 			again(t, dir, run, nil, fs.env)
 			if fs.name == "ext4" {
 				again(t, dir, run, &syscall.Credential{Uid: 65534, Gid: 65534}, "")
+				again(t, dir, "^TestWhatTheKernelHasNoThreadFor", &syscall.Credential{Uid: 65534, Gid: 65534}, aloneEnv+"=1")
 				again(t, dir, run, nil, forbiddenEnv+"=1")
 			}
 		})
@@ -178,5 +180,35 @@ func image(mkfs string, args ...string) func(*testing.T, string) {
 				t.Fatalf("%q: %v\n%s", argv, err, out)
 			}
 		}
+	}
+}
+
+// The kernel cancels what it can make no worker for: nothing was done, and that is no success.
+func TestWhatTheKernelHasNoThreadFor(t *testing.T) {
+	if os.Getenv(aloneEnv) == "" {
+		t.SkipNow() // TestOnEveryFileSystem sets it
+	}
+	dir := t.TempDir()
+	fd, err := unix.Open(dir, unix.O_TMPFILE|unix.O_WRONLY, 0o600)
+	must(t, err)
+	defer unix.Close(fd)
+	u := ringOf(t, false)
+	defer u.Close()
+	var before unix.Rlimit
+	must(t, unix.Getrlimit(unix.RLIMIT_NPROC, &before))
+	must(t, unix.Setrlimit(unix.RLIMIT_NPROC, &unix.Rlimit{Cur: 1, Max: before.Max}))
+	defer unix.Setrlimit(unix.RLIMIT_NPROC, &before)
+	for _, ops := range [][]Op{
+		{{Kind: Open, Then: true, Name: dir, Flags: unix.O_TMPFILE | unix.O_WRONLY, Mode: 0o600}, {Kind: Sync, File: Opened}},
+		{{Kind: Mkdir, Then: true, Name: dir + "/made", Mode: 0o755}, {Kind: SyncDir, Name: dir}},
+		{{Kind: Sync, Then: true, File: fd}, {Kind: DropCache, File: fd}},
+		{{Kind: SyncDir, Then: true, Name: dir}, {Kind: SyncDir, Name: dir}},
+	} {
+		if err := u.Do(t.Context(), ops); err != unix.ECANCELED || ops[0].Err != unix.ECANCELED || ops[1].Err != ErrCut {
+			t.Errorf("%v: %v, of %v and %v", ops[0].Kind, err, ops[0].Err, ops[1].Err)
+		}
+	}
+	if _, err := os.Stat(dir + "/made"); err == nil {
+		t.Error("what was told to have failed was done")
 	}
 }

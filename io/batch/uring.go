@@ -513,6 +513,9 @@ func (u *uring) settle(c *chain) {
 			u.ready = append(u.ready, c)
 			return
 		case op.Err != nil:
+			if op.Err == ErrCut { // by no other: the kernel had no worker for it (RLIMIT_NPROC, pids.max), and it was not done
+				op.Err = unix.ECANCELED
+			}
 			cut(c.ops[i+1:], ErrCut)
 			c.bad = true
 			u.ready = append(u.ready, c)
