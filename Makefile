@@ -49,7 +49,7 @@ count-arm64:          ## instructions of native's kernels on arm64: the table of
 # has tests of its own. The fault matrix waits for timeouts most of its time, and what it exercises the unit tests
 # do. Long comparisons with Swift, in io/diskfile, netfast/server and lab/real, are one thing after the other. What
 # stays of the real cluster has many sessions at once: the receivers' limits, handoffs, rot, point repairs, our servers.
-NORACE = ^TestStockAndImping|^TestMutantsOf|^TestBenchRebuild$$|^TestWhateverPeersDo|^TestScenario/^real$$|^TestAWipedDeviceComesBack|^TestArchivesSavedFromDisks|^TestRandom(Replicated)?(Partitions|Writes)|^TestObjectsAre(Given|Written)AsSwiftDoes$$|^TestStockReconstructorsBringBack|^TestTheEmbeddedClusterStores|^TestDashboardsSeeNoDifference|^TestOurServersTakeWhatProxiesSend|^TestKilledRelinkersLoseNothing|^TestRandomDisksAreRelinked|^TestEveryEngineWrites|^TestReconstructorObeysSwiftInit|^TestPowerFailure|^TestOnEveryFileSystem|^TestSurvivorsThatBreakOff|^TestPutsInPhases|^TestThirtyPasses
+NORACE = ^TestStockAndImping|^TestMutantsOf|^TestBenchRebuild$$|^TestWhateverPeersDo|^TestScenario/^real$$|^TestAWipedDeviceComesBack|^TestArchivesSavedFromDisks|^TestRandom(Replicated)?(Partitions|Writes)|^TestObjectsAre(Given|Written)AsSwiftDoes$$|^TestStockReconstructorsBringBack|^TestTheEmbeddedClusterStores|^TestDashboardsSeeNoDifference|^TestOurServersTakeWhatProxiesSend|^TestKilledRelinkersLoseNothing|^TestRandomDisksAreRelinked|^TestEveryEngineWrites|^TestReconstructorObeysSwiftInit|^TestPowerFailure|^TestOnEveryFileSystem|^TestSurvivorsThatBreakOff|^TestPutsInPhases|^TestPassesLeaveNothing|^TestScenarioNodesWithDifferentRings|^TestScenarioServersAreKilled
 
 # swift and native start no goroutines, and bench measures.
 race: build deps      ## the same under the race detector, but what adds nothing there
@@ -92,9 +92,10 @@ lab-stop: build
 conformance: build deps ## Swift's own tests with our programs in place of its; fetches Debian's source package; CONFORMANCE_FLAGS=-test.short for a part
 	@GO=$(GO) ./lab/conformance/run $(PREFIX)/as $(CONFORMANCE_FLAGS)
 
-soak: build deps      ## kill servers in the middle of writes, and relinkers; relink random disks beside Swift; raise a cluster's partition power; break a real cluster and repair it for SOAKTIME, over and over; 300 random clusters against stock, in pieces of SOAKTIME; goes on where it was
+soak: build deps      ## kill servers in the middle of writes, and relinkers; relink random disks beside Swift; make 500 passes while things break; raise a cluster's partition power; break a real cluster and repair it for SOAKTIME, over and over; 300 random clusters against stock, in pieces of SOAKTIME; goes on where it was
 	IMPING_CRASH_ROUNDS=200 $(GO) test -count=1 -timeout 1800s -run '^TestKilledServersLeaveWholeFiles$$' ./netfast/server
 	$(GO) test -count=1 -timeout 7200s -run '^TestRandomDisksAreRelinked|^TestKilledRelinkers' ./engine/relink -seeds 300 -kills 200 -state $${TMPDIR:-/tmp}/imping-relink-soak
+	IMPING_PASSES=500 $(GO) test -count=1 -timeout 1200s -run '^TestPassesLeaveNothingBehind$$' ./cmd/imping
 	IMPING_RAISE_POWER=1 $(GO) test -count=1 -timeout 600s -run '^TestAPartitionPowerIsRaisedUnderLoad$$' ./cmd/imping
 	$(PREFIX)/imping soak --time $(SOAKTIME)
 	IMPING_MUTANTS=1 $(GO) test -count=1 -timeout 1800s -run '^TestMutantsOfImpingAreCaught$$' ./lab/differential
