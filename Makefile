@@ -89,7 +89,7 @@ lab-start: build deps ## a real Swift cluster that stays: bin/imping lab exec --
 lab-stop: build
 	$(PREFIX)/imping lab stop
 
-conformance: build deps ## Swift's own tests with our programs in place of its; fetches Debian's source package
+conformance: build deps ## Swift's own tests with our programs in place of its; fetches Debian's source package; CONFORMANCE_FLAGS=-test.short for a part
 	@GO=$(GO) ./lab/conformance/run $(PREFIX)/as $(CONFORMANCE_FLAGS)
 
 soak: build deps      ## kill servers in the middle of writes, and relinkers; relink random disks beside Swift; raise a cluster's partition power; break a real cluster and repair it for SOAKTIME, over and over; 300 random clusters against stock, in pieces of SOAKTIME; goes on where it was

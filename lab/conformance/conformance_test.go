@@ -10,6 +10,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -35,26 +36,33 @@ const (
 	none  span = "none"
 )
 
+// What -test.short leaves of the arrangements.
+var (
+	alone      = []string{"imping"}
+	everywhere = []string{"imping", "imping_on_odd_nodes", "imping_on_even_nodes"}
+)
+
 // probes are the tests of Swift's, of its package test.probe, that must pass with ours. Those that start no reconstructor
 // are here because what they break is what its tests repair.
 var probes = []struct {
 	name     string
-	nodes    span // that run the reconstructor
-	relinker bool // they are tests of the relinker
+	nodes    span     // that run the reconstructor
+	relinker bool     // they are tests of the relinker
+	short    []string // arrangements that have it with -test.short
 }{
 	{name: "test_reconstructor_rebuild.TestReconstructorRebuild.test_rebuild_missing_frags", nodes: every},
-	{name: "test_reconstructor_rebuild.TestReconstructorRebuild.test_rebuild_non_durable_frags", nodes: every},
-	{name: "test_reconstructor_rebuild.TestReconstructorRebuild.test_rebuild_with_missing_frags_and_non_durable_frags", nodes: every},
-	{name: "test_reconstructor_rebuild.TestReconstructorRebuild.test_rebuild_partner_down", nodes: some},
+	{name: "test_reconstructor_rebuild.TestReconstructorRebuild.test_rebuild_non_durable_frags", nodes: every, short: alone},
+	{name: "test_reconstructor_rebuild.TestReconstructorRebuild.test_rebuild_with_missing_frags_and_non_durable_frags", nodes: every, short: alone},
+	{name: "test_reconstructor_rebuild.TestReconstructorRebuild.test_rebuild_partner_down", nodes: some, short: alone},
 	{name: "test_reconstructor_rebuild.TestReconstructorRebuild.test_sync_expired_object", nodes: every},
 	{name: "test_reconstructor_rebuild.TestReconstructorRebuild.test_sync_unexpired_object_metadata", nodes: every},
-	{name: "test_reconstructor_rebuild.TestReconstructorRebuild.test_rebuild_quarantines_lonely_frag", nodes: every},
-	{name: "test_reconstructor_revert.TestReconstructorRevert.test_revert_object", nodes: some},
-	{name: "test_reconstructor_revert.TestReconstructorRevert.test_delete_propagate", nodes: some},
-	{name: "test_reconstructor_revert.TestReconstructorRevert.test_reconstruct_from_reverted_fragment_archive", nodes: some},
-	{name: "test_reconstructor_revert.TestReconstructorRevert.test_handoff_non_durable", nodes: some},
+	{name: "test_reconstructor_rebuild.TestReconstructorRebuild.test_rebuild_quarantines_lonely_frag", nodes: every, short: alone},
+	{name: "test_reconstructor_revert.TestReconstructorRevert.test_revert_object", nodes: some, short: alone},
+	{name: "test_reconstructor_revert.TestReconstructorRevert.test_delete_propagate", nodes: some, short: alone},
+	{name: "test_reconstructor_revert.TestReconstructorRevert.test_reconstruct_from_reverted_fragment_archive", nodes: some, short: alone},
+	{name: "test_reconstructor_revert.TestReconstructorRevert.test_handoff_non_durable", nodes: some, short: alone},
 	{name: "test_object_handoff.TestECObjectHandoff.test_ec_handoff_overwrite", nodes: none},
-	{name: "test_object_handoff.TestECObjectHandoff.test_ec_handoff_duplicate_available", nodes: every},
+	{name: "test_object_handoff.TestECObjectHandoff.test_ec_handoff_duplicate_available", nodes: every, short: everywhere},
 	{name: "test_object_handoff.TestECObjectHandoff.test_ec_primary_timeout", nodes: none},
 	{name: "test_object_failures.TestECObjectFailures.test_ec_missing_all_durable_fragments", nodes: none},
 	{name: "test_object_async_update.TestUpdateOverridesEC.test_async_update_after_PUT", nodes: none},
@@ -117,7 +125,7 @@ func TestProbe(t *testing.T) {
 		}
 		t.Run(a.name, func(t *testing.T) {
 			for _, p := range probes {
-				if mixed && p.relinker {
+				if mixed && p.relinker || testing.Short() && !slices.Contains(p.short, a.name) {
 					continue
 				}
 				suite := strings.Split(p.name, ".")
