@@ -136,8 +136,16 @@ func (s *Server) answer(c *connection, in *netfast.Incoming, r *Request, resp *R
 			err = fmt.Errorf("panic: %v", p)
 		}
 	}()
-	return c.send(in, resp, r.Method, keep)
+	err = c.send(in, resp, r.Method, keep)
+	if bad := (*headerError)(nil); errors.As(err, &bad) {
+		s.errorf(r, "%s %s: %v", r.Method, netfast.Quote(r.Path), err)
+		return c.send(in, answer(500), r.Method, keep)
+	}
+	return err
 }
+
+// headerError is a field that can not be sent. Nothing was.
+type headerError struct{ error }
 
 // send writes an answer. An error means that the connection is of no use any more.
 func (c *connection) send(in *netfast.Incoming, resp *Response, method string, keep bool) error {
@@ -180,7 +188,7 @@ func appendHead(b []byte, resp *Response, chunked, keep bool) ([]byte, error) {
 	var err error
 	for _, f := range resp.Header {
 		if b, err = netfast.AppendField(b, f); err != nil {
-			return nil, err
+			return nil, &headerError{err}
 		}
 	}
 	switch {

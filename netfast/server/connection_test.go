@@ -104,6 +104,24 @@ func TestOddNamesAndBytesPass(t *testing.T) {
 	}
 }
 
+// Stock keeps line breaks that a proxy's metadata has. They can not be given back, which is told.
+func TestFieldsThatCanNotBeSentAreAnError(t *testing.T) {
+	devices := t.TempDir()
+	dir := filepath.Join(devices, hashDir(testSwift().Policies[0], 7, "/a/c/o"))
+	writeObjectFile(t, filepath.Join(dir, t2+".data"), []byte("x"), metadata("/a/c/o", t2, []byte("x"), "X-Object-Meta-A", "a\r\nContent-Length: 0"))
+	s := ours(t, devices, nil)
+	w := dial(t, s.addr)
+	for range 2 {
+		io.WriteString(w, request("GET", "/sda/7/a/c/o"))
+		if a, err := w.read("GET"); err != nil || a.Status != "500 Internal Error" {
+			t.Errorf("%s, %v", a.Status, err)
+		}
+	}
+	if !strings.Contains(s.log.String(), `cannot send header "X-Object-Meta-A"`) {
+		t.Error("it is not logged")
+	}
+}
+
 func TestPipelinedRequestsAreAnsweredInOrder(t *testing.T) {
 	s, content := alone(t, nil)
 	w := dial(t, s.addr)
