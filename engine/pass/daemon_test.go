@@ -93,6 +93,19 @@ func TestAPassInWhichNothingMovesIsEnded(t *testing.T) {
 	}
 }
 
+// A process that is stopped for hours, and its clock not, finds one look due when it goes on.
+func TestALockupIsSeenInManyLooks(t *testing.T) {
+	var still stillness
+	for i := range lockupLooks {
+		if still.look(0) != (i == lockupLooks-1) {
+			t.Errorf("nothing had moved at the look %d, and what is told of it is wrong", i)
+		}
+	}
+	if still.look(1) || still.look(1) {
+		t.Error("a lockup is seen soon after something has moved")
+	}
+}
+
 func TestPartitionsThatNoDeviceHasAreNamed(t *testing.T) {
 	t.Parallel()
 	l := newLab(t)

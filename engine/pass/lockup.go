@@ -10,6 +10,26 @@ import (
 // errLockup is why a pass is ended that makes no progress.
 var errLockup = errors.New("the pass was locked up: nothing moved for lockup_timeout")
 
+// lockupLooks is in how many looks in a row, over lockup_timeout, nothing may have moved. A process that was stopped, or frozen
+// with its machine, finds one of them due when it goes on, however long that was: no reason to end anything.
+const lockupLooks = 10
+
+// stillness counts looks at which nothing had moved.
+type stillness struct {
+	moved int64
+	looks int
+}
+
+// look reports a lockup.
+func (s *stillness) look(moved int64) bool {
+	if moved != s.moved {
+		*s = stillness{moved: moved}
+		return false
+	}
+	s.looks++
+	return s.looks >= lockupLooks
+}
+
 // lockupGrace is how long a pass may take to end after that, before Stuck says so.
 const lockupGrace = time.Minute
 
@@ -25,9 +45,10 @@ func (p *Pass) watchLockups(ctx context.Context, cancel context.CancelCauseFunc)
 	ended := make(chan struct{})
 	var watch sync.WaitGroup
 	watch.Go(func() {
-		tick := time.NewTicker(p.cfg.LockupTimeout)
+		tick := time.NewTicker(max(1, p.cfg.LockupTimeout/lockupLooks))
 		defer tick.Stop()
-		for before := p.moved(); ; {
+		still := stillness{moved: p.moved()}
+		for {
 			select {
 			case <-ended:
 				return
@@ -35,27 +56,26 @@ func (p *Pass) watchLockups(ctx context.Context, cancel context.CancelCauseFunc)
 				return
 			case <-tick.C:
 			}
-			now := p.moved()
-			if now == before {
+			if still.look(p.moved()) {
 				p.cfg.Log.Errorf("Lockup detected.. killing live coros.")
-				p.lockedUp.Store(time.Now().UnixNano())
+				now := time.Now()
+				p.lockedUp.Store(&now)
 				cancel(errLockup)
 				return
 			}
-			before = now
 		}
 	})
 	return func() {
 		close(ended)
 		watch.Wait()
-		p.lockedUp.Store(0)
+		p.lockedUp.Store(nil)
 	}
 }
 
 // Stuck reports a pass that was ended because it was locked up, and did not even end.
 func (p *Pass) Stuck() bool {
 	at := p.lockedUp.Load()
-	return at != 0 && time.Since(time.Unix(0, at)) > lockupGrace
+	return at != nil && time.Since(*at) > lockupGrace
 }
 
 // moved changes with everything that is done in a pass.

@@ -117,7 +117,7 @@ type Pass struct {
 	devicesLeft map[string]bool // under mu
 	found       map[int]bool    // under mu: partitions of OnlyPartitions that a device has
 
-	lockedUp atomic.Int64 // unix ns: when the pass was found to be; 0: it is not
+	lockedUp atomic.Pointer[time.Time] // when the pass was found to be, by a clock that is never set; nil: it is not
 }
 
 // place is a policy with what belongs to it.
