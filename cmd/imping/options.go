@@ -1,6 +1,9 @@
 package main
 
-import "strings"
+import (
+	"slices"
+	"strings"
+)
 
 // The options that each part of an object-server.conf may have, Swift 2.30 to 2.38 and ours.
 // docs/operators-guide.md says of those of the reconstructor and of the server what becomes of
@@ -41,6 +44,11 @@ var (
 )
 
 func words(s string) []string { return strings.Fields(s) }
+
+// ownOption says whether one of imping's programs has the option: in [DEFAULT] all find those of the others.
+func ownOption(key string) bool {
+	return slices.Contains(reconstructorOptions, key) || slices.Contains(serverOptions, key) || slices.Contains(relinkerOptions, key)
+}
 
 // nearest is the known option that a name was probably meant to be; "" if none is near.
 func nearest(name string, known []string) string {

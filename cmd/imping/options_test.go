@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"maps"
 	"os"
+	"path/filepath"
 	"regexp"
 	"slices"
 	"strings"
@@ -148,6 +149,26 @@ func TestTheNearestOptionIsNamed(t *testing.T) {
 	} {
 		if got := nearest(given, reconstructorOptions); got != want {
 			t.Errorf("%q: %q, want %q", given, got, want)
+		}
+	}
+}
+
+// In [DEFAULT] an option of one program is found by all, and refused by none.
+func TestOwnOptionsInDefaultAreRefusedByNone(t *testing.T) {
+	t.Parallel()
+	c := startEmbedded(t)
+	text, err := os.ReadFile(c.conf(1))
+	if err != nil {
+		t.Fatal(err)
+	}
+	path := filepath.Join(t.TempDir(), "object-server.conf")
+	own := "[DEFAULT]\nimping_io_engine = plain\nimping_memory_budget = 32MiB\nimping_verify_survivors = off\n" + optAtOnce + " = 2\n"
+	if err := os.WriteFile(path, []byte(strings.Replace(string(text), "[DEFAULT]\n", own, 1)), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	for _, args := range [][]string{{"reconstruct", path, "once"}, {"relink", "relink", path}} {
+		if status, out, problems := runImping(t, append(args, "--swift-conf", c.SwiftConf())...); strings.Contains(problems+out, "imping_") {
+			t.Errorf("%v: status %d\n%s%s", args, status, out, problems)
 		}
 	}
 }

@@ -409,7 +409,7 @@ func passConfig(sec *conf.Section, o *reconstructOptions) (*pass.Config, error) 
 		return nil, sec.Errorf("log_custom_handlers", "empty: Python functions can not be called")
 	}
 	for _, key := range sec.Keys() {
-		if strings.HasPrefix(key, "imping_") && key != optVerify && key != optBudget && key != optOnly && key != optSyncDelay {
+		if strings.HasPrefix(key, "imping_") && !ownOption(key) {
 			return nil, fmt.Errorf("%s: [%s] has an unknown option %s (known: %s, %s, %s, %s)", sec.Path, sec.Name, key, optBudget, optOnly, optSyncDelay, optVerify)
 		}
 	}

@@ -387,7 +387,7 @@ func relinkConfig(sec *conf.Section, o *relinkOptions) (*relink.Config, error) {
 		c.PartitionsPerDevice = *o.atOnce
 	}
 	for _, key := range sec.Keys() {
-		if strings.HasPrefix(key, "imping_") && key != optAtOnce {
+		if strings.HasPrefix(key, "imping_") && !ownOption(key) {
 			return nil, fmt.Errorf("%s: [%s] has an unknown option %s", sec.Path, sec.Name, key)
 		}
 	}
