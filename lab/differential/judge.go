@@ -126,6 +126,34 @@ var excuses = []excuse{
 	{"a tombstone that comes and goes on a handoff while a primary is not mounted", func(j *judgement, d difference) bool {
 		return j.oracle.restless(d)
 	}},
+	{"rule 19: stock removes a handoff's partition with what it does not know in it", func(j *judgement, d difference) bool {
+		o, h := j.oracle.object(d.name)
+		dev, _, _ := strings.Cut(d.name, "/")
+		return o != nil && d.stock == nil && h.ext == ".data" && h.index >= o.code.N() && o.index(dev) < 0
+	}},
+	{"metadata beside an archive that only imping has seen to be repaired", func(j *judgement, d difference) bool {
+		o, h := j.oracle.object(d.name)
+		return o != nil && h.ext == ".meta" && d.stock == nil && o.sound(h, *d.ours) && slices.ContainsFunc(j.rotBeside(d.name), func(at string) bool {
+			n, ok := j.theirs.tree[at]
+			return ok && j.isAsDrafted(at, &n)
+		})
+	}},
+	{"a fragment of a version that was lost with either, rebuilt before or not, as newer ones came first or later", func(j *judgement, d difference) bool {
+		o, h := j.oracle.object(d.name)
+		if o == nil || h.ext != ".data" || (d.stock == nil) == (d.ours == nil) || !slices.ContainsFunc(o.versions, func(v *version) bool { return v.at.After(h.at) }) {
+			return false
+		}
+		n := d.stock
+		if n == nil {
+			n = d.ours
+		}
+		for _, tree := range []tree{j.theirs.tree, j.ours.tree} {
+			if len(stateOf(j.oracle.files(tree)[o]).indexes[h.at]) >= o.need(h.at) {
+				return false
+			}
+		}
+		return o.sound(h, *n)
+	}},
 	{"an empty partition that comes and goes on a handoff while a primary is not mounted: its partners ask there for hashes", func(j *judgement, d difference) bool {
 		parts := strings.Split(d.name, "/")
 		tree := j.theirs.tree
