@@ -131,12 +131,15 @@ var excuses = []excuse{
 		dev, _, _ := strings.Cut(d.name, "/")
 		return o != nil && d.stock == nil && h.ext == ".data" && h.index >= o.code.N() && o.index(dev) < 0
 	}},
-	{"metadata beside an archive that only imping has seen to be repaired", func(j *judgement, d difference) bool {
+	{"a file with damaged metadata, over which receivers trip: only imping has it put away, and brings what is newer", func(j *judgement, d difference) bool {
 		o, h := j.oracle.object(d.name)
-		return o != nil && h.ext == ".meta" && d.stock == nil && o.sound(h, *d.ours) && slices.ContainsFunc(j.rotBeside(d.name), func(at string) bool {
-			n, ok := j.theirs.tree[at]
-			return ok && j.isAsDrafted(at, &n)
-		})
+		if o == nil || (d.stock == nil) == (d.ours == nil) {
+			return false
+		}
+		if d.ours == nil { // the damaged file itself
+			return h.ext == ".data" && d.stock.Problem != "" && j.beside(j.ours.tree, d.name, func(n node, other held) bool { return other.ext == ".ts" && other.at.After(h.at) })
+		}
+		return (h.ext == ".meta" || h.ext == ".ts") && d.ours.Problem == "" && j.beside(j.theirs.tree, d.name, func(n node, _ held) bool { return n.Problem != "" })
 	}},
 	{"a fragment of a version that was lost with either, rebuilt before or not, as newer ones came first or later", func(j *judgement, d difference) bool {
 		o, h := j.oracle.object(d.name)
@@ -379,6 +382,16 @@ func (j *judgement) rotBeside(at string) (list []string) {
 		}
 	}
 	return list
+}
+
+// beside says whether a tree has a file of that kind in the folder of another.
+func (j *judgement) beside(t tree, name string, is func(node, held) bool) bool {
+	for at, n := range t {
+		if h, ok := parse(path.Base(at)); ok && path.Dir(at) == path.Dir(name) && is(n, h) {
+			return true
+		}
+	}
+	return false
 }
 
 func (j *judgement) isAsDrafted(at string, n *node) bool {
