@@ -393,13 +393,5 @@ func TestPassesLeaveNothingBehind(t *testing.T) {
 			t.Error("it grows")
 		}
 	}
-	c.quiet("in the end")
-	for _, m := range archives {
-		if on := c.copies(m); !slices.Equal(on, []string{m.to}) {
-			t.Errorf("%s is on %v, and belongs on %s", m.name, on, m.to)
-		}
-	}
-	if err := scenario.VerifyGETs(t.Context(), c, loaded); err != nil {
-		t.Error(err)
-	}
+	c.allAtHome(archives, loaded)
 }

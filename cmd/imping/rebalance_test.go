@@ -187,6 +187,20 @@ func (c *either) copies(m move) (devices []string) {
 	return devices
 }
 
+// allAtHome makes passes until nothing is left to do; then each archive is at its home alone, and clients read all.
+func (c *either) allAtHome(moves []move, loaded *scenario.Loaded) {
+	c.Helper()
+	c.quiet("in the end")
+	for _, m := range moves {
+		if on := c.copies(m); !slices.Equal(on, []string{m.to}) {
+			c.Errorf("%s is on %v, and belongs on %s", m.name, on, m.to)
+		}
+	}
+	if err := scenario.VerifyGETs(c.Context(), c, loaded); err != nil {
+		c.Error(err)
+	}
+}
+
 // withRings is a node's conf with the rings of another folder.
 func (c *either) withRings(node int, folder string) (conf string) {
 	c.Helper()
@@ -276,15 +290,7 @@ func TestScenarioNodesWithDifferentRings(t *testing.T) { // rule 13
 	if len(moves) < 20 || twice < 20 {
 		t.Error("which is too few")
 	}
-	c.quiet("in the end")
-	for _, m := range moves {
-		if on := c.copies(m); !slices.Equal(on, []string{m.to}) {
-			t.Errorf("%s is on %v, and belongs on %s", m.name, on, m.to)
-		}
-	}
-	if err := scenario.VerifyGETs(t.Context(), c, loaded); err != nil {
-		t.Error(err)
-	}
+	c.allAtHome(moves, loaded)
 }
 
 // copyArchive puts a file onto another device as an object server would, its suffix being invalidated.
@@ -384,15 +390,7 @@ func TestScenarioServersAreKilledWhileTheyReceiveReverts(t *testing.T) { // law 
 	if killed < 5 {
 		t.Error("which is too few")
 	}
-	c.quiet("in the end")
-	for _, m := range moves {
-		if on := c.copies(m); !slices.Equal(on, []string{m.to}) {
-			t.Errorf("%s is on %v, and belongs on %s", m.name, on, m.to)
-		}
-	}
-	if err := scenario.VerifyGETs(t.Context(), c, loaded); err != nil {
-		t.Error(err)
-	}
+	c.allAtHome(moves, loaded)
 }
 
 // A pass is killed as soon as an archive has come to its new home, over and over, each time at
