@@ -10,6 +10,7 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"runtime"
 	"slices"
 	"strings"
 	"sync"
@@ -33,6 +34,13 @@ var witnessAddress = &net.UnixAddr{Net: "unix", Name: "@imping-conformance"}
 
 // allNodes of Swift's SAIO: each has the configuration file N.conf.
 const allNodes = "1234"
+
+// Here the thread is the process's first, the one that is traced.
+func init() {
+	if filepath.Base(os.Args[0]) == reconstructor {
+		dispatch()
+	}
+}
 
 // dispatch becomes the program of a node. It does not return.
 func dispatch() {
@@ -109,40 +117,71 @@ func newWitness(t *testing.T, ours string) *witness {
 	return w
 }
 
-// watch awaits the moment in which the dispatcher has become another program: its end of the connection is closed then.
+// watch notes what a dispatcher becomes.
 func (w *witness) watch(conn *net.UnixConn) {
 	defer conn.Close()
-	r := bufio.NewReader(conn)
-	node, err := r.ReadString('\n')
+	node, err := bufio.NewReader(conn).ReadString('\n')
 	if err != nil {
 		return
 	}
-	raw, err := conn.SyscallConn()
+	program, err := w.traced(conn)
 	if err != nil {
-		return
+		program = fmt.Sprintf("nothing that could be seen: %v", err)
 	}
-	var peer *unix.Ucred
-	raw.Control(func(fd uintptr) { peer, err = unix.GetsockoptUcred(int(fd), unix.SOL_SOCKET, unix.SO_PEERCRED) })
-	if err != nil {
-		return
-	}
-	conn.Write([]byte{0})
-	r.ReadByte()
-	program := w.program(int(peer.Pid))
+	node = strings.TrimSpace(node)
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	node = strings.TrimSpace(node)
 	if w.ran[node] == nil {
 		w.ran[node] = map[string]int{}
 	}
 	w.ran[node][program]++
 }
 
+// traced lets a dispatcher go on, and stops it in the moment in which it has become another program: that may end before
+// this process gets a processor.
+func (w *witness) traced(conn *net.UnixConn) (program string, err error) {
+	runtime.LockOSThread() // the tracer is a thread
+	defer runtime.UnlockOSThread()
+	raw, err := conn.SyscallConn()
+	if err != nil {
+		return "", err
+	}
+	var peer *unix.Ucred
+	if e := raw.Control(func(fd uintptr) { peer, err = unix.GetsockoptUcred(int(fd), unix.SOL_SOCKET, unix.SO_PEERCRED) }); e != nil || err != nil {
+		return "", errors.Join(e, err)
+	}
+	pid := int(peer.Pid)
+	if _, _, errno := unix.Syscall6(unix.SYS_PTRACE, unix.PTRACE_SEIZE, uintptr(pid), 0, unix.PTRACE_O_TRACEEXEC, 0, 0); errno != 0 {
+		return "", os.NewSyscallError("ptrace", errno)
+	}
+	if _, err := conn.Write([]byte{0}); err != nil {
+		return "", err
+	}
+	for {
+		var status unix.WaitStatus
+		_, err := unix.Wait4(pid, &status, unix.WALL, nil)
+		switch {
+		case err == unix.EINTR:
+		case err != nil:
+			return "", os.NewSyscallError("wait4", err)
+		case !status.Stopped():
+			return "", errors.New("the dispatcher has ended")
+		case status.TrapCause() == unix.PTRACE_EVENT_EXEC:
+			program := w.program(pid)
+			return program, os.NewSyscallError("ptrace", unix.PtraceDetach(pid))
+		default: // a signal on its way to it
+			if err := unix.PtraceCont(pid, int(status.StopSignal())); err != nil {
+				return "", os.NewSyscallError("ptrace", err)
+			}
+		}
+	}
+}
+
 // program tells what a process runs.
 func (w *witness) program(pid int) string {
 	exe, err := os.Readlink(fmt.Sprintf("/proc/%d/exe", pid))
 	if err != nil {
-		return "a program that had ended"
+		return err.Error()
 	}
 	if exe == w.ours {
 		return "imping"
