@@ -49,7 +49,7 @@ func TestWhatPartnersMissIsRebuiltOnceForAll(t *testing.T) { // rule 12
 		if p == nil {
 			continue
 		}
-		want := 7 // all but the empty one
+		want := len(objects)
 		if i == left || i == right {
 			want = 0
 		}

@@ -1,6 +1,7 @@
 package pass
 
 import (
+	"fmt"
 	"os"
 	"strings"
 	"testing"
@@ -54,28 +55,30 @@ func TestASolitaryArchiveIsQuarantinedOnlyWhenAllElseIsNotFound(t *testing.T) { 
 			l.disk.Put(l.t, 0, o, 3, nil)
 		}, false},
 	} {
-		t.Run(name, func(t *testing.T) {
-			t.Parallel()
-			l := newLab(t)
-			l.only(left)
-			l.cfg.QuarantineMax, l.cfg.QuarantineAge, l.cfg.RequestNodes = 1, time.Hour, func(n int) int { return 2 * n }
-			o := peers.NewObject(t, l.code, l.pol, "/a/c/o", single)
-			path := l.disk.Put(t, 0, o, own, nil)
-			c.set(l, o)
-			left := l.run(bg)
-			_, err := os.Stat(path)
-			if name == "newer data came" {
-				if l.pass.Progress.Corrupt.Load() != 0 {
-					t.Error("newer data was put aside")
+		for _, size := range []int64{0, single} { // of no bytes, too
+			t.Run(fmt.Sprintf("%s, %d bytes", name, size), func(t *testing.T) {
+				t.Parallel()
+				l := newLab(t)
+				l.only(left)
+				l.cfg.QuarantineMax, l.cfg.QuarantineAge, l.cfg.RequestNodes = 1, time.Hour, func(n int) int { return 2 * n }
+				o := peers.NewObject(t, l.code, l.pol, "/a/c/o", size)
+				path := l.disk.Put(t, 0, o, own, nil)
+				c.set(l, o)
+				left := l.run(bg)
+				_, err := os.Stat(path)
+				if name == "newer data came" {
+					if l.pass.Progress.Corrupt.Load() != 0 {
+						t.Error("newer data was put aside")
+					}
+					return
 				}
-				return
-			}
-			if os.IsNotExist(err) != c.gone || left.Objects != 1 {
-				t.Errorf("gone: %v; left %v\n%s", err, left, l.log)
-			}
-			if c.gone != l.logged("W Quarantined object "+path+": Solitary fragment #1") {
-				t.Error(l.log)
-			}
-		})
+				if os.IsNotExist(err) != c.gone || left.Objects != 1 {
+					t.Errorf("gone: %v; left %v\n%s", err, left, l.log)
+				}
+				if c.gone != l.logged("W Quarantined object "+path+": Solitary fragment #1") {
+					t.Error(l.log)
+				}
+			})
+		}
 	}
 }

@@ -165,11 +165,18 @@ func (r *Rebuilder) once(ctx context.Context, acct *slab.Account, o *Object, pee
 	if spare && !acct.HasSpare(pipeline.PrefetchSize(o.Code, o.Segment, o.Size, want.Len()+r.Verify.Spares())) {
 		return pipeline.Result{}, pipeline.ErrNoSpare // before K peers are asked for nothing
 	}
-	if o.Size > 0 {
+	if o.Size > 0 || !o.Moves {
 		var err error
 		if sources, etag, err = r.open(ctx, o, peers, want, r.Verify.Spares()); err != nil {
 			return pipeline.Result{}, err
 		}
+	}
+	if o.Size == 0 {
+		// Its archives hold nothing to make one of: the others had to be there, or a fragment that a deletion has missed would bring the object back.
+		for _, s := range sources {
+			closeAll([]*survivor{s.(*survivor)})
+		}
+		sources, etag = nil, ""
 	}
 	spec := r.spec(o, sources, want, spare)
 	swap := &replacer{Rebuilder: r, object: o, peers: peers, want: want, spec: spec}

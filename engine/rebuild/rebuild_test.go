@@ -123,14 +123,28 @@ func TestTheRequestIsStocks(t *testing.T) { // rule 16
 	}
 }
 
-func TestAnObjectWithoutBytesAsksNobody(t *testing.T) {
-	l := newLab(t, isal, 0, 3, 0, 5)
-	if _, err := l.run(bg); err != nil {
-		t.Fatal(err)
-	}
-	l.good()
-	if n := l.asked(); n != 0 {
-		t.Errorf("%d peers were asked for nothing", n)
+// Or one fragment that a deletion has missed would bring the object back.
+func TestAnObjectWithoutBytesNeedsAsManyFragmentsAsAny(t *testing.T) { // rule 20
+	for _, enough := range []bool{true, false} {
+		l := newLab(t, isal, 0, 3, 0, 5)
+		if !enough {
+			l.nodes[2].Refuse(404)
+		}
+		_, err := l.run(bg)
+		if enough {
+			if err != nil {
+				t.Fatal(err)
+			}
+			l.good()
+			if n := l.asked(); n != 3 {
+				t.Errorf("%d peers were asked", n)
+			}
+			continue
+		}
+		if _, few := IsInsufficient(err); !few {
+			t.Errorf("rebuilt from too few: %v", err)
+		}
+		l.bad()
 	}
 }
 

@@ -94,7 +94,12 @@ func (m *Manager) purge(dev, suffixPath string, objects []Purge, fragIndex int, 
 		}
 		rest = append(rest, batch.Op{Kind: batch.Rmdir, Name: dir}) // if nothing is left in it
 	}
+	failed := map[string]bool{} // object directories
 	for _, ops := range [][]batch.Op{files, rest} {
+		// Metadata of what stays stays.
+		ops = slices.DeleteFunc(ops, func(op batch.Op) bool {
+			return failed[op.Name] || op.Kind == batch.Unlink && failed[filepath.Dir(op.Name)]
+		})
 		m.watch.Step()
 		e := m.step("purge", func() error { return m.engine(dev).Do(context.Background(), ops) })
 		if e != nil && !slices.ContainsFunc(ops, func(op batch.Op) bool { return op.Err != nil }) {
@@ -106,11 +111,9 @@ func (m *Manager) purge(dev, suffixPath string, objects []Purge, fragIndex int, 
 			case op.Err == nil:
 				removed++
 			case !errors.Is(op.Err, fs.ErrNotExist) && op.Err != batch.ErrCut:
+				failed[filepath.Dir(op.Name)] = true
 				err = cmp.Or(err, fmt.Errorf("cannot purge %s: %w", op.Name, op.Err))
 			}
-		}
-		if err != nil {
-			break // metadata of what stays stays
 		}
 	}
 	return removed, err

@@ -151,7 +151,7 @@ var excuses = []excuse{
 			n = d.ours
 		}
 		for _, tree := range []tree{j.theirs.tree, j.ours.tree} {
-			if len(stateOf(j.oracle.files(tree)[o]).indexes[h.at]) >= o.need(h.at) {
+			if len(stateOf(j.oracle.files(tree)[o]).indexes[h.at]) >= o.Policy.Data {
 				return false
 			}
 		}
@@ -229,19 +229,12 @@ var excuses = []excuse{
 			return v.size > 0 && j.onlyADuplicate(o, held{at: v.at, index: index})
 		})
 	}},
-	{"an object of no bytes is rebuilt from any fragment: stock wants as many as of others", func(j *judgement, d difference) bool {
-		o, h := j.oracle.object(d.name)
-		return o != nil && j.onlyOurs(o, d, h, func(v *version, _ int) bool {
-			n := len(stateOf(j.oracle.first[o]).indexes[v.at])
-			return v.size == 0 && n > 0 && n < o.Policy.Data
-		})
-	}},
 	{"a partition in which imping was about to bring more than stock could", func(j *judgement, d difference) bool {
 		parts := strings.Split(d.name, "/")
 		return d.stock == nil && d.ours.Dir && len(parts) == 3 && slices.ContainsFunc(j.objects, func(o *object) bool {
 			return strings.Join(parts[1:], "/") == j.partition(o) && slices.ContainsFunc(o.versions, func(v *version) bool {
 				n := len(stateOf(j.oracle.first[o]).indexes[v.at])
-				return n > 0 && n < o.Policy.Data && (v.size == 0 || o.Policy.Duplication > 1)
+				return n > 0 && n < o.Policy.Data && o.Policy.Duplication > 1
 			})
 		})
 	}},

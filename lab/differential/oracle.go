@@ -154,18 +154,10 @@ func stateOf(files []place) *state {
 	return s
 }
 
-// need is how many fragments of a version suffice: of nothing, its metadata tells all.
-func (o *object) need(at timestamp.Timestamp) int {
-	if v := o.version(at); v != nil && v.size == 0 {
-		return 1
-	}
-	return o.Policy.Data
-}
-
 // decodable is the newest durable version that can be decoded, no tombstone against it.
 func (s *state) decodable(o *object) (newest timestamp.Timestamp) {
 	for at, set := range s.indexes {
-		if s.durable[at] && len(set) >= o.need(at) && at.After(newest) && at.After(s.tombstone) {
+		if s.durable[at] && len(set) >= o.Policy.Data && at.After(newest) && at.After(s.tombstone) {
 			newest = at
 		}
 	}
