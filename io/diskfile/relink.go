@@ -560,6 +560,7 @@ func (r *Relinker) makeLink(to int, o *relinking, name string) {
 		} else if err == nil && how == foreign && r.collides(o, name) {
 			err = unix.EEXIST
 		} else if err == nil {
+			r.linked[to] = true // its suffix was invalidated: that who was faster has hashed it since is not known
 			return
 		}
 	}
