@@ -31,6 +31,9 @@ type device struct {
 	state *state
 	todo  []int // partitions, in their order
 	gone  bool  // mounted no more
+
+	hashing [64]sync.Mutex // by partition
+	hashed  sync.Map       // partition -> number of its suffixes, when it was hashed
 }
 
 func (d *device) data() *policyData { return d.recon.policy(d.name, d.policy.Index) }
@@ -234,7 +237,7 @@ func (d *device) rehash(ctx context.Context, part int, linked []int) (failed int
 	}
 	for p, yes := range changed {
 		if yes && (d.cfg.Cleanup || p >= 1<<d.ring.PartPower) {
-			if _, _, err := d.m.SuffixHashes(d.name, p, nil, false); err != nil {
+			if _, err := d.hash(p); err != nil {
 				failed++
 				d.log.Warnf("Error hashing partition %s: %v", d.m.PartitionPath(d.name, p), err)
 			}
@@ -247,18 +250,34 @@ func (d *device) rehash(ctx context.Context, part int, linked []int) (failed int
 	if removed, _ := d.remove(ctx, part); removed {
 		return failed
 	}
-	hashes, _, err := d.m.SuffixHashes(d.name, part, nil, false)
+	suffixes, err := d.hash(part)
 	var busy *diskfile.LockTimeoutError
 	switch {
 	case errors.As(err, &busy): // others will
 	case err != nil:
 		d.log.Warnf("Error hashing partition %s: %v", d.m.PartitionPath(d.name, part), err)
-	case len(hashes) == 0:
+	case suffixes == 0:
 		if _, unexpected := d.remove(ctx, part); len(unexpected) > 0 {
 			d.log.Warnf("Partition %s stays because of %s", d.m.PartitionPath(d.name, part), strings.Join(unexpected, ", "))
 		}
 	}
 	return failed
+}
+
+// hash brings a partition's hashes up to date, and counts its suffixes. A partition of the lower half is hashed for itself and for
+// the one whose files come there; both may be at work, and a suffix that holds nothing but strange files would be hashed by each.
+func (d *device) hash(part int) (suffixes int, err error) {
+	lock := &d.hashing[part%len(d.hashing)]
+	lock.Lock()
+	defer lock.Unlock()
+	if n, ok := d.hashed.Load(part); ok && !d.m.AwaitsHashing(d.name, part) {
+		return n.(int), nil
+	}
+	hashes, _, err := d.m.SuffixHashes(d.name, part, nil, false)
+	if err == nil {
+		d.hashed.Store(part, len(hashes))
+	}
+	return len(hashes), err
 }
 
 // remove removes a partition, if it is empty. It is worth a try: what it meets, a replicator deals with.

@@ -14,6 +14,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"imping/io/diskfile"
+	"imping/swift/policy"
 	"imping/swift/recon"
 )
 
@@ -411,5 +412,25 @@ func TestProgressHasTheWholeFromTheBeginning(t *testing.T) {
 	check(t, err)
 	if want := []string{"1/6", "2/6", "3/6", "4/6", "5/6", "6/6"}; status != Success || !cmp.Equal(seen, want) {
 		t.Errorf("status %d, %v, want %v:\n%s", status, seen, want, book)
+	}
+}
+
+// A partition of the lower half is hashed in its own turn and in that of the one whose files come there, whichever comes first: once, unless
+// something has changed in between.
+func TestAPartitionIsHashedOnceThoughTwoAskForIt(t *testing.T) {
+	h := newSite(t, newStock(t))
+	dir := filepath.Dir(h.path("sda", "objects", 7, low, now+".data"))
+	h.put(t, filepath.Join(dir, "nonsense"), "") // is told of whenever the suffix is hashed, which of a suffix with nothing else it always is
+	told := 0
+	d := &device{name: "sda", m: diskfile.NewManager(diskfile.Config{
+		Devices: h.devices, Policy: &policy.Policy{Type: policy.ErasureCoding, Data: 4, Parity: 2, Duplication: 1}, ReclaimAge: time.Hour, Warn: func(string, ...any) { told++ },
+	})}
+	for i, want := range []int{1, 1, 2, 2} {
+		if i == 2 {
+			check(t, d.m.Invalidate("sda", 7, low[29:]))
+		}
+		if n, err := d.hash(7); n != 1 || err != nil || told != want {
+			t.Errorf("%d: %d suffixes, %v, hashed %d times, want %d", i, n, err, told, want)
+		}
 	}
 }
