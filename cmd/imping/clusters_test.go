@@ -37,17 +37,20 @@ func onBoth(t *testing.T, play func(*either)) {
 	})
 	t.Run("real", func(t *testing.T) {
 		t.Parallel()
-		l := startLab(t)
-		play(&either{l.Cluster, t, l.ReplicationConf,
-			func(node int) error { return l.StopServer(node, real.ReplicationServer) },
-			func(node int) error { return l.StartServer(t.Context(), node, real.ReplicationServer) }})
+		play(startLab(t).either())
 	})
+}
+
+func (l *lab) either() *either {
+	return &either{l.Cluster, l.T, l.ReplicationConf,
+		func(node int) error { return l.StopServer(node, real.ReplicationServer) },
+		func(node int) error { return l.StartServer(l.Context(), node, real.ReplicationServer) }}
 }
 
 // startEmbedded is for what does not depend on who serves the nodes, too. A failed test shows the cluster's logs.
 func startEmbedded(t *testing.T) *either {
 	t.Helper()
-	c, err := embedded.Start(embedded.Options{Root: t.TempDir()})
+	c, err := embedded.Start(embedded.Options{Root: t.TempDir(), Server: map[string]string{"replication_lock_timeout": "3"}}) // as startLab
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -7,6 +7,7 @@ import (
 	"maps"
 	"net"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"regexp"
 	"slices"
@@ -65,8 +66,8 @@ func statsd(t *testing.T) (port int, done func() heard) {
 // numbers are what differs in log lines from one run to the next.
 var numbers = regexp.MustCompile(`\d+(\.\d+)?`)
 
-// One and the same pass is told to statsd, syslog and recon under the same names and in the same
-// words by Swift's reconstructor and by ours (rules 37 and 38); swift-recon understands both, with and without workers.
+// One and the same pass, whether it rebuilds, reverts, quarantines or finds all well, is told to statsd, syslog and recon under the same
+// names and in the same words by Swift's reconstructor and by ours (rules 37 and 38); swift-recon understands both, with and without workers.
 func TestDashboardsSeeNoDifference(t *testing.T) {
 	l := startLab(t)
 	l.load(scenario.LoadOptions{Seed: 3, Policies: []string{"isal42", "lec42"}, Victim: wiped, Partitions: 3, Random: 1, Sizes: []int64{0, 1, segment + 1}})
@@ -75,7 +76,7 @@ func TestDashboardsSeeNoDifference(t *testing.T) {
 		node = l.Nodes()[1]
 	}
 	cachePath := filepath.Join(l.ReconPath(node), recon.ObjectFile)
-	e := &either{Cluster: l.Cluster, T: t, conf: l.ReplicationConf}
+	e := l.either()
 	homes := e.snapshots()
 	here := l.Devices(node)[0]
 	type copied struct{ name, from string }
@@ -93,12 +94,53 @@ func TestDashboardsSeeNoDifference(t *testing.T) {
 			e.copyArchive(s.name, s.from, here)
 		}
 	}
+	// An archive, and the device of this node that is to be the only one to have any of its object, and of that so many bytes.
+	var single, keeper string
+	for _, dev := range l.Devices(node) {
+		for _, name := range slices.Sorted(maps.Keys(homes[dev].Files)) {
+			if filepath.Ext(name) == ".data" && homes[dev].Files[name].Size > 0 {
+				single, keeper = name, dev
+			}
+		}
+	}
+	kept := filepath.Join(shared.root, "kept")
+	shell := func(command string, args ...string) {
+		t.Helper()
+		if out, err := exec.CommandContext(t.Context(), command, args...).CombinedOutput(); err != nil {
+			t.Fatalf("%v: %s", err, out)
+		}
+	}
+	alone := func(bytes int64) func() {
+		return func() {
+			path := filepath.Join(l.DevicePath(keeper), single)
+			if _, err := os.Stat(kept); err != nil {
+				shell("cp", "-a", path, kept)
+			}
+			for dev := range homes {
+				dir := filepath.Join(l.DevicePath(dev), filepath.Dir(single))
+				if _, err := os.Stat(filepath.Dir(filepath.Dir(dir))); err == nil {
+					e.invalidate(dir)
+				}
+				if err := os.RemoveAll(dir); err != nil {
+					t.Fatal(err)
+				}
+			}
+			shell("mkdir", "-p", filepath.Dir(path))
+			shell("cp", "-a", kept, path)
+			if err := os.Truncate(path, bytes); err != nil {
+				t.Fatal(err)
+			}
+			shell("chown", "-R", "--reference="+l.DevicePath(keeper), filepath.Join(l.DevicePath(keeper), strings.Split(single, "/")[0]))
+		}
+	}
+	whole := homes[keeper].Files[single].Size
 	for _, c := range []struct {
 		workers int
 		option  string
 		prepare func()
 	}{
-		{0, "", func() { l.wipe(wiped) }}, {2, "", func() { l.wipe(wiped) }}, {0, "handoffs_only = yes", misplace}, {0, "", misplace},
+		{0, "", func() { l.wipe(wiped) }}, {2, "", func() { l.wipe(wiped) }}, {0, "handoffs_only = yes", misplace}, {0, "", misplace}, {0, "", func() {}},
+		{0, "quarantine_threshold = 1\nquarantine_age = 0", alone(whole)}, {0, "", alone(10)},
 	} {
 		workers := c.workers
 		told, lines, keys := map[string]heard{}, map[string][]string{}, map[string][]string{}
@@ -155,7 +197,7 @@ func TestDashboardsSeeNoDifference(t *testing.T) {
 		}
 		want := unique(lines[stock])
 		got := slices.DeleteFunc(unique(lines[ours]), func(line string) bool {
-			return strings.HasPrefix(line, "Time of all partitions") || // ours alone
+			return strings.HasPrefix(line, "Time of all partitions") || strings.HasPrefix(line, "Unable to reconstruct from the local archive: ") || // ours alone
 				strings.HasPrefix(line, "Removing partition: ") // Swift finds them empty in the next pass
 		})
 		if !slices.Equal(got, want) || len(want) < 5 {

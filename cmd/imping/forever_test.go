@@ -297,7 +297,7 @@ func TestPartitionsThatAreNotHereAreAnError(t *testing.T) {
 	}
 }
 
-// Nothing may pile up in a process that makes a pass every half minute for years: over and over a little is lost, rots, lies where it does
+// Nothing may pile up in a daemon that makes a pass every half minute for years: over and over a little is lost, rots, lies where it does
 // not belong, or a server comes anew. IMPING_PASSES is how many passes are made.
 func TestPassesLeaveNothingBehind(t *testing.T) {
 	c, _ := embeddedApart(t)
@@ -315,23 +315,50 @@ func TestPassesLeaveNothingBehind(t *testing.T) {
 		}
 	}
 	const here = 1
-	o := &reconstructOptions{conf: c.conf(here), swiftConf: c.SwiftConf()}
-	_, cfg, log, err := prepareReconstruct(o)
+	o := &reconstructOptions{conf: c.alter(here, filepath.Dir(c.SwiftConf()), "interval = 0"), swiftConf: c.SwiftConf(), swiftName: true}
+	sec, cfg, log, err := prepareReconstruct(o)
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer log.Close()
 	cfg.Kept = new(pass.Kept)
+	// Before each pass the daemon waits until something has been broken.
+	begins, broke, ended := make(chan *pass.Progress), make(chan bool), make(chan error, 1)
+	o.watch = func(p *pass.Progress) func() {
+		begins <- p
+		<-broke
+		return func() {}
+	}
+	go func() { ended <- reconstructForever(sec, cfg, log, o) }()
+	defer func() {
+		if err := syscall.Kill(os.Getpid(), syscall.SIGTERM); err != nil {
+			t.Fatal(err)
+		}
+		for {
+			select {
+			case <-begins: // of passes until it has heard
+			case broke <- true:
+			case err := <-ended:
+				if err != nil {
+					t.Error(err)
+				}
+				return
+			}
+		}
+	}()
+
 	random := rand.New(rand.NewPCG(1, 2))
-	var samples []soak.Sample
+	samples := make([]soak.Sample, 0, number)
 	var done int64
 	broken := map[string]string{} // path by object, of archives that may not be repaired yet
+	progress := <-begins
 	for begin, n := time.Now(), 0; n < number; n++ {
 		m := archives[random.IntN(len(archives))]
 		for object := filepath.Dir(m.name); (c.NodeOf(m.to) == here) != (n%4 == 2) || broken[object] != ""; object = filepath.Dir(m.name) {
 			m = archives[random.IntN(len(archives))]
 		}
 		path := filepath.Join(c.DevicePath(m.to), m.name)
+		dir := filepath.Dir(path)
 		switch {
 		case n%40 == 39:
 			node := 2 + random.IntN(len(c.Nodes())-1)
@@ -341,13 +368,16 @@ func TestPassesLeaveNothingBehind(t *testing.T) {
 			if err := c.start(node); err != nil {
 				t.Fatal(err)
 			}
-		case n%2 == 0: // here it rots, elsewhere it is lost
-			if broken[filepath.Dir(m.name)] = path; n%4 == 2 {
-				_, err = scenario.FlipPayloadByte(path, uint64(n))
-			} else {
-				c.invalidate(filepath.Dir(path))
-				err = os.RemoveAll(filepath.Dir(path))
+		case n%4 == 2: // here it rots
+			broken[filepath.Dir(m.name)] = path
+			_, err = scenario.FlipPayloadByte(path, uint64(n))
+		case n%2 == 0: // elsewhere it is lost, or its whole suffix
+			broken[filepath.Dir(m.name)] = path
+			c.invalidate(dir)
+			if n%8 == 4 {
+				dir = filepath.Dir(dir)
 			}
+			err = os.RemoveAll(dir)
 		default: // a copy of it at one who holds it for others
 			for _, dev := range c.Devices(here) {
 				if !slices.ContainsFunc(archives, func(o move) bool { return o.to == dev && filepath.Dir(o.name) == filepath.Dir(m.name) }) {
@@ -359,11 +389,11 @@ func TestPassesLeaveNothingBehind(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		s, err := onePass(t.Context(), cfg, log, o)
-		if err != nil {
-			t.Fatal(err)
-		}
+		broke <- true
+		next := <-begins
+		s := summarise(progress, pass.Left{})
 		done += s.Rebuilt + s.Reverted + s.Removed
+		progress = next
 		if n%10 == 9 {
 			for object, path := range broken { // rot that nobody has come upon is lost now
 				if c.NodeOf(filepath.Base(strings.TrimSuffix(path, "/"+object+"/"+filepath.Base(path)))) == here {
@@ -387,6 +417,9 @@ func TestPassesLeaveNothingBehind(t *testing.T) {
 	t.Logf("%d passes; %d archives rebuilt, moved or removed by them", number, done)
 	if done < int64(number)/3 {
 		t.Error("which is too few")
+	}
+	for n := 50; n <= number; n += 50 {
+		t.Logf("after pass %d: %+v", n, samples[n-1])
 	}
 	for _, s := range soak.Slopes(samples) {
 		if t.Log(s); s.Grows {

@@ -101,7 +101,7 @@ func startLab(t *testing.T) *lab {
 		}
 		shared.root = root
 		if shared.cluster, err = real.Start(context.Background(), real.Options{
-			Root: filepath.Join(root, "c"), User: "swift", Policies: slices.Concat(real.DefaultPolicies(), []real.Policy{
+			Root: filepath.Join(root, "c"), User: "swift", ReplicationLockTimeout: 3, Policies: slices.Concat(real.DefaultPolicies(), []real.Policy{
 				{Index: 5, Name: "isal42dup2", ECType: "isa_l_rs_vand", Data: 4, Parity: 2, Duplication: 2},
 			}, rarePolicies),
 		}); err != nil {

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"bytes"
 	"context"
 	"crypto/sha256"
 	"fmt"
@@ -14,7 +15,9 @@ import (
 	"sync"
 	"testing"
 
+	"imping/lab/real"
 	"imping/lab/scenario"
+	"imping/swift/ring"
 )
 
 // quiet makes passes on all nodes, one after the other, until a round leaves and does nothing.
@@ -201,16 +204,36 @@ func (c *either) allAtHome(moves []move, loaded *scenario.Loaded) {
 	}
 }
 
-// withRings is a node's conf with the rings of another folder.
-func (c *either) withRings(node int, folder string) (conf string) {
+// rebalance changes rings until the end of the test; the next one finds a proxy that has forgotten it.
+func (c *either) rebalance(loaded *scenario.Loaded, seed uint64, policies ...string) {
+	c.Helper()
+	undo, err := loaded.Layout.Rebalance(seed, policies...)
+	if err != nil {
+		c.Fatal(err)
+	}
+	c.Cleanup(func() {
+		err := undo()
+		if l, ok := c.Cluster.(*real.Cluster); ok && err == nil {
+			err = l.RestartProxy(context.Background())
+		}
+		if err != nil {
+			c.Error(err)
+		}
+	})
+}
+
+// alter is a node's conf with the rings of another folder, and lines more in the reconstructor's section.
+func (c *either) alter(node int, rings string, more ...string) (conf string) {
 	c.Helper()
 	text, err := os.ReadFile(c.conf(node))
 	if err != nil {
 		c.Fatal(err)
 	}
+	const head = "[object-reconstructor]\n"
+	altered := regexp.MustCompile(`(?m)^swift_dir = .*$`).ReplaceAllString(string(text), "swift_dir = "+rings)
+	altered = strings.Replace(altered, head, head+strings.Join(append(more, ""), "\n"), 1)
 	conf = filepath.Join(c.TempDir(), filepath.Base(c.conf(node)))
-	other := regexp.MustCompile(`(?m)^swift_dir = .*$`).ReplaceAll(text, []byte("swift_dir = "+folder))
-	if err := os.WriteFile(conf, other, 0o644); err != nil {
+	if err := os.WriteFile(conf, []byte(altered), 0o644); err != nil {
 		c.Fatal(err)
 	}
 	return conf
@@ -218,79 +241,98 @@ func (c *either) withRings(node int, folder string) (conf string) {
 
 // The nodes do not agree on where fragments belong: every other one has the rings of before a rebalance. Each takes what is
 // at home by the others' rings for misplaced, and brings it to one who does the same: all at once, over and over, also
-// where both have it already and each would remove its own, since the other has one (bug 1897177). At no time is an archive on no
-// device, nor is an object not readable; when all have the new rings, every archive goes to its home, and there is one of each.
+// where both have it already and each would remove its own, since the other has one (bug 1897177). Those with the old rings are
+// Swift's own reconstructors, too. At no time is an archive on no device, nor is an object not readable; when the new rings come to
+// all, in the middle of passes, every archive goes to its home, and there is one of each.
 func TestScenarioNodesWithDifferentRings(t *testing.T) { // rule 13
-	t.Parallel()
-	c := startEmbedded(t)
-	loaded, err := scenario.Load(t.Context(), c, scenario.LoadOptions{
-		Seed: 5, Policies: []string{"isal42"}, Sizes: []int64{1000, segment, 2*segment + 1}, Kinds: []scenario.Kind{}, Random: 8, Partitions: 6})
-	if err != nil {
-		t.Fatal(err)
-	}
-	before := c.snapshots()
-	old := filepath.Join(t.TempDir(), "rings")
-	if err := os.CopyFS(old, os.DirFS(filepath.Dir(c.SwiftConf()))); err != nil {
-		t.Fatal(err)
-	}
-	if _, err := loaded.Layout.Rebalance(4, "isal42"); err != nil {
-		t.Fatal(err)
-	}
-	moves := slices.DeleteFunc(c.moves(loaded, before), func(m move) bool { return m.from == m.to })
-	conf := c.conf
-	behind := map[int]string{}
-	for _, node := range c.Nodes() {
-		if behind[node] = conf(node); node%2 == 1 {
-			behind[node] = c.withRings(node, old)
+	onBoth(t, func(c *either) {
+		loaded, err := scenario.Load(c.Context(), c, scenario.LoadOptions{
+			Seed: 5, Policies: []string{"isal42"}, Sizes: []int64{1000, segment, 2*segment + 1}, Kinds: []scenario.Kind{}, Random: 8, Partitions: 6})
+		if err != nil {
+			c.Fatal(err)
 		}
-	}
-	twice := 0
-	for round := range 8 {
-		if round%2 == 1 { // what one side has the other gets, too
-			for _, m := range moves {
-				have := c.copies(m)
-				for _, dev := range []string{m.from, m.to} {
-					if !slices.Contains(have, dev) && len(have) > 0 {
-						c.copyArchive(m.name, have[0], dev)
-						twice++
+		before := c.snapshots()
+		etc := filepath.Dir(c.SwiftConf())
+		old := etc + "-old" // which Swift's user can reach, too
+		if err := os.CopyFS(old, os.DirFS(etc)); err != nil {
+			c.Fatal(err)
+		}
+		defer os.RemoveAll(old)
+		c.rebalance(loaded, 4, "isal42")
+		newest := etc + "-new"
+		if err := os.CopyFS(newest, os.DirFS(etc)); err != nil {
+			c.Fatal(err)
+		}
+		defer os.RemoveAll(newest)
+		moves := slices.DeleteFunc(c.moves(loaded, before), func(m move) bool { return m.from == m.to })
+		ours, stock := map[int]string{}, map[int]string{}
+		for _, node := range c.Nodes() {
+			rings := etc
+			if node%2 == 1 {
+				rings = old
+				stock[node] = c.alter(node, rings, "handoffs_only = yes") // a rebuild would hide a loss
+			}
+			ours[node] = c.alter(node, rings)
+		}
+		_, haveStock := c.Cluster.(scenario.Stock)
+		rounds, twice := 8, 0
+		if haveStock {
+			rounds = 4 // in which Swift's programs wait for locks, mostly
+		}
+		for round := range rounds {
+			if round%2 == 1 { // what one side has the other gets, too
+				for _, m := range moves {
+					have := c.copies(m)
+					for _, dev := range []string{m.from, m.to} {
+						if !slices.Contains(have, dev) && len(have) > 0 {
+							c.copyArchive(m.name, have[0], dev)
+							twice++
+						}
 					}
 				}
 			}
-		}
-		var passes sync.WaitGroup
-		for node, conf := range behind {
-			cmd := c.command(node, "--only", "revert") // a rebuild would hide a loss
-			cmd.Args[2] = conf
-			out, err := os.CreateTemp(t.TempDir(), "pass")
-			if err != nil {
-				t.Fatal(err)
-			}
-			cmd.Stdout, cmd.Stderr = out, out
-			passes.Go(func() {
-				defer out.Close()
-				if err := cmd.Run(); err != nil && cmd.ProcessState.ExitCode() != exitLeft {
-					text, _ := os.ReadFile(out.Name())
-					t.Errorf("node %d: %v\n%s", node, err, text)
+			var passes sync.WaitGroup
+			for node, conf := range ours {
+				cmd := c.command(node, "--only", "revert")
+				cmd.Args[2] = conf
+				if theirs := stock[node]; haveStock && theirs != "" && round >= rounds/2 {
+					cmd = exec.CommandContext(c.Context(), "/usr/bin/swift-object-reconstructor", theirs, "once")
 				}
-			})
-		}
-		read := make(chan error, 1)
-		go func() { read <- scenario.VerifyGETs(t.Context(), c, loaded) }()
-		passes.Wait()
-		if err := <-read; err != nil {
-			t.Errorf("round %d: while fragments moved: %v", round, err)
-		}
-		for _, m := range moves {
-			if len(c.copies(m)) == 0 {
-				t.Fatalf("round %d: %s is on no device", round, m.name)
+				var out bytes.Buffer
+				cmd.Stdout, cmd.Stderr = &out, &out
+				passes.Go(func() {
+					if err := cmd.Run(); err != nil && cmd.ProcessState.ExitCode() != exitLeft {
+						c.Errorf("node %d: %v\n%s", node, err, out.Bytes())
+					}
+				})
+			}
+			if round == rounds-1 {
+				name := ring.Name(loaded.Layout.Swift.ByName("isal42").Index) + ".ring.gz"
+				if err := os.Rename(filepath.Join(newest, name), filepath.Join(old, name)); err != nil {
+					c.Error(err)
+				}
+			}
+			read := make(chan error, 1)
+			go func() { read <- scenario.VerifyGETs(c.Context(), c, loaded) }()
+			passes.Wait()
+			if err := <-read; err != nil {
+				c.Errorf("round %d: while fragments moved: %v", round, err)
+			}
+			for _, m := range moves {
+				if len(c.copies(m)) == 0 {
+					c.Fatalf("round %d: %s is on no device", round, m.name)
+				}
 			}
 		}
-	}
-	t.Logf("%d archives that two homes claim; %d times both had one", len(moves), twice)
-	if len(moves) < 20 || twice < 20 {
-		t.Error("which is too few")
-	}
-	c.allAtHome(moves, loaded)
+		c.Logf("%d archives that two homes claim; %d times both had one", len(moves), twice)
+		if len(moves) < 20 || twice < 20 {
+			c.Error("which is too few")
+		}
+		c.allAtHome(moves, loaded)
+		if err := scenario.NothingQuarantined(c); err != nil {
+			c.Error(err)
+		}
+	})
 }
 
 // copyArchive puts a file onto another device as an object server would, its suffix being invalidated.
@@ -325,29 +367,38 @@ func (c *either) invalidate(dir string) {
 	}
 }
 
-// A server is killed as soon as an archive begins to come to a device of its, over and over: what it has is whole or not seen, what
-// it has not confirmed stays where it was, and when it is back all goes home.
+// A server, ours or Swift's, is killed as soon as an archive begins to come to a device of its, over and over: what it has is whole or not
+// seen, what it has not confirmed stays where it was, and when it is back all goes home.
 func TestScenarioServersAreKilledWhileTheyReceiveReverts(t *testing.T) { // law 3
-	t.Parallel()
-	c, cluster := embeddedApart(t)
-	loaded, err := scenario.Load(t.Context(), c, scenario.LoadOptions{
+	t.Run("embedded", func(t *testing.T) {
+		t.Parallel()
+		c, cluster := embeddedApart(t)
+		c.killWhileReceiving(12, cluster.KillNode)
+	})
+	t.Run("real", func(t *testing.T) {
+		t.Parallel()
+		l := startLab(t)
+		l.either().killWhileReceiving(5, func(node int) error { return l.KillServer(node, real.ReplicationServer) })
+	})
+}
+
+func (c *either) killWhileReceiving(most int, kill func(node int) error) {
+	loaded, err := scenario.Load(c.Context(), c, scenario.LoadOptions{
 		Seed: 9, Policies: []string{"isal42"}, Sizes: []int64{1000, 2*segment + 1, 4 << 20}, Kinds: []scenario.Kind{}, Random: 10, Partitions: 6})
 	if err != nil {
-		t.Fatal(err)
+		c.Fatal(err)
 	}
 	before := c.snapshots()
-	if _, err := loaded.Layout.Rebalance(6, "isal42"); err != nil {
-		t.Fatal(err)
-	}
+	c.rebalance(loaded, 6, "isal42")
 	moves := slices.DeleteFunc(c.moves(loaded, before), func(m move) bool { return m.from == m.to })
-	killed := 0
+	killed, cut := 0, 0
 	for _, m := range moves {
-		if on := c.copies(m); slices.Contains(on, m.to) || killed == 12 {
+		if on := c.copies(m); slices.Contains(on, m.to) || killed == most {
 			continue
 		}
 		cmd := c.command(c.NodeOf(m.from), "--only", "revert", "-d", m.from)
 		if err := cmd.Start(); err != nil {
-			t.Fatal(err)
+			c.Fatal(err)
 		}
 		ended := make(chan error, 1)
 		go func() { ended <- cmd.Wait() }()
@@ -363,32 +414,35 @@ func TestScenarioServersAreKilledWhileTheyReceiveReverts(t *testing.T) { // law 
 				over = err == nil
 			}
 		}
-		if err := cluster.KillNode(c.NodeOf(m.to)); err != nil {
-			t.Fatal(err)
+		if err := kill(c.NodeOf(m.to)); err != nil {
+			c.Fatal(err)
 		}
 		killed++
+		if !slices.Contains(c.copies(m), m.to) {
+			cut++
+		}
 		for _, m := range moves {
 			on := c.copies(m)
 			if len(on) == 0 { // it may have moved between two looks
 				on = c.copies(m)
 			}
 			if len(on) == 0 {
-				t.Fatalf("%s is on no device", m.name)
+				c.Fatalf("%s is on no device", m.name)
 			}
 		}
 		if err := c.start(c.NodeOf(m.to)); err != nil {
-			t.Fatal(err)
+			c.Fatal(err)
 		}
 		<-ended
 		for _, m := range moves {
 			if len(c.copies(m)) == 0 {
-				t.Fatalf("%s is on no device", m.name)
+				c.Fatalf("%s is on no device", m.name)
 			}
 		}
 	}
-	t.Logf("servers were killed %d times, for %d archives", killed, len(moves))
+	c.Logf("servers were killed %d times, %d times before the archive was whole, for %d archives", killed, cut, len(moves))
 	if killed < 5 {
-		t.Error("which is too few")
+		c.Error("which is too few")
 	}
 	c.allAtHome(moves, loaded)
 }

@@ -142,6 +142,7 @@ func TestAPassTellsStatsdWhatStocksDoes(t *testing.T) {
 	l.pass.revertBegins("sda")
 	l.pass.revertTook(time.Millisecond)
 	l.pass.revertLocked()
+	l.pass.putAway()
 	l.cfg.Statsd.Increment("end")
 	got := make(map[string]bool)
 	for buf := make([]byte, 1000); !got["end c"]; {
@@ -156,7 +157,7 @@ func TestAPassTellsStatsdWhatStocksDoes(t *testing.T) {
 	}
 	for _, want := range []string{
 		"suffix.hashes c", "suffix.syncs c", "partition.update.count.sda c", "partition.update.timing ms",
-		"partition.delete.count.sda c", "partition.delete.timing ms", "partition.lock-failure.count c", "end c",
+		"partition.delete.count.sda c", "partition.delete.timing ms", "partition.lock-failure.count c", "quarantines c", "end c",
 	} {
 		if !got[want] {
 			t.Errorf("statsd was not told %s", want)

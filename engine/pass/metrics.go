@@ -33,3 +33,9 @@ func (p *Pass) revertBegins(device string) {
 func (p *Pass) revertTook(d time.Duration) { p.cfg.Statsd.Timing("partition.delete.timing", d, -1) }
 
 func (p *Pass) revertLocked() { p.cfg.Statsd.Increment("partition.lock-failure.count") }
+
+// putAway counts an object that was quarantined. Swift: obj/diskfile.py, BaseDiskFile._quarantine, whose logger is the reconstructor's.
+func (p *Pass) putAway() {
+	p.Progress.Corrupt.Add(1)
+	p.cfg.Statsd.Increment("quarantines")
+}

@@ -630,7 +630,7 @@ func TestALocalArchiveThatProvesBadIsRebuiltFromTheOthersAndQuarantined(t *testi
 			t.Errorf("%s is still there: %v", path, err)
 		}
 		moved := filepath.Join(l.disk.Root, "sda", "quarantined", "objects-1", filepath.Base(filepath.Dir(path)), filepath.Base(path))
-		if _, err := os.Stat(moved); err != nil || !l.logged("Quarantined object ") {
+		if _, err := os.Stat(moved); err != nil || !l.logged("Quarantined object "+path+": ") {
 			t.Errorf("not quarantined: %v", err)
 		}
 		invalid, err := os.ReadFile(filepath.Join(l.files.PartitionPath("sda", 0), "hashes.invalid"))

@@ -356,7 +356,7 @@ func TestALocalArchiveThatProvesBadIsQuarantinedAndNotMoved(t *testing.T) { // r
 			l.want(l.run(bg), fmt.Sprintf("reverted=%d purged=2 corrupt=1 left.objects=1", 2-l.unconfirmed(4)))
 			l.received(4, o, p)
 			moved := filepath.Join(l.disk.Root, "sda", "quarantined", "objects-1", filepath.Base(filepath.Dir(path)), filepath.Base(path))
-			if _, err := os.Stat(moved); err != nil || !l.logged("Quarantined object ") {
+			if _, err := os.Stat(moved); err != nil || !l.logged("Quarantined object "+path+": ") {
 				t.Errorf("not quarantined: %v", err)
 			}
 			if left := l.filesLeft(); left != "" {

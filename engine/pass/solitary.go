@@ -69,6 +69,6 @@ func (p *Pass) putAside(j *job, local *diskfile.Object) {
 		p.cfg.Log.Errorf("Unable to quarantine %s: %v", local.Path, err)
 		return
 	}
-	p.Progress.Corrupt.Add(1)
+	p.putAway()
 	p.cfg.Log.Warnf("Quarantined object %s: Solitary fragment #%d", local.Path, local.FragIndex)
 }

@@ -801,16 +801,15 @@ func (p *Pass) quarantine(j *job) {
 		if err == nil && cause == nil {
 			continue
 		}
-		var to string
 		if err == nil {
-			to, err = j.files.Quarantine(j.dev.Device, j.part, hash)
+			_, err = j.files.Quarantine(j.dev.Device, j.part, hash)
 		}
 		if err != nil {
 			p.cfg.Log.Errorf("Unable to quarantine %s/%s/%s: %v", j.partition, objhash.Suffix(hash), hash, err)
 			continue
 		}
-		p.Progress.Corrupt.Add(1)
-		p.cfg.Log.Warnf("Quarantined object %s: %v", to, cause)
+		p.putAway()
+		p.cfg.Log.Warnf("Quarantined object %v", cause) // which begins with the path, as in Swift
 	}
 }
 

@@ -141,6 +141,22 @@ var excuses = []excuse{
 		}
 		return (h.ext == ".meta" || h.ext == ".ts") && d.ours.Problem == "" && j.beside(j.theirs.tree, d.name, func(n node, _ held) bool { return n.Problem != "" })
 	}},
+	{"a tombstone that stock does not bring home, since a partner has a file in place of the object's folder", func(j *judgement, d difference) bool {
+		o, h := j.oracle.object(d.name)
+		dev, _, _ := strings.Cut(d.name, "/")
+		if o == nil || o.index(dev) < 0 || !slices.ContainsFunc(o.primaryDevices(), func(p string) bool { l := j.draft[p][o.dir()]; return l != nil && !l.dir }) {
+			return false
+		}
+		deleted := stateOf(j.oracle.first[o]).tombstone
+		isIt := func(_ node, other held) bool { return other.ext == ".ts" && other.at == deleted }
+		switch {
+		case d.stock == nil:
+			return d.ours.Problem == "" && isIt(*d.ours, h)
+		case d.ours == nil: // what it deletes
+			return h.at.Before(deleted) && j.beside(j.ours.tree, d.name, isIt) && !j.beside(j.theirs.tree, d.name, isIt)
+		}
+		return false
+	}},
 	{"a fragment of a version that was lost with either, rebuilt before or not, as newer ones came first or later", func(j *judgement, d difference) bool {
 		o, h := j.oracle.object(d.name)
 		if o == nil || h.ext != ".data" || (d.stock == nil) == (d.ours == nil) || !slices.ContainsFunc(o.versions, func(v *version) bool { return v.at.After(h.at) }) {

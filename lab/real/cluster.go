@@ -262,17 +262,26 @@ func (c *Cluster) add(s *server) {
 // StopServer ends one of a node's object servers: the node looks dead to clients, or
 // to its partners.
 func (c *Cluster) StopServer(node int, kind Kind) error {
+	return c.end(node, kind, (*server).stop)
+}
+
+// KillServer ends one of a node's object servers by SIGKILL, in the middle of whatever it does.
+func (c *Cluster) KillServer(node int, kind Kind) error {
+	return c.end(node, kind, (*server).kill)
+}
+
+func (c *Cluster) end(node int, kind Kind, how func(*server)) error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	s := c.servers[serverName(kind, node)]
 	if s == nil {
 		return fmt.Errorf("the lab has no %s on node %d", kind, node)
 	}
-	s.stop()
+	how(s)
 	return nil
 }
 
-// StartServer starts one of a node's object servers again, after StopServer, and waits
+// StartServer starts one of a node's object servers again that was ended, and waits
 // until it answers. With argv, that program is started in its place; it must listen
 // where the server's conf says.
 func (c *Cluster) StartServer(ctx context.Context, node int, kind Kind, argv ...string) error {
@@ -292,6 +301,20 @@ func (c *Cluster) StartServer(ctx context.Context, node int, kind Kind, argv ...
 		s.argv = argv
 	}
 	c.add(s)
+	if err := s.start(); err != nil {
+		return err
+	}
+	ctx, cancel := context.WithTimeout(ctx, startLimit)
+	defer cancel()
+	return s.ready(ctx)
+}
+
+// RestartProxy makes the proxy read the rings as they are now, which it looks at each 15 s at most.
+func (c *Cluster) RestartProxy(ctx context.Context) error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	s := c.servers["proxy-server"]
+	s.stop()
 	if err := s.start(); err != nil {
 		return err
 	}

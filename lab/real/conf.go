@@ -122,11 +122,17 @@ func (c *Cluster) objectConf(node int, kind Kind) []byte {
 	app := egg("app", "object-server", "object")
 	if kind == ReplicationServer {
 		port = replicationPort(node)
-		if n := c.opts.ReplicationConcurrency; n > 0 {
-			app.lines = append(app.lines, fmt.Sprintf("set replication_concurrency = %d", n))
-		}
-		if n := c.opts.ReplicationConcurrencyPerDevice; n > 0 {
-			app.lines = append(app.lines, fmt.Sprintf("set replication_concurrency_per_device = %d", n))
+		for _, option := range []struct {
+			name  string
+			value int
+		}{
+			{"replication_concurrency", c.opts.ReplicationConcurrency},
+			{"replication_concurrency_per_device", c.opts.ReplicationConcurrencyPerDevice},
+			{"replication_lock_timeout", c.opts.ReplicationLockTimeout},
+		} {
+			if option.value > 0 {
+				app.lines = append(app.lines, fmt.Sprintf("set %s = %d", option.name, option.value))
+			}
 		}
 	}
 	sections := []section{

@@ -16,10 +16,10 @@ type Options struct {
 	LogLevel       string // DEBUG, INFO, ...; default INFO
 	User           string // the user that servers and daemons become; default root
 
-	// ReplicationConcurrency is the replication servers' replication_concurrency, and
-	// ReplicationConcurrencyPerDevice theirs of that name; 0 leaves Swift's default.
+	// Options of the replication servers, of the same names; 0 leaves Swift's default.
 	ReplicationConcurrency          int
 	ReplicationConcurrencyPerDevice int
+	ReplicationLockTimeout          int // seconds
 
 	// Reconstructor holds further options for the [object-reconstructor] section
 	// of the nodes' replication confs.

@@ -137,9 +137,12 @@ func (s *server) stop() {
 	s.signal(syscall.SIGTERM)
 	select {
 	case <-s.done:
-		return
 	case <-time.After(stopWait):
+		s.kill()
 	}
+}
+
+func (s *server) kill() {
 	s.signal(syscall.SIGKILL)
 	<-s.done
 }
