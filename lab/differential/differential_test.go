@@ -1,9 +1,11 @@
 package differential
 
 import (
+	"maps"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -72,5 +74,13 @@ func TestStockAndImpingMakeTheSameOfRandomClusters(t *testing.T) {
 		if len(v.Problems) > 0 {
 			t.Errorf("%v\n%s", v, strings.Join(v.Log, "\n"))
 		}
+	}
+}
+
+func TestWhatIsLaidIntoAFolderTakesThePlaceOfAFile(t *testing.T) {
+	d := draft{"sda": {"objects/1/abc/hash": {}, "objects/1/abc/hash/1.data": {}, "objects/2": {dir: true}, "objects/2/abc": {}}, "sdb": nil}
+	d.settle()
+	if got, want := slices.Sorted(maps.Keys(d["sda"])), []string{"objects/1/abc/hash/1.data", "objects/2", "objects/2/abc"}; !slices.Equal(got, want) {
+		t.Errorf("%q is left, not %q", got, want)
 	}
 }

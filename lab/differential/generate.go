@@ -140,6 +140,7 @@ func (p *Plan) build(layout *scenario.Layout, c scenario.Cluster, scratch string
 			count[s.Feature]++
 		}
 	}
+	w.draft.settle()
 	if w.err != nil {
 		return nil, nil, w.err
 	}

@@ -31,6 +31,19 @@ type leaf struct {
 // nil is not mounted.
 type draft map[string]map[string]*leaf
 
+// settle removes files in place of folders that later steps laid something into.
+func (d draft) settle() {
+	for _, leaves := range d {
+		for name := range leaves {
+			for dir := path.Dir(name); dir != "."; dir = path.Dir(dir) {
+				if l := leaves[dir]; l != nil && !l.dir {
+					delete(leaves, dir)
+				}
+			}
+		}
+	}
+}
+
 // write makes the devices what the draft says.
 func (d draft) write(c *real.Cluster) error {
 	for dev, leaves := range d {
