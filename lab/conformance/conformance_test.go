@@ -74,12 +74,15 @@ var probes = []struct {
 	{name: "test_object_partpower_increase.TestECPartPowerIncrease.test_canceled", nodes: none, relinker: true},
 }
 
-// arrangements say which nodes run our reconstructor.
-var arrangements = []struct{ name, ours string }{
-	{"stock", ""},
-	{"imping", allNodes},
-	{"imping_on_odd_nodes", "13"},
-	{"imping_on_even_nodes", "24"},
+// arrangements say which nodes run our reconstructor, and our object server, which is the proxy's and the
+// reconstructors' alike.
+var arrangements = []struct{ name, reconstructors, servers string }{
+	{"stock", "", ""},
+	{"imping", allNodes, ""},
+	{"imping_on_odd_nodes", "13", ""},
+	{"imping_on_even_nodes", "24", ""},
+	{"imping_serves", allNodes, allNodes},
+	{"imping_serves_on_odd_nodes", "13", "13"},
 }
 
 func TestMain(m *testing.M) {
@@ -113,11 +116,12 @@ func TestProbe(t *testing.T) {
 	work, reconstructors := our(t, "reconstructor", reconstructor)
 	_, relinkers := our(t, "relinker", "swift-object-relinker")
 	m := newMachine(t, work)
+	_, servers := our(t, "server", server)
 	w := newWitness(t, filepath.Join(reconstructors, reconstructor))
 	dispatchers := m.dispatchers(t)
 	for _, a := range arrangements {
-		folders, mixed := dispatchers, a.ours != "" && a.ours != allNodes
-		if a.ours == allNodes {
+		folders, mixed := dispatchers, a.reconstructors != "" && a.reconstructors != allNodes
+		if a.reconstructors == allNodes {
 			folders += ":" + relinkers
 		}
 		t.Run(a.name, func(t *testing.T) {
@@ -133,11 +137,15 @@ func TestProbe(t *testing.T) {
 					ctx, cancel := context.WithTimeout(t.Context(), oneTest)
 					defer cancel()
 					cmd := m.command(ctx, folders, "/usr/bin/python3", m.here+"/python/probe.py", "test.probe."+p.name)
-					cmd.Env = append(cmd.Env, oursEnv+"="+a.ours, programEnv+"="+filepath.Join(reconstructors, reconstructor))
+					for name, ours := range map[string][2]string{reconstructor: {a.reconstructors, reconstructors}, server: {a.servers, servers}} {
+						cmd.Env = append(cmd.Env, dispatched[name].nodesEnv+"="+ours[0], dispatched[name].programEnv+"="+filepath.Join(ours[1], name))
+					}
 					if out, err := cmd.CombinedOutput(); err != nil {
 						t.Errorf("%s does not pass: %v\n%s\nlogged meanwhile:\n%s", p.name, cmp.Or(ctx.Err(), err), out, strings.Join(m.log.take(), "\n"))
 					}
-					check(t, w.take(), a.ours, p.nodes)
+					ran := w.take()
+					check(t, reconstructor, ran[reconstructor], a.reconstructors, p.nodes)
+					check(t, server, ran[server], a.servers, every)
 				})
 			}
 		})

@@ -20,14 +20,19 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// The reconstructor that Swift finds on PATH is this test binary under that name. By the number of the configuration
-// file it becomes Swift's program or ours, and a witness sees in /proc which of the two it is then.
+// The reconstructor and the object server that Swift finds on PATH are this test binary under those names. By the number of
+// the configuration file it becomes Swift's program or ours, and a witness sees in /proc which of the two it is then.
 const (
 	reconstructor = "swift-object-reconstructor"
-	stocks        = "/usr/bin/" + reconstructor
-	oursEnv       = "IMPING_CONFORMANCE_OURS"    // nodes that run ours: their digits
-	programEnv    = "IMPING_CONFORMANCE_PROGRAM" // ours
+	server        = "swift-object-server"
+	stocks        = "/usr/bin/"
 )
+
+// dispatched are the programs that nodes have of Swift or of ours, by their names.
+var dispatched = map[string]struct{ nodesEnv, programEnv string }{ // which nodes run ours, their digits; and where it is
+	reconstructor: {"IMPING_CONFORMANCE_RECONSTRUCTORS", "IMPING_CONFORMANCE_RECONSTRUCTOR"},
+	server:        {"IMPING_CONFORMANCE_SERVERS", "IMPING_CONFORMANCE_SERVER"},
+}
 
 // In the network namespace, not in a folder: a path may be too long for an address.
 var witnessAddress = &net.UnixAddr{Net: "unix", Name: "@imping-conformance"}
@@ -37,13 +42,13 @@ const allNodes = "1234"
 
 // Here the thread is the process's first, the one that is traced.
 func init() {
-	if filepath.Base(os.Args[0]) == reconstructor {
-		dispatch()
+	if name := filepath.Base(os.Args[0]); dispatched[name].nodesEnv != "" {
+		dispatch(name)
 	}
 }
 
-// dispatch becomes the program of a node. It does not return.
-func dispatch() {
+// dispatch becomes the program of a node of that name. It does not return.
+func dispatch(name string) {
 	fmt.Fprintln(os.Stderr, "cannot dispatch:", func() error {
 		if len(os.Args) < 2 {
 			return errors.New("no configuration file")
@@ -52,15 +57,15 @@ func dispatch() {
 		if len(node) != 1 || !strings.Contains(allNodes, node) {
 			return fmt.Errorf("%s is that of no node", os.Args[1])
 		}
-		program := stocks
-		if strings.Contains(os.Getenv(oursEnv), node) {
-			program = os.Getenv(programEnv)
+		program := stocks + name
+		if strings.Contains(os.Getenv(dispatched[name].nodesEnv), node) {
+			program = os.Getenv(dispatched[name].programEnv)
 		}
 		conn, err := net.DialUnix("unix", nil, witnessAddress)
 		if err != nil {
 			return err
 		}
-		if _, err := fmt.Fprintln(conn, node); err != nil {
+		if _, err := fmt.Fprintln(conn, name, node); err != nil {
 			return err
 		}
 		if _, err := io.ReadFull(conn, make([]byte, 1)); err != nil {
@@ -71,14 +76,16 @@ func dispatch() {
 	os.Exit(1)
 }
 
-// dispatchers makes the folder that has the dispatcher under the reconstructor's name.
+// dispatchers makes the folder that has the dispatcher under the programs' names.
 func (m *machine) dispatchers(t *testing.T) string {
 	t.Helper()
 	folder := filepath.Join(m.work, "dispatchers")
 	must(t, "make a folder", os.Mkdir(folder, 0o755))
 	self, err := os.Executable()
 	must(t, "find this program", err)
-	must(t, "name it "+reconstructor, os.Symlink(self, filepath.Join(folder, reconstructor)))
+	for name := range dispatched {
+		must(t, "name it "+name, os.Symlink(self, filepath.Join(folder, name)))
+	}
 	return folder
 }
 
@@ -88,8 +95,11 @@ type witness struct {
 	ours     string // the file that our program is
 	watching sync.WaitGroup
 	mu       sync.Mutex
-	ran      map[string]map[string]int // by node and program
+	ran      map[string]seen // by the name under which they were started
 }
+
+// seen counts what ran, by node and program.
+type seen map[string]map[string]int
 
 func newWitness(t *testing.T, ours string) *witness {
 	t.Helper()
@@ -97,7 +107,7 @@ func newWitness(t *testing.T, ours string) *witness {
 	must(t, "find our program", err)
 	listener, err := net.ListenUnix("unix", witnessAddress)
 	must(t, "listen to the dispatchers", err)
-	w := &witness{listener: listener, ours: ours, ran: map[string]map[string]int{}}
+	w := &witness{listener: listener, ours: ours, ran: map[string]seen{}}
 	done := make(chan struct{})
 	go func() {
 		defer close(done)
@@ -120,26 +130,29 @@ func newWitness(t *testing.T, ours string) *witness {
 // watch notes what a dispatcher becomes.
 func (w *witness) watch(conn *net.UnixConn) {
 	defer conn.Close()
-	node, err := bufio.NewReader(conn).ReadString('\n')
+	line, err := bufio.NewReader(conn).ReadString('\n')
 	if err != nil {
 		return
 	}
-	program, err := w.traced(conn)
+	name, node, _ := strings.Cut(strings.TrimSpace(line), " ")
+	program, err := w.traced(conn, stocks+name)
 	if err != nil {
 		program = fmt.Sprintf("nothing that could be seen: %v", err)
 	}
-	node = strings.TrimSpace(node)
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	if w.ran[node] == nil {
-		w.ran[node] = map[string]int{}
+	if w.ran[name] == nil {
+		w.ran[name] = seen{}
 	}
-	w.ran[node][program]++
+	if w.ran[name][node] == nil {
+		w.ran[name][node] = map[string]int{}
+	}
+	w.ran[name][node][program]++
 }
 
 // traced lets a dispatcher go on, and stops it in the moment in which it has become another program: that may end before
 // this process gets a processor.
-func (w *witness) traced(conn *net.UnixConn) (program string, err error) {
+func (w *witness) traced(conn *net.UnixConn, stocks string) (program string, err error) {
 	runtime.LockOSThread() // the tracer is a thread
 	defer runtime.UnlockOSThread()
 	raw, err := conn.SyscallConn()
@@ -167,7 +180,7 @@ func (w *witness) traced(conn *net.UnixConn) (program string, err error) {
 		case !status.Stopped():
 			return "", errors.New("the dispatcher has ended")
 		case status.TrapCause() == unix.PTRACE_EVENT_EXEC:
-			program := w.program(pid)
+			program := w.program(pid, stocks)
 			return program, os.NewSyscallError("ptrace", unix.PtraceDetach(pid))
 		default: // a signal on its way to it
 			if err := unix.PtraceCont(pid, int(status.StopSignal())); err != nil {
@@ -178,7 +191,7 @@ func (w *witness) traced(conn *net.UnixConn) (program string, err error) {
 }
 
 // program tells what a process runs.
-func (w *witness) program(pid int) string {
+func (w *witness) program(pid int, stocks string) string {
 	exe, err := os.Readlink(fmt.Sprintf("/proc/%d/exe", pid))
 	if err != nil {
 		return err.Error()
@@ -193,30 +206,30 @@ func (w *witness) program(pid int) string {
 	return fmt.Sprintf("%s (%q)", exe, cmdline)
 }
 
-// take returns which programs have run since the last call. All of them have ended.
-func (w *witness) take() map[string]map[string]int {
+// take returns which programs were started since the last call.
+func (w *witness) take() map[string]seen {
 	w.watching.Wait()
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	ran := w.ran
-	w.ran = map[string]map[string]int{}
+	w.ran = map[string]seen{}
 	return ran
 }
 
-// check compares what ran with the nodes that ours is for, and with how many nodes run any.
-func check(t *testing.T, ran map[string]map[string]int, ours string, nodes span) {
+// check compares what ran under a name with the nodes that ours is for, and with how many nodes run any.
+func check(t *testing.T, name string, ran seen, ours string, nodes span) {
 	t.Helper()
 	for _, node := range slices.Sorted(maps.Keys(ran)) {
 		want := "stock"
 		if strings.Contains(ours, node) {
 			want = "imping"
 		}
-		t.Logf("node %s ran %v", node, ran[node])
+		t.Logf("%s of node %s was %v", name, node, ran[node])
 		if len(ran[node]) != 1 || ran[node][want] == 0 {
-			t.Errorf("node %s ran %v, not %s alone", node, ran[node], want)
+			t.Errorf("%s of node %s was %v, not %s alone", name, node, ran[node], want)
 		}
 	}
 	if n := len(ran); nodes == every && n != len(allNodes) || nodes == some && n == 0 || nodes == none && n != 0 {
-		t.Errorf("a reconstructor ran on %d nodes, not on %s", n, nodes)
+		t.Errorf("%s ran on %d nodes, not on %s", name, n, nodes)
 	}
 }
