@@ -80,7 +80,8 @@ func dispatch(name string) {
 func (m *machine) dispatchers(t *testing.T) string {
 	t.Helper()
 	folder := filepath.Join(m.work, "dispatchers")
-	must(t, "make a folder", os.Mkdir(folder, 0o755))
+	must(t, "make a folder", os.MkdirAll(folder, 0o755))
+	t.Cleanup(func() { os.RemoveAll(folder) })
 	self, err := os.Executable()
 	must(t, "find this program", err)
 	for name := range dispatched {

@@ -38,18 +38,24 @@ func newMachine(t *testing.T, work string) *machine {
 		t.Fatal(err)
 	}
 	m := &machine{work: work, source: filepath.Join(work, "source"), here: here}
-	must(t, "bind the folder of the run", unix.Mount(work, work, "", unix.MS_BIND, ""))
+	lay := func(what, dir string) {
+		must(t, "lay "+what+" over "+dir, unix.Mount(what, dir, "", unix.MS_BIND, ""))
+		t.Cleanup(func() { unix.Unmount(dir, unix.MNT_DETACH) })
+	}
+	lay(work, work)
 	must(t, "make the root read-only", unix.Mount("", "/", "", unix.MS_REMOUNT|unix.MS_BIND|unix.MS_RDONLY, ""))
 	for _, dir := range private {
 		own := filepath.Join(work, "machine", dir)
+		must(t, "empty a folder", os.RemoveAll(own)) // of an earlier machine
 		must(t, "make a folder", os.MkdirAll(own, 0o755))
-		must(t, "lay a folder over "+dir, unix.Mount(own, dir, "", unix.MS_BIND, ""))
+		lay(own, dir)
 	}
 	for _, dir := range []string{filepath.Join(work, "tmp"), "/run/lock", "/run/swift"} {
 		must(t, "make a folder", os.MkdirAll(dir, 0o755))
 	}
 	// bin/resetswift empties /srv only where it finds this.
 	must(t, "mark /srv", os.WriteFile("/srv/imping-conformance", nil, 0o644))
+	t.Cleanup(func() { m.command(context.Background(), "", filepath.Join(m.here, "bin/resetswift")).Run() }) // no process is left
 	m.log = newUDPLog(t)
 	m.configure(t)
 	return m
