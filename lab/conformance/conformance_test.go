@@ -39,7 +39,7 @@ const (
 // What -test.short leaves of the arrangements.
 var (
 	alone      = []string{"imping"}
-	everywhere = []string{"imping", "imping_on_odd_nodes", "imping_on_even_nodes"}
+	everywhere = []string{"imping", "imping_on_odd_nodes", "imping_on_even_nodes", "imping_serves"}
 )
 
 // probes are the tests of Swift's, of its package test.probe, that must pass with ours. Those that start no reconstructor
