@@ -431,8 +431,7 @@ func passConfig(sec *conf.Section, o *reconstructOptions) (*pass.Config, error) 
 	if sec.Has("write_legacy_ec_crc") {
 		cfg.LegacyCRC = r.bool("write_legacy_ec_crc", false)
 	} else {
-		env := os.Getenv("LIBERASURECODE_WRITE_LEGACY_CRC")
-		cfg.LegacyCRC = env != "" && env != "0"
+		cfg.LegacyCRC = legacyCRC()
 	}
 	r.keep(revertConfig(sec, o, cfg))
 	cfg.MasterTexts, err = daemon.MasterTexts(sec)
