@@ -68,6 +68,20 @@ func NewLogger(sec *conf.Section, route string, console io.Writer) (*Logger, err
 	return newLogger(s, ""), nil
 }
 
+// OptLogTexts is the option of all our programs that MasterTexts reads.
+const OptLogTexts = "imping_log_texts"
+
+// MasterTexts reports whether log lines are to be those of Swift's master where they are not 2.30.1's (rule 37).
+func MasterTexts(sec *conf.Section) (bool, error) {
+	switch sec.Get(OptLogTexts, "2.30") {
+	case "2.30":
+		return false, nil
+	case "master":
+		return true, nil
+	}
+	return false, sec.Errorf(OptLogTexts, "2.30 or master")
+}
+
 // NewPlainLogger writes messages of at least that level to w, and nothing else: what Swift's programs do that run without a conf.
 func NewPlainLogger(w io.Writer, level slog.Level) *Logger {
 	return newLogger(&sink{plain: true, level: level, console: w, syslog: nothing{}}, "")

@@ -43,6 +43,25 @@ type Response struct {
 // RFC 9110 tokens, and Swift has users with X-Object-Meta-Ünicode; nor does it read
 // heads that are longer than its buffer.
 func (c *Conn) Receive(r *Request) (*Response, error) {
+	defer c.limit(r)()
+	for range maxInterim + 1 {
+		resp, err := c.answer(r)
+		if err != nil || resp.Status >= 200 {
+			return resp, err
+		}
+	}
+	return nil, fmt.Errorf("more than %d interim answers", maxInterim)
+}
+
+// Await is Receive for who sends a body when he is asked for it: it reads the head of the next answer, an
+// interim one (1xx) included, which has no body and leaves the connection as it is.
+func (c *Conn) Await(r *Request) (*Response, error) {
+	defer c.limit(r)()
+	return c.answer(r)
+}
+
+// limit bounds how long an answer to r may take, until lift is called.
+func (c *Conn) limit(r *Request) (lift func()) {
 	switch wait := r.HeadTimeout; {
 	case wait < 0:
 		c.ReadBy(time.Now().Add(farFuture))
@@ -51,21 +70,20 @@ func (c *Conn) Receive(r *Request) (*Response, error) {
 	case c.readTimeout > 0:
 		c.ReadBy(time.Now().Add(c.readTimeout))
 	}
-	defer c.ReadBy(time.Time{})
-	for range maxInterim + 1 {
-		head, err := c.readHead()
-		if err != nil {
-			return nil, err
-		}
-		resp := &Response{Addr: c.addr, body: body{conn: c}}
-		if err := resp.parse(head, r.Method); err != nil {
-			return nil, err
-		}
-		if resp.Status >= 200 {
-			return resp, nil
-		}
+	return func() { c.ReadBy(time.Time{}) }
+}
+
+// answer reads the head of the next answer.
+func (c *Conn) answer(r *Request) (*Response, error) {
+	head, err := c.readHead()
+	if err != nil {
+		return nil, err
 	}
-	return nil, fmt.Errorf("more than %d interim answers", maxInterim)
+	resp := &Response{Addr: c.addr, body: body{conn: c}}
+	if err := resp.parse(head, r.Method); err != nil {
+		return nil, err
+	}
+	return resp, nil
 }
 
 // parse takes the status line off head and reads the fields that frame the body.

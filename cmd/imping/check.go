@@ -284,6 +284,9 @@ func (c *check) relinker() {
 	if err == nil {
 		_, err = sec.Seconds("stats_interval", 0)
 	}
+	if err == nil {
+		_, err = daemon.MasterTexts(sec)
+	}
 	if err != nil {
 		c.errors(what, err)
 		return

@@ -234,7 +234,7 @@ func fragmentEncode(ctx context.Context, o *fragmentOptions, bar *fragmentBar, p
 	if eo.Libec, err = parseLibec(o.libec); err != nil {
 		return fmt.Errorf("--libec-version %q: %w", o.libec, err)
 	}
-	if env := os.Getenv("LIBERASURECODE_WRITE_LEGACY_CRC"); env != "" && env != "0" {
+	if legacyCRC() {
 		eo.CRC = codec.Legacy
 	}
 	written, err := rescue.Encode(ctx, path, o.out, eo)
@@ -396,4 +396,10 @@ func showBytes(f *os.File, g *rescue.Progress) (stop func()) {
 		close(quit)
 		<-ended
 	}
+}
+
+// legacyCRC says whether liberasurecode would write the older checksum into headers.
+func legacyCRC() bool {
+	env := os.Getenv("LIBERASURECODE_WRITE_LEGACY_CRC")
+	return env != "" && env != "0"
 }

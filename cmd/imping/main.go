@@ -69,7 +69,7 @@ Exit status: 0 all done, 1 could not run, 2 ran but something was left.`,
 		Version:       version,
 	}
 	root.SetVersionTemplate(versionText())
-	root.AddCommand(reconstructCommand(), versionCommand(), demoCommand(), labCommand(), benchCommand(), fragmentCommand(), soakCommand(), serveCommand(), checkCommand(), relinkCommand())
+	root.AddCommand(reconstructCommand(), versionCommand(), demoCommand(), labCommand(), benchCommand(), fragmentCommand(), soakCommand(), serveCommand(), checkCommand(), relinkCommand(), verifyCommand(), objectCommand())
 	root.SetHelpCommand(helpCommand(root))
 	root.CompletionOptions.HiddenDefaultCmd = true
 	began := false

@@ -3,6 +3,8 @@ package main
 import (
 	"slices"
 	"strings"
+
+	"imping/daemon"
 )
 
 // The options that each part of an object-server.conf may have, Swift 2.30 to 2.38 and ours.
@@ -15,7 +17,7 @@ var (
 		user swift_dir devices mount_check nice_priority ionice_class ionice_priority eventlet_debug
 		bind_ip bind_port ring_ip servers_per_port reclaim_age commit_window node_timeout conn_timeout
 		disable_fallocate fallocate_reserve disk_chunk_size network_chunk_size keep_cache_size mb_per_sync splice
-		replication_concurrency_per_device replication_one_per_device replication_lock_timeout`)
+		replication_concurrency_per_device replication_one_per_device replication_lock_timeout ` + daemon.OptLogTexts)
 
 	reconstructorOptions = append(words(`daemonize interval run_pause concurrency reconstructor_workers stats_interval http_timeout
 		lockup_timeout ring_check_interval recon_cache_path handoffs_only handoffs_first rebuild_handoff_node_count max_objects_per_revert

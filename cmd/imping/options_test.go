@@ -162,13 +162,44 @@ func TestOwnOptionsInDefaultAreRefusedByNone(t *testing.T) {
 		t.Fatal(err)
 	}
 	path := filepath.Join(t.TempDir(), "object-server.conf")
-	own := "[DEFAULT]\nimping_io_engine = plain\nimping_memory_budget = 32MiB\nimping_verify_survivors = off\n" + optAtOnce + " = 2\n"
+	own := "[DEFAULT]\nimping_io_engine = plain\nimping_memory_budget = 32MiB\nimping_verify_survivors = off\nimping_log_texts = master\n" + optAtOnce + " = 2\n"
 	if err := os.WriteFile(path, []byte(strings.Replace(string(text), "[DEFAULT]\n", own, 1)), 0o644); err != nil {
 		t.Fatal(err)
 	}
 	for _, args := range [][]string{{"reconstruct", path, "once"}, {"relink", "relink", path}} {
 		if status, out, problems := runImping(t, append(args, "--swift-conf", c.SwiftConf())...); strings.Contains(problems+out, "imping_") {
 			t.Errorf("%v: status %d\n%s%s", args, status, out, problems)
+		}
+	}
+}
+
+// rule 37: which Swift's texts are logged is an option of the three programs; another value is refused by each, and found by `imping check`.
+func TestLogTextsOfNobodyAreRefused(t *testing.T) {
+	t.Parallel()
+	c := startEmbedded(t)
+	good, err := os.ReadFile(c.conf(1))
+	if err != nil {
+		t.Fatal(err)
+	}
+	path := filepath.Join(t.TempDir(), "object-server.conf")
+	for section, args := range map[string][]string{
+		reconstructorSection: {"reconstruct", path, "once"}, serverSection: {"serve", path}, relinkerSection: {"relink", "relink", path},
+	} {
+		text := string(good)
+		if !strings.Contains(text, "["+section+"]\n") {
+			text += "\n[" + section + "]\n"
+		}
+		bad := strings.Replace(text, "["+section+"]\n", "["+section+"]\nimping_log_texts = mastre\n", 1)
+		if err := os.WriteFile(path, []byte(bad), 0o644); err != nil {
+			t.Fatal(err)
+		}
+		want := `imping_log_texts = "mastre": must be 2.30 or master`
+		if status, _, problems := runImping(t, append(args, "--swift-conf", c.SwiftConf())...); status != exitFailed || !strings.Contains(problems, want) {
+			t.Errorf("%v: status %d, %s", args, status, problems)
+		}
+		status, of := c.look(path)
+		if !slices.ContainsFunc(of[levelFail], func(s string) bool { return strings.Contains(s, want) }) || status != exitFailed {
+			t.Errorf("check of [%s]: status %d, %q", section, status, of[levelFail])
 		}
 	}
 }

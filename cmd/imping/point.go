@@ -36,9 +36,10 @@ func (o *reconstructOptions) checkPoint() error {
 	case o.stats:
 		return errors.New("--stats is about a pass, not about one object")
 	}
-	parts := strings.SplitN(o.object, "/", 4)
-	if o.object != "" && (len(parts) < 4 || parts[0] != "" || parts[1] == "" || parts[2] == "" || parts[3] == "") {
-		return fmt.Errorf("--object %q: not /account/container/object (as clients name them, not quoted)", o.object)
+	if o.object != "" {
+		if err := checkObjectName(o.object); err != nil {
+			return fmt.Errorf("--object %w", err)
+		}
 	}
 	return nil
 }
@@ -171,6 +172,9 @@ func pointHeld(n *pass.PointNode) string {
 }
 
 func pointSummary(r *pass.PointReport) string {
+	if r.Verdict != nil {
+		return verdictOf(r)
+	}
 	repaired := fmt.Sprintf("%d of %d primaries repaired", r.Repaired, r.Primaries)
 	switch {
 	case r.State == pass.PointHopeless:

@@ -410,7 +410,7 @@ func passConfig(sec *conf.Section, o *reconstructOptions) (*pass.Config, error) 
 	}
 	for _, key := range sec.Keys() {
 		if strings.HasPrefix(key, "imping_") && !ownOption(key) {
-			return nil, fmt.Errorf("%s: [%s] has an unknown option %s (known: %s, %s, %s, %s)", sec.Path, sec.Name, key, optBudget, optOnly, optSyncDelay, optVerify)
+			return nil, fmt.Errorf("%s: [%s] has an unknown option %s (known: %s, %s, %s, %s, %s)", sec.Path, sec.Name, key, daemon.OptLogTexts, optBudget, optOnly, optSyncDelay, optVerify)
 		}
 	}
 	verify, from := o.verify, "--verify-survivors"
@@ -431,10 +431,11 @@ func passConfig(sec *conf.Section, o *reconstructOptions) (*pass.Config, error) 
 	if sec.Has("write_legacy_ec_crc") {
 		cfg.LegacyCRC = r.bool("write_legacy_ec_crc", false)
 	} else {
-		env := os.Getenv("LIBERASURECODE_WRITE_LEGACY_CRC")
-		cfg.LegacyCRC = env != "" && env != "0"
+		cfg.LegacyCRC = legacyCRC()
 	}
 	r.keep(revertConfig(sec, o, cfg))
+	cfg.MasterTexts, err = daemon.MasterTexts(sec)
+	r.keep(err)
 	if r.err == nil && (cfg.StatsInterval <= 0 || cfg.NodeTimeout <= 0 || cfg.ConnTimeout <= 0 || cfg.HTTPTimeout <= 0 || cfg.LockupTimeout <= 0) {
 		return nil, fmt.Errorf("%s: stats_interval, conn_timeout, node_timeout, http_timeout and lockup_timeout must be above 0", sec.Path)
 	}

@@ -386,6 +386,8 @@ func relinkConfig(sec *conf.Section, o *relinkOptions) (*relink.Config, error) {
 	if o.atOnce != nil {
 		c.PartitionsPerDevice = *o.atOnce
 	}
+	c.MasterTexts, err = daemon.MasterTexts(sec)
+	r.keep(err)
 	for _, key := range sec.Keys() {
 		if strings.HasPrefix(key, "imping_") && !ownOption(key) {
 			return nil, fmt.Errorf("%s: [%s] has an unknown option %s", sec.Path, sec.Name, key)

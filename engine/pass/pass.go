@@ -75,6 +75,7 @@ type Config struct {
 	Handoffs     int    // rebuild_handoff_node_count: -1 all, 0 none
 	ReconPath    string // recon_cache_path
 	Workers      int    // reconstructor_workers: decides how recon figures are kept
+	MasterTexts  bool   // imping_log_texts = master
 	Log          Log
 
 	LockupTimeout time.Duration  // lockup_timeout; 0: none

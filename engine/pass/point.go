@@ -39,6 +39,7 @@ type PointReport struct {
 	Repaired   int             `json:"repaired"` // devices that got something and were seen to hold it
 	Left       int             `json:"left"`     // devices on which something is still amiss
 	Reason     string          `json:"reason,omitempty"`
+	Verdict    *PointVerdict   `json:"verdict,omitempty"` // of Verify
 	Notes      []string        `json:"notes,omitempty"`
 	Nodes      []*PointNode    `json:"nodes"` // the primaries, and those handoffs of which something is to be said
 }
@@ -118,6 +119,11 @@ type point struct {
 // newest version, what its survivors answer is the reference (rule 36). An error means
 // that it could not run, or that ctx ended it.
 func (p *Pass) Repair(ctx context.Context, r *PointRequest) (*PointReport, error) {
+	return p.point(ctx, r, (*point).repair)
+}
+
+// point looks an object up and does something about it.
+func (p *Pass) point(ctx context.Context, r *PointRequest, do func(*point, context.Context) (*PointReport, error)) (*PointReport, error) {
 	places, passed, err := p.pointPlaces(r.Policy)
 	if err != nil {
 		return nil, err
@@ -158,7 +164,7 @@ func (p *Pass) Repair(ctx context.Context, r *PointRequest) (*PointReport, error
 		}
 		return nil, fmt.Errorf("%s is found in more than one policy (%s): say which one with --policy", found[0].name, strings.Join(names, ", "))
 	case len(found) == 1:
-		return found[0].repair(ctx)
+		return do(found[0], ctx)
 	case r.Object == "":
 		return nil, fmt.Errorf("no local device holds a file of hash %s, and nothing else tells the object's name: give --object, or try it on %s", r.Hash, primariesOf(places, r.Hash))
 	}
@@ -306,15 +312,25 @@ func (pt *point) isDeleted() (timestamp.Timestamp, bool) {
 // repairDeleted pushes a local tombstone to the primaries that lack it. What others say
 // of a deletion is told, no more.
 func (pt *point) repairDeleted(ctx context.Context, at timestamp.Timestamp) (*PointReport, error) {
-	pt.report.State = PointDeleted
-	pt.report.Reference = &PointReference{Timestamp: at.Internal(), Source: "a tombstone"}
-	pt.report.Reason = fmt.Sprintf("deleted at %s (%s)", at.Internal(), at.Time().Format(time.RFC3339))
-	gone := func(n *pointNode) bool { return n.deleted == at && len(n.held) == 0 }
+	gone := pt.deletedAt(at)
 	if pt.tombstone != nil && pt.tombstone.Timestamp == at {
 		pt.report.Reference.Source = "the local tombstone"
 		pt.source = &pointSource{deleted: pt.tombstone, offer: ssync.Offer{Hash: pt.hash, Data: at}}
 		return pt.send(ctx, gone)
 	}
+	return pt.tellDeleted(gone, "the tombstone is not on this machine, a pass on a node that has it brings it here"), nil
+}
+
+// deletedAt begins the report of a deleted object. gone says whether a device knows that it is.
+func (pt *point) deletedAt(at timestamp.Timestamp) (gone func(*pointNode) bool) {
+	pt.report.State = PointDeleted
+	pt.report.Reference = &PointReference{Timestamp: at.Internal(), Source: "a tombstone"}
+	pt.report.Reason = fmt.Sprintf("deleted at %s (%s)", at.Internal(), at.Time().Format(time.RFC3339))
+	return func(n *pointNode) bool { return n.deleted == at && len(n.held) == 0 }
+}
+
+// tellDeleted ends the report of a deleted object of which nothing is sent, and why.
+func (pt *point) tellDeleted(gone func(*pointNode) bool, why string) *PointReport {
 	for _, n := range pt.nodes {
 		switch {
 		case n.err != nil:
@@ -324,10 +340,10 @@ func (pt *point) repairDeleted(ctx context.Context, at timestamp.Timestamp) (*Po
 		case len(n.held) == 0:
 			n.report.Action = "holds nothing"
 		default:
-			n.report.Action, n.report.Left = "still holds data: the tombstone is not on this machine, a pass on a node that has it brings it here", !n.handoff
+			n.report.Action, n.report.Left = "still holds data: "+why, !n.handoff
 		}
 	}
-	return pt.finish(), nil
+	return pt.finish()
 }
 
 // hopeless ends a repair that can not be begun.

@@ -176,19 +176,31 @@ func differing(a, b *holding, keep func(key string) bool) (names []string) {
 // that has no .meta file, else it is overridden on all nodes alike, and the rebuilt .data
 // file gets what the servers show.
 func (pt *point) compose() error {
+	good, plain, newest, err := pt.agree()
+	if err != nil {
+		return err
+	}
+	pt.findLocal(good)
+	if pt.source, err = pt.compositions(plain, newest); err != nil {
+		return fmt.Errorf("%w; repair it on a node that holds an archive of its own: %s", err, nodesOf(good))
+	}
+	return nil
+}
+
+// agree finds those whole archives of the reference that agree on its metadata, and which is the newest: plain are without a .meta file, newest
+// have the newest one.
+func (pt *point) agree() (good, plain, newest []*holding, err error) {
 	k := pt.code.K()
-	var good []*holding
 	for _, h := range pt.ref.held {
 		if h.proved && h.fit() {
 			good = append(good, h)
 		}
 	}
 	if n := distinct(good).Len(); n < k {
-		return fmt.Errorf("too few survivors: version %s has %d of %d that are whole (fragments %v)", pt.ref.data.Internal(), n, k, distinct(good))
+		return nil, nil, nil, fmt.Errorf("too few survivors: version %s has %d of %d that are whole (fragments %v)", pt.ref.data.Internal(), n, k, distinct(good))
 	}
-	good, err := majority(good, dataLevel, "system metadata")
-	if err != nil {
-		return err
+	if good, err = majority(good, dataLevel, "system metadata"); err != nil {
+		return nil, nil, nil, err
 	}
 	for _, h := range good {
 		if h.meta.After(pt.meta) {
@@ -198,21 +210,17 @@ func (pt *point) compose() error {
 	every := func(string) bool { return true }
 	plain, posted := split(good, func(h *holding) bool { return h.meta.IsZero() })
 	if plain, err = majority(plain, every, "metadata"); err != nil && len(plain) > 0 {
-		return err
+		return nil, nil, nil, err
 	}
-	newest, _ := split(posted, func(h *holding) bool { return h.meta == pt.meta })
+	newest, _ = split(posted, func(h *holding) bool { return h.meta == pt.meta })
 	if newest, err = majority(newest, every, "metadata"); err != nil && len(newest) > 0 {
-		return err
+		return nil, nil, nil, err
 	}
 	good, _ = split(good, (*holding).fit)
 	if n := distinct(good).Len(); n < k {
-		return fmt.Errorf("too few survivors: version %s has %d of %d that agree on its metadata (fragments %v)", pt.ref.data.Internal(), n, k, distinct(good))
+		return nil, nil, nil, fmt.Errorf("too few survivors: version %s has %d of %d that agree on its metadata (fragments %v)", pt.ref.data.Internal(), n, k, distinct(good))
 	}
-	pt.findLocal(good)
-	if pt.source, err = pt.compositions(plain, newest); err != nil {
-		return fmt.Errorf("%w; repair it on a node that holds an archive of its own: %s", err, nodesOf(good))
-	}
-	return nil
+	return good, plain, newest, nil
 }
 
 func split(list []*holding, is func(*holding) bool) (yes, no []*holding) {

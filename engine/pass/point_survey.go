@@ -275,6 +275,11 @@ func (pt *point) proveAll(ctx context.Context) {
 			pt.awaitQuarantine(ctx, h)
 		}
 	}
+	pt.tellProved()
+}
+
+// tellProved puts what was found of the reference's archives into their reports.
+func (pt *point) tellProved() {
 	for _, h := range pt.ref.held {
 		h.report.Verified = h.proved
 		if h.problem != nil {
@@ -284,40 +289,51 @@ func (pt *point) proveAll(ctx context.Context) {
 }
 
 func (pt *point) prove(ctx context.Context, h *holding) {
-	o, err := pt.object(h)
+	r, err := pt.open(ctx, h)
 	if err != nil {
 		h.problem = err
 		return
 	}
-	if h.etag == "" {
-		h.problem = errors.New("it has no ETag")
-		return
+	defer r.close()
+	h.corrupt, h.problem = proveBytes(r.object, h.index, h.etag, r.read)
+	h.proved = h.problem == nil
+}
+
+// opened is an archive that is about to be read from its begin.
+type opened struct {
+	object *rebuild.Object // what it says of the object
+	read   func(slot []byte) (int, error)
+	close  func() error
+}
+
+// open opens an archive on its device. An error is why it can not be read.
+func (pt *point) open(ctx context.Context, h *holding) (*opened, error) {
+	o, err := pt.object(h)
+	if err != nil {
+		return nil, err
 	}
-	var read func(slot []byte) (int, error)
+	if h.etag == "" {
+		return nil, errors.New("it has no ETag")
+	}
 	if h.file != nil {
 		section := io.NewSectionReader(h.file, 0, h.length)
-		read = func(slot []byte) (int, error) { return io.ReadFull(section, slot) }
-	} else {
-		var others []int
-		for _, x := range h.node.held {
-			if x.data == h.data && x.index != h.index {
-				others = append(others, x.index)
-			}
-		}
-		resp, err := fragment.Get(ctx, pt.p.client, pt.request(h.node, h.data, others))
-		if err != nil {
-			h.problem = fmt.Errorf("cannot be read: %w", err)
-			return
-		}
-		defer resp.Close()
-		if resp.Status != 200 || resp.Data != h.data || resp.FragIndex != h.index || resp.ETag != h.etag || resp.Length != h.length {
-			h.problem = fmt.Errorf("cannot be read: the answer (%d) is not what was announced", resp.Status)
-			return
-		}
-		read = resp.ReadFragment
+		return &opened{o, func(slot []byte) (int, error) { return io.ReadFull(section, slot) }, func() error { return nil }}, nil
 	}
-	h.corrupt, h.problem = proveBytes(o, h.index, h.etag, read)
-	h.proved = h.problem == nil
+	var others []int
+	for _, x := range h.node.held {
+		if x.data == h.data && x.index != h.index {
+			others = append(others, x.index)
+		}
+	}
+	resp, err := fragment.Get(ctx, pt.p.client, pt.request(h.node, h.data, others))
+	if err != nil {
+		return nil, fmt.Errorf("cannot be read: %w", err)
+	}
+	if resp.Status != 200 || resp.Data != h.data || resp.FragIndex != h.index || resp.ETag != h.etag || resp.Length != h.length {
+		resp.Close()
+		return nil, fmt.Errorf("cannot be read: the answer (%d) is not what was announced", resp.Status)
+	}
+	return &opened{o, resp.ReadFragment, resp.Close}, nil
 }
 
 // proveBytes compares the MD5 of an archive with its ETag and every fragment header with

@@ -63,6 +63,11 @@ func (l *lab) spread(o *peers.Object, missing ...int) {
 
 func (l *lab) point(r *PointRequest) (*PointReport, error) {
 	l.t.Helper()
+	return l.pointing(r, (*Pass).Repair)
+}
+
+func (l *lab) pointing(r *PointRequest, do func(*Pass, context.Context, *PointRequest) (*PointReport, error)) (*PointReport, error) {
+	l.t.Helper()
 	p, err := New(l.cfg)
 	if err != nil {
 		l.t.Fatal(err)
@@ -70,7 +75,7 @@ func (l *lab) point(r *PointRequest) (*PointReport, error) {
 	defer p.Close()
 	p.firstWait = time.Millisecond
 	l.pass = p
-	report, err := p.Repair(bg, r)
+	report, err := do(p, bg, r)
 	if st := p.pool.Stats(); st.InUse != 0 || st.Promised != 0 || st.Waiting != 0 {
 		l.t.Errorf("memory is still held: %+v", st)
 	}

@@ -136,7 +136,19 @@ func (pr *partner) learns(hash string) bool {
 // key names the device of a partner over all policies.
 func (pr *partner) key() string { return pr.Peer.String() }
 
-func (pr *partner) path(j *job) string { return fmt.Sprintf("%s/%d", pr.key(), j.part) }
+// node is a peer's device in the log. 2.30's has no brackets around an IPv6 address, unlike master's (rule 37).
+// Swift: obj/reconstructor.py, _full_path; its master: common/utils, node_to_string.
+func (p *Pass) node(peer rebuild.Peer) string {
+	if p.cfg.MasterTexts {
+		return peer.String()
+	}
+	return bare(peer.Addr) + "/" + peer.Device
+}
+
+// bare takes the brackets off. Swift: obj/ssync_sender.py, node_addr, in master, too.
+func bare(addr string) string { return strings.NewReplacer("[", "", "]", "").Replace(addr) }
+
+func (p *Pass) path(pr *partner, j *job) string { return fmt.Sprintf("%s/%d", p.node(pr.Peer), j.part) }
 
 // step tries a job once. When partners still wait for what can be tried again, it says
 // so, and how long to let them be: the worker takes other jobs in the meantime, so that a
@@ -199,7 +211,7 @@ func (p *Pass) judge(ctx context.Context, j *job, outcome map[*partner]error) (p
 		case err == nil:
 		case errors.Is(err, errMoved):
 			j.giveUp(pr, err)
-			p.cfg.Log.Debugf("%s is not synced: %v", pr.path(j), err)
+			p.cfg.Log.Debugf("%s is not synced: %v", p.path(pr, j), err)
 		case ctx.Err() != nil:
 			j.waiting = append(j.waiting, pr)
 		case (errors.Is(err, errLonger) || errors.Is(err, errMetadata) || errors.As(err, &source) || errors.As(err, &doubt)) && time.Since(j.begun) < p.jobLimit:
@@ -214,14 +226,14 @@ func (p *Pass) judge(ctx context.Context, j *job, outcome map[*partner]error) (p
 			if errors.As(err, &suspect) && suspect.Until.After(j.notBefore) {
 				j.notBefore = suspect.Until
 			}
-			p.cfg.Log.Debugf("%s %v: will be tried again", pr.path(j), err)
+			p.cfg.Log.Debugf("%s %v: will be tried again", p.path(pr, j), err)
 			pause = true
 			j.waiting = append(j.waiting, pr)
 		default:
 			j.giveUp(pr, err)
 			var unmounted *replicate.StatusError
 			if !errors.As(err, &unmounted) || unmounted.Status != 507 { // that one has been logged
-				p.cfg.Log.Errorf("%s %v", pr.path(j), err)
+				p.cfg.Log.Errorf("%s %v", p.path(pr, j), err)
 			}
 		}
 	}
@@ -445,7 +457,7 @@ func (p *Pass) remoteHashes(ctx context.Context, j *job, pr *partner) (suffix.Ha
 		if !errors.As(err, &answer) || answer.Status != 507 {
 			return hashes, err
 		}
-		p.cfg.Log.Errorf("%s policy#%d responded as unmounted", pr.path(j), j.pol.Index)
+		p.cfg.Log.Errorf("%s policy#%d responded as unmounted", p.path(pr, j), j.pol.Index)
 		next, ok := p.handoff(j, pr)
 		if !ok {
 			return nil, err
@@ -544,7 +556,7 @@ func (p *Pass) group(ctx context.Context, acct *slab.Account, j *job, todo []*pa
 		s.blame()
 		outcome[s.partner] = s.err
 		if len(sessions) > 1 && errors.Is(s.err, netfast.ErrSlow) {
-			p.cfg.Log.Debugf("%s %v: will be served singly", s.partner.path(j), s.err)
+			p.cfg.Log.Debugf("%s %v: will be served singly", p.path(s.partner, j), s.err)
 			s.partner.single = true
 			tried = slices.DeleteFunc(tried, func(pr *partner) bool { return pr == s.partner })
 			continue
@@ -676,7 +688,7 @@ func (p *Pass) provoke(ctx context.Context, j *job, pr *partner, cause error) bo
 	if err != nil {
 		return false
 	}
-	p.cfg.Log.Warnf("%s has something wrong of %s, was asked for it and said %d (%v)", pr.path(j), local.Name, resp.Status, cause)
+	p.cfg.Log.Warnf("%s has something wrong of %s, was asked for it and said %d (%v)", p.path(pr, j), local.Name, resp.Status, cause)
 	return true
 }
 
@@ -701,7 +713,7 @@ func (p *Pass) ask(ctx context.Context, j *job, pr *partner, offers []ssync.Offe
 		return nil, err
 	}
 	if j.revert != nil && conn.DurableOnly() { // older durable fragments are offered in place of newer ones that are not
-		p.cfg.Log.Warnf("ssync receiver %s does not accept non-durable fragments", pr.Addr)
+		p.cfg.Log.Warnf("ssync receiver %s does not accept non-durable fragments", bare(pr.Addr))
 		if offers, err = p.offers(j, []*partner{pr}, false); err != nil {
 			conn.Close()
 			return nil, err
@@ -743,7 +755,7 @@ func (p *Pass) ask(ctx context.Context, j *job, pr *partner, offers []ssync.Offe
 		return nil, err
 	}
 	if conn.Withheld() > 0 {
-		p.cfg.Log.Warnf("ssync receiver %s does not accept non-durable fragments", pr.Addr)
+		p.cfg.Log.Warnf("ssync receiver %s does not accept non-durable fragments", bare(pr.Addr))
 	}
 	s := &session{partner: pr, conn: conn, wanted: make(map[string]ssync.Wanted, len(wanted)), touched: time.Now()}
 	for _, w := range wanted {
@@ -768,7 +780,7 @@ func (p *Pass) review(j *job, pr *partner, wanted map[string]ssync.Wanted) {
 		pr.faults, j.pauses = 0, 0
 	}
 	for _, u := range pr.putOff[before:] {
-		p.cfg.Log.Warnf("%s %s broke %d sessions: it will be sent last, alone", pr.path(j), u.name, maxBroken)
+		p.cfg.Log.Warnf("%s %s broke %d sessions: it will be sent last, alone", p.path(pr, j), u.name, maxBroken)
 		delete(wanted, u.hash)
 	}
 }
@@ -850,7 +862,7 @@ func (p *Pass) noteRefused(answers []rebuild.Answer) {
 	for _, a := range answers {
 		p.Progress.Refused.Add(1)
 		if a.Status != 404 {
-			p.cfg.Log.Warnf("Invalid response from %s: %s", a.Peer, a.Why)
+			p.cfg.Log.Warnf("Invalid response from %s: %s", p.node(a.Peer), a.Why)
 		}
 	}
 }
@@ -858,7 +870,7 @@ func (p *Pass) noteRefused(answers []rebuild.Answer) {
 // logInsufficient writes what Swift writes when too few survivors answer.
 func (p *Pass) logInsufficient(j *job, pr *partner, e *rebuild.Insufficient) {
 	o := e.Object
-	path := fmt.Sprintf("%s%s policy#%d", pr.path(j), o.Name, j.pol.Index)
+	path := fmt.Sprintf("%s%s policy#%d", p.path(pr, j), o.Name, j.pol.Index)
 	buckets := append(slices.Clone(e.Others), rebuild.Bucket{Data: o.Data, ECEtag: o.ECEtag, Have: e.Have, OK: e.OK, Durable: o.Durable})
 	slices.SortFunc(buckets, func(a, b rebuild.Bucket) int { return a.Data.Compare(b.Data) })
 	for _, b := range buckets {
@@ -873,7 +885,7 @@ func (p *Pass) logInsufficient(j *job, pr *partner, e *rebuild.Insufficient) {
 	}
 	for _, a := range e.Answers {
 		if a.Status != 404 {
-			p.cfg.Log.Warnf("%s is no survivor of %s: %s", a.Peer, o.Name, a.Why)
+			p.cfg.Log.Warnf("%s is no survivor of %s: %s", p.node(a.Peer), o.Name, a.Why)
 		}
 	}
 }

@@ -10,11 +10,15 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 
+	"imping/codec"
+	"imping/engine/rebuild"
 	"imping/engine/rebuild/peers"
 	"imping/netfast/replicate"
 	"imping/netfast/ssync"
 	"imping/swift/objhash"
+	"imping/swift/policy"
 	"imping/swift/ring"
+	"imping/swift/timestamp"
 )
 
 func nodes(ids ...int) []ring.Node {
@@ -149,6 +153,46 @@ func TestAReceiverThatTripsOverDamagedMetadataIsHelped(t *testing.T) {
 		}
 		if n := asked(); n != 1 {
 			t.Errorf("asked %d times", n)
+		}
+	}
+}
+
+// rule 37: a node is told as 2.30.1 tells it, without brackets around an IPv6 address, or as master does, with them. The receiver
+// of an ssync session has none in either.
+func TestNodesAreToldAsIn230OrInMaster(t *testing.T) {
+	code, err := codec.New(codec.Scheme{Type: "isa_l_rs_vand", K: 4, M: 2})
+	if err != nil {
+		t.Fatal(err)
+	}
+	pol := &policy.Policy{Index: 1, Type: policy.ErasureCoding, Data: 4, Parity: 2, Duplication: 1}
+	for _, c := range []struct {
+		ip     string
+		master bool
+		node   string
+	}{
+		{"fd00::1", false, "fd00::1:6300/sdb"},
+		{"fd00::1", true, "[fd00::1]:6300/sdb"},
+		{"10.0.0.7", false, "10.0.0.7:6300/sdb"},
+		{"10.0.0.7", true, "10.0.0.7:6300/sdb"},
+	} {
+		log := &recorder{}
+		p := &Pass{cfg: Config{Log: log, MasterTexts: c.master}}
+		peer := rebuild.NewPeer(pol, ring.Node{Device: &ring.Device{ReplicationIP: c.ip, ReplicationPort: 6300, Device: "sdb"}, Index: 2})
+		pr := &partner{Peer: peer}
+		j := &job{partition: &partition{place: &place{pol: pol}, dev: &ring.Device{Device: "sda"}, part: 7}, waiting: []*partner{pr}}
+		p.judge(t.Context(), j, map[*partner]error{pr: errors.New("TEXT")})
+		p.logInsufficient(j, pr, &rebuild.Insufficient{
+			Object: &rebuild.Object{Code: code, Name: "/a/c/o", Durable: true, ECEtag: "E", Data: timestamp.Timestamp{Raw: 179534230100000}},
+			Have:   3, OK: 3, Statuses: map[int]int{404: 2}, Answers: []rebuild.Answer{{Peer: peer, Status: 200, Why: "WHY"}},
+		})
+		p.noteRefused([]rebuild.Answer{{Peer: peer, Status: 503, Why: "WHY"}})
+		want := strings.ReplaceAll(`E NODE/7 TEXT
+E Unable to get enough responses (3/4 from 3 ok responses) to reconstruct durable NODE/7/a/c/o policy#1 frag#2 with ETag E and timestamp 1795342301.00000
+E Unable to get enough responses (2 x 404 error responses) to reconstruct durable NODE/7/a/c/o policy#1 frag#2
+W NODE is no survivor of /a/c/o: WHY
+W Invalid response from NODE: WHY`, "NODE", c.node)
+		if diff := cmp.Diff(want, log.String()); diff != "" {
+			t.Errorf("%s, master's texts %v (-want +got):\n%s", c.ip, c.master, diff)
 		}
 	}
 }

@@ -216,11 +216,11 @@ func (d *device) partition(ctx context.Context, disk *diskfile.Relinker, part in
 	if d.cfg.DryRun {
 		return
 	}
-	step := "relink"
-	if d.cfg.Cleanup {
-		step = "cleanup"
+	step := "Step: " + d.cfg.step() + " "
+	if d.cfg.MasterTexts {
+		step = ""
 	}
-	d.log.Infof("Step: %s Device: %s Policy: %s Partitions: %d/%d", step, d.name, d.policy.Name, d.data().parts, d.data().total)
+	d.log.Infof("%sDevice: %s Policy: %s Partitions: %d/%d", step, d.name, d.policy.Name, d.data().parts, d.data().total)
 	d.updateRecon(d.name, false)
 }
 
@@ -305,7 +305,7 @@ func (d *device) count(more diskfile.RelinkCounts) {
 // tell logs what happened to a file, in Swift's words where it has any.
 func (d *device) tell(e diskfile.RelinkEvent) {
 	in := ""
-	if d.cfg.Cleanup {
+	if d.cfg.Cleanup && !d.cfg.MasterTexts {
 		in = " (cleanup)"
 	}
 	switch e.Kind {
@@ -320,7 +320,7 @@ func (d *device) tell(e diskfile.RelinkEvent) {
 			d.log.Infof("Relinking: clobbering hardlink collision: %s moved to %s", e.New, e.To)
 		}
 	case diskfile.RelinkFailed:
-		d.log.Warnf("Error relinking%s: failed to relink %s to %s: %s: '%s' -> '%s'", in, e.Old, e.New, pythonError(e.Err), e.Old, e.New)
+		d.tellFailed(in, e)
 	case diskfile.RelinkUnreadable:
 		d.log.Warnf("Error relinking%s: cannot list %s: %s", in, e.Old, pythonError(e.Err))
 	case diskfile.RelinkRemoved:
@@ -331,6 +331,20 @@ func (d *device) tell(e diskfile.RelinkEvent) {
 		d.log.Warnf("Error invalidating suffix for %s: %v", e.Old, e.Err)
 	case diskfile.RelinkNotExpected:
 		d.log.Warnf("Unexpected entity is left alone: %s", e.Old)
+	}
+}
+
+// tellFailed is tell, of a link that could not be made. Master's log knows collisions, and takes for an error what 2.30 warns of.
+func (d *device) tellFailed(in string, e diskfile.RelinkEvent) {
+	switch collided := errors.Is(e.Err, unix.EEXIST); {
+	case !d.cfg.MasterTexts:
+		d.log.Warnf("Error relinking%s: failed to relink %s to %s: %s: '%s' -> '%s'", in, e.Old, e.New, pythonError(e.Err), e.Old, e.New)
+	case !collided:
+		d.log.Errorf("Error relinking: failed to relink %s to %s: %s: '%s' -> '%s'", e.Old, e.New, pythonError(e.Err), e.Old, e.New)
+	case d.cfg.Clobber:
+		d.log.Warnf("Relinking: hardlink collision persists after quarantine: %s to %s", e.Old, e.New)
+	default:
+		d.log.Errorf("Error relinking: hardlink collision: %s to %s (consider enabling clobber_hardlink_collisions)", e.Old, e.New)
 	}
 }
 

@@ -90,10 +90,6 @@ func (w *worker) updateRecon(device string, force bool) {
 }
 
 func (w *worker) deviceEntry(policies map[int]*policyData) map[string]any {
-	step := "relink"
-	if w.cfg.Cleanup {
-		step = "cleanup"
-	}
 	var sum stats
 	parts, total, took := 0, 0, 0.0
 	var begun, updated float64
@@ -104,7 +100,7 @@ func (w *worker) deviceEntry(policies map[int]*policyData) map[string]any {
 		if !p.begun.IsZero() {
 			maps.Copy(e, map[string]any{
 				"start_time": seconds(p.begun), "part_power": p.power, "next_part_power": p.next,
-				"step": step, "parts_done": p.parts, "total_parts": p.total, "timestamp": seconds(p.updated),
+				"step": w.cfg.step(), "parts_done": p.parts, "total_parts": p.total, "timestamp": seconds(p.updated),
 			})
 			parts, total = parts+p.parts, total+p.total
 			updated = max(updated, seconds(p.updated))

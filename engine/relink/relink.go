@@ -69,11 +69,28 @@ type Config struct {
 	Clobber                  bool // clobber_hardlink_collisions
 	DryRun                   bool
 
-	Log Log
+	MasterTexts bool // imping_log_texts = master
+	Log         Log
 	// Verbose tells that Debugf is read.
 	Verbose bool
 	// Prefixed gives the log of a worker among several.
 	Prefixed func(prefix string) Log
+}
+
+// step is what is done, in Swift's word.
+func (c *Config) step() string {
+	if c.Cleanup {
+		return "cleanup"
+	}
+	return "relink"
+}
+
+// cleanupText is how 2.30's log lines say which step it is. Those of master have a prefix for that (rule 37).
+func (c *Config) cleanupText() string {
+	if c.MasterTexts {
+		return ""
+	}
+	return " (cleanup=" + python(c.Cleanup) + ")"
 }
 
 // Progress is how far a relinker is. It may be read at any time.
@@ -156,9 +173,12 @@ func (r *Relinker) Run(ctx context.Context) (status int, err error) {
 		workers = len(r.names)
 	}
 	workers = min(workers, len(r.names))
-	log.Infof("Starting relinker (cleanup=%s) using %d workers: %s", python(c.Cleanup), workers, clock(began))
+	if c.MasterTexts {
+		log = c.Prefixed("[step=" + c.step() + "] ")
+	}
+	log.Infof("Starting relinker%s using %d workers: %s", c.cleanupText(), workers, clock(began))
 	defer func() {
-		log.Infof("Finished relinker (cleanup=%s): %s (%s elapsed)", python(c.Cleanup), clock(time.Now()), elapsed(time.Since(began)))
+		log.Infof("Finished relinker%s: %s (%s elapsed)", c.cleanupText(), clock(time.Now()), elapsed(time.Since(began)))
 	}()
 	if workers == 0 || len(r.names) < 2 {
 		w := r.newWorker(log, r.names, fmt.Sprint(os.Getpid()))
@@ -175,8 +195,11 @@ func (r *Relinker) Run(ctx context.Context) (status int, err error) {
 			devices = append(devices, r.names[n])
 		}
 		// Swift's workers are processes. Here they share one pid.
-		prefix := fmt.Sprintf("[pid=%d, devs=%s] ", os.Getpid(), strings.Join(devices, ","))
-		crew[i] = r.newWorker(c.Prefixed(prefix), devices, fmt.Sprintf("%d-%d", os.Getpid(), i))
+		prefix := fmt.Sprintf("pid=%d, devs=%s", os.Getpid(), strings.Join(devices, ","))
+		if c.MasterTexts {
+			prefix = "step=" + c.step() + ", " + prefix
+		}
+		crew[i] = r.newWorker(c.Prefixed("["+prefix+"] "), devices, fmt.Sprintf("%d-%d", os.Getpid(), i))
 	}
 	for _, w := range crew {
 		wg.Go(func() {
@@ -274,8 +297,8 @@ func (w *worker) run(ctx context.Context) int {
 	if sum.unlistable > 0 {
 		w.log.Warnf("There were %d errors listing partition directories", sum.unlistable)
 	}
-	logf("%d hash dirs processed (cleanup=%s) (%d files, %d linked, %d removed, %d errors)",
-		sum.HashDirs, python(w.cfg.Cleanup), sum.Files, sum.Linked, sum.Removed, sum.Errors+sum.unlistable)
+	logf("%d hash dirs processed%s (%d files, %d linked, %d removed, %d errors)",
+		sum.HashDirs, w.cfg.cleanupText(), sum.Files, sum.Linked, sum.Removed, sum.Errors+sum.unlistable)
 	w.dumpWorker(status)
 	return status
 }
@@ -286,7 +309,7 @@ func (w *worker) policy(ctx context.Context, p *policy.Policy, g *ring.Ring) {
 	if len(w.devices) == 1 {
 		root = filepath.Join(root, w.devices[0])
 	}
-	w.log.Infof("Processing files for policy %s under %s (cleanup=%s)", p.Name, root, python(w.cfg.Cleanup))
+	w.log.Infof("Processing files for policy %s under %s%s", p.Name, root, w.cfg.cleanupText())
 	m := diskfile.NewManager(diskfile.Config{
 		Devices: w.cfg.Devices, MountCheck: w.cfg.MountCheck, Policy: p, Hasher: w.cfg.Swift.Hasher(),
 		ReclaimAge: w.cfg.ReclaimAge, CommitWindow: w.cfg.CommitWindow, Warn: w.log.Warnf,

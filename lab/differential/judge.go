@@ -174,20 +174,12 @@ var excuses = []excuse{
 		return o.sound(h, *n)
 	}},
 	{"an empty partition that comes and goes on a handoff while a primary is not mounted: its partners ask there for hashes", func(j *judgement, d difference) bool {
-		parts := strings.Split(d.name, "/")
-		tree := j.theirs.tree
-		if d.stock == nil {
-			tree = j.ours.tree
-		}
-		for at := range tree {
-			if strings.HasPrefix(at, d.name+"/") {
-				return false
-			}
-		}
-		return len(parts) == 3 && (d.stock == nil) != (d.ours == nil) && tree[d.name].Dir && slices.ContainsFunc(j.objects, func(o *object) bool {
-			return path.Join(parts[1], parts[2]) == j.partition(o) && o.index(parts[0]) < 0 &&
-				slices.ContainsFunc(o.primaryDevices(), func(p string) bool { return j.oracle.w.draft[p] == nil })
+		return j.emptyPartition(d, func(o *object, dev string) bool {
+			return o.index(dev) < 0 && slices.ContainsFunc(o.primaryDevices(), func(p string) bool { return j.oracle.w.draft[p] == nil })
 		})
+	}},
+	{"an empty partition that a primary was asked for by one whose damaged archive went to quarantine sooner with imping", func(j *judgement, d difference) bool {
+		return d.ours == nil && j.emptyPartition(d, func(o *object, dev string) bool { return o.index(dev) >= 0 && o.spoiled })
 	}},
 	{"rule 21: that a fragment is durable is not spread, for a stock server hashed it too early", func(j *judgement, d difference) bool {
 		o, h := j.oracle.object(d.name)
@@ -338,6 +330,24 @@ func (j *judgement) onlyOurs(o *object, d difference, h held, ofUs func(v *versi
 		})
 	}
 	return brought
+}
+
+// emptyPartition says whether a difference is a partition's folder with nothing in it, that only one has, on a device
+// of which is says yes for an object of the partition.
+func (j *judgement) emptyPartition(d difference, is func(o *object, dev string) bool) bool {
+	parts := strings.Split(d.name, "/")
+	tree := j.theirs.tree
+	if d.stock == nil {
+		tree = j.ours.tree
+	}
+	for at := range tree {
+		if strings.HasPrefix(at, d.name+"/") {
+			return false
+		}
+	}
+	return len(parts) == 3 && (d.stock == nil) != (d.ours == nil) && tree[d.name].Dir && slices.ContainsFunc(j.objects, func(o *object) bool {
+		return path.Join(parts[1], parts[2]) == j.partition(o) && is(o, parts[0])
+	})
 }
 
 // isThere says whether anybody has an archive of the object.

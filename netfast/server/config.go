@@ -7,6 +7,7 @@ import (
 	"strings"
 	"time"
 
+	"imping/daemon"
 	"imping/io/batch"
 	"imping/io/diskfile"
 	"imping/swift/conf"
@@ -32,6 +33,7 @@ type Config struct {
 	Section                       *conf.Section // [app:object-server], for package daemon
 	Pipeline                      []conf.Stage  // the filters
 	LogRequests                   bool
+	MasterTexts                   bool // imping_log_texts = master
 	LogFormat                     lineFormat
 	anonymization, anonymizedSalt string
 
@@ -177,6 +179,8 @@ func (c *Config) readApp(r *reader) error {
 	c.ConnTimeout = get(r, r.Seconds, "conn_timeout", 500*time.Millisecond)
 	c.ContainerUpdateTimeout = get(r, r.Seconds, "container_update_timeout", time.Second)
 	c.LogRequests = get(r, r.Bool, "log_requests", true)
+	texts := func(string, bool) (bool, error) { return daemon.MasterTexts(r.Section) }
+	c.MasterTexts = get(r, texts, daemon.OptLogTexts, false)
 	c.MaxUploadTime = get(r, r.Seconds, "max_upload_time", 24*time.Hour)
 	c.Slow = get(r, r.Seconds, "slow", 0)
 	c.KeepCachePrivate = get(r, r.Bool, "keep_cache_private", false)

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"path/filepath"
 	"strconv"
 	"strings"
 
@@ -12,6 +13,7 @@ import (
 	"imping/netfast"
 	"imping/netfast/ssync"
 	"imping/swift/conf"
+	"imping/swift/objhash"
 )
 
 // receiving is one SSYNC request under way. Its memory is buf, a line, the head of one
@@ -28,6 +30,7 @@ type receiving struct {
 	buf     []byte
 	pending []byte // of buf: not yet fed
 	broken  error  // what ended the sender's bytes; nothing is read after it
+	asked   string // the line of the subrequest under way
 	told    bool   // of broken, in the line about the subrequest that it cut short
 }
 
@@ -97,30 +100,32 @@ func (x *receiving) run(w io.Writer) error {
 	if err == nil {
 		return nil
 	}
-	who := x.r.Remote + "/" + x.device + "/" + x.partition
 	said := (*ssync.Failure)(nil)
 	locked, gone, answered := (*diskfile.LockTimeoutError)(nil), (*unread)(nil), (*Response)(nil)
 	switch {
-	case x.told:
-		// As in Swift it is the subrequest that failed.
+	case x.told && !x.s.conf.MasterTexts:
+		// As in Swift 2.30 it is the subrequest that failed. Master reads on, and meets the same error.
 	case errors.Is(err, ssync.Disconnected):
-		x.s.errorf(x.r, "ssync client disconnected")
+		x.s.errorf(x.r, "%s", x.text("ssync client disconnected", "client disconnected"))
 	case errors.As(err, &gone):
-		x.s.errorf(x.r, "%s read failed in ssync.Receiver: %v", who, err)
+		x.s.errorf(x.r, "%s: %v", x.text(x.who()+" read failed in ssync.Receiver", "read failed"), err)
 	case errors.As(err, &locked):
 		said = &ssync.Failure{Text: inSeconds(locked.Wait.Seconds(), false) + ": " + locked.Path}
-		x.s.log.Debugf("%s SSYNC LOCK TIMEOUT: %s", who, said.Text)
+		x.s.log.Debugf("%s: %s", x.text(x.who()+" SSYNC LOCK TIMEOUT", "LOCK TIMEOUT"), said.Text)
 	case errors.As(err, &answered):
 		answered.complete("SSYNC")
 		said = &ssync.Failure{Code: answered.Status, Text: string(answered.Body)}
 	case errors.As(err, &said) && said.Code == 408:
-		x.s.errorf(x.r, "%s TIMEOUT in ssync.Receiver: %s", who, said.Text)
+		x.s.errorf(x.r, "%s: %s", x.text(x.who()+" TIMEOUT in ssync.Receiver", "TIMEOUT"), said.Text)
 	case said != nil && said.Code != 0:
+	case x.broken != nil && x.rc.Left() > 0: // the body ended within a payload: as in Swift nobody is told
+		x.s.errorf(x.r, "%s: %v", x.text(x.who()+" read failed in ssync.Receiver", "read failed"), err)
+		said = nil
 	default:
 		if said == nil {
 			said = &ssync.Failure{Text: err.Error()}
 		}
-		x.s.errorf(x.r, "%s EXCEPTION in ssync.Receiver: %s", who, said.Text)
+		x.s.errorf(x.r, "%s: %s", x.text(x.who()+" EXCEPTION in ssync.Receiver", "EXCEPTION"), said.Text)
 	}
 	if said != nil {
 		if _, writeErr := w.Write(said.Line()); writeErr == nil {
@@ -131,6 +136,18 @@ func (x *receiving) run(w io.Writer) error {
 		}
 	}
 	return err
+}
+
+// who is an exchange in the log of Swift 2.30.
+func (x *receiving) who() string { return x.r.Remote + "/" + x.device + "/" + x.partition }
+
+// text begins a log line, with 2.30's words or with master's (rule 37).
+// Swift's master: obj/ssync_receiver.py, SsyncAnnotatedLogger.
+func (x *receiving) text(old, master string) string {
+	if x.s.conf.MasterTexts {
+		return fmt.Sprintf("ssync receiver (remote_addr: %s, path: %s/%s) %s", x.r.Remote, x.device, x.partition, master)
+	}
+	return old
 }
 
 // inSeconds is a duration as Python's eventlet tells that of a timeout.
@@ -229,18 +246,22 @@ func (x *receiving) next() (ssync.Received, error) {
 			return ev, err
 		}
 		if err != nil {
-			x.broken = x.cut(err)
+			x.broken = x.cut(err, x.rc.Context())
 		}
 	}
 	return ssync.Received{}, x.broken
 }
 
-// cut says what it means that the sender's bytes came to an end before their time.
-func (x *receiving) cut(err error) error {
-	if netfast.IsTimeout(err) {
-		return &ssync.Failure{Code: 408, Text: inSeconds(x.s.conf.ClientTimeout.Seconds(), true) + ": " + x.rc.Context()}
+// cut says what it means that the sender's bytes came to an end before their time, when something was waited for.
+// Master names the subrequest whose payload it was.
+func (x *receiving) cut(err error, waited string) error {
+	if x.s.conf.MasterTexts && x.rc.Left() > 0 {
+		waited = x.asked
 	}
-	return &unread{fmt.Errorf("%s: %w", x.rc.Context(), err)}
+	if netfast.IsTimeout(err) {
+		return &ssync.Failure{Code: 408, Text: inSeconds(x.s.conf.ClientTimeout.Seconds(), true) + ": " + waited}
+	}
+	return &unread{fmt.Errorf("%s: %w", waited, err)}
 }
 
 // check compares an offer with what is here. A fragment that is here and only lacks the mark
@@ -255,7 +276,8 @@ func (x *receiving) check(o ssync.Offer) error {
 			have.Data = o.Data // nothing older is better
 		} else if err := x.st.MakeHashDurable(x.device, x.number, o.Hash, x.fragIndex, o.Data); err != nil {
 			// All of it is asked for then.
-			x.s.errorf(x.r, "%s/%s/%s EXCEPTION in ssync.Receiver while attempting commit of %s: %v", x.r.Remote, x.device, x.partition, o.Hash, err)
+			dir := filepath.Join(x.st.PartitionPath(x.device, x.number), objhash.Suffix(o.Hash), o.Hash)
+			x.s.errorf(x.r, "%s while attempting commit of %s: %v", x.text(x.who()+" EXCEPTION in ssync.Receiver", "EXCEPTION"), dir, err)
 		} else if have, err = x.held(o.Hash); err != nil {
 			return err
 		}
@@ -270,6 +292,7 @@ func (x *receiving) held(hash string) (*diskfile.Held, error) {
 
 // subrequest has a subrequest answered, and reads what the answer left of its payload.
 func (x *receiving) subrequest(q *ssync.Subrequest) error {
+	x.asked = q.Method + " " + q.Path
 	path, query, _ := strings.Cut(q.Path, "?")
 	r := &Request{Method: q.Method, Path: "/" + x.device + "/" + x.partition + unquote(path), Query: query,
 		Body: &subrequestBody{x, q.Length}, Remote: "-", served: "localhost:80"}
@@ -287,7 +310,11 @@ func (x *receiving) subrequest(q *ssync.Subrequest) error {
 	resp := x.s.Do(r)
 	resp.close()
 	if (resp.Status < 200 || resp.Status > 299) && resp.Status != 404 {
-		x.s.log.Warnf("ssync subrequest failed with %d: %s %s (b%s)", resp.Status, q.Method, netfast.Quote(r.Path), ssync.Repr(string(resp.Body)))
+		which := x.asked
+		if !x.s.conf.MasterTexts {
+			which = q.Method + " " + netfast.Quote(r.Path)
+		}
+		x.s.log.Warnf("%s with %d: %s (b%s)", x.text("ssync subrequest failed", "subrequest failed"), resp.Status, which, ssync.Repr(string(resp.Body)))
 		x.told = x.broken != nil && resp.Status == 499
 	}
 	if x.broken != nil {
@@ -339,7 +366,7 @@ func (b *subrequestBody) Read(p []byte) (int, error) {
 		return 0, io.ErrUnexpectedEOF
 	}
 	if err != nil {
-		x.broken = x.cut(err)
+		x.broken = x.cut(err, "updates line") // 2.30 waits for that after the PUT has failed
 	}
 	return 0, err
 }

@@ -9,6 +9,7 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"regexp"
 	"runtime"
 	"slices"
 	"strconv"
@@ -465,6 +466,85 @@ func TestCutBodiesAreLoggedAsFailedSubrequests(t *testing.T) {
 		w.Close()
 		if log := s.log.String()[before:]; !strings.Contains(log, "ssync subrequest failed with 499: PUT /sda/7/a/c/o (b'<html><h1>Client Disconnect</h1>") || strings.Contains(log, "ssync.Receiver") {
 			t.Errorf("body ended by %q: %s", ending, log)
+		}
+	}
+}
+
+// rule 37: what a receiver logs is Swift 2.30.1's text, or its master's. In both, our own error stands where Swift has a traceback.
+func TestReceiversTextsAreOf230OrOfMaster(t *testing.T) {
+	const (
+		start   = ":MISSING_CHECK: START\r\n"
+		checked = start + ":MISSING_CHECK: END\r\n"
+		put     = checked + ":UPDATES: START\r\nPUT /a/c/o%20o\r\nContent-Length: 9\r\nX-Timestamp: 1795342301.00000\r\nContent-Type: a\r\n\r\nx"
+		end     = "0\r\n\r\n"
+		cut     = "(b'<html><h1>Client Disconnect</h1><p>The client was disconnected during request.</p></html>')"
+		late    = "(b'<html><h1>Request Timeout</h1><p>The server has waited too long for the request to be sent by the client.</p></html>')"
+	)
+	devices, held := sda(t), hashOf("/a/c/held")
+	partition := filepath.Join(devices, "sda/objects-1/7")
+	servers := map[string]*testServer{}
+	for _, texts := range []string{"2.30", "master"} {
+		servers[texts] = ours(t, devices, map[string]string{"client_timeout": "1", "replication_lock_timeout": "1", "log_requests": "no", "imping_log_texts": texts})
+	}
+	fragment := subPut("/a/c/held", "frag", "1795342301.00000", "X-Object-Sysmeta-Ec-Etag: abc", "X-Object-Sysmeta-Ec-Frag-Index: 2", "X-Backend-No-Commit: True")
+	converse(t, servers["2.30"].addr, 1, 2, checked, ":UPDATES: START\r\n"+fragment+":UPDATES: END\r\n")
+	if err := os.Remove(filepath.Join(partition, "hashes.invalid")); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Mkdir(filepath.Join(partition, "hashes.invalid"), 0o755); err != nil { // nothing can be invalidated
+		t.Fatal(err)
+	}
+	for _, q := range []struct{ what, body, old, master string }{
+		{"nothing after the check", chunked(checked) + end,
+			"ssync client disconnected",
+			"WHO client disconnected"},
+		{"silence", chunked(start),
+			"127.0.0.1/sda/7 TIMEOUT in ssync.Receiver: 1.0 second: missing_check line",
+			"WHO TIMEOUT: 1.0 second: missing_check line"},
+		{"no chunk", chunked(start) + "zz\r\n",
+			"127.0.0.1/sda/7 read failed in ssync.Receiver: missing_check line: ERR",
+			"WHO read failed: missing_check line: ERR"},
+		{"a wrong word", chunked("hello\r\n"),
+			"127.0.0.1/sda/7 EXCEPTION in ssync.Receiver: ERR",
+			"WHO EXCEPTION: ERR"},
+		{"a payload that ends early", chunked(put) + end,
+			"ssync subrequest failed with 499: PUT /sda/7/a/c/o%20o " + cut,
+			"WHO subrequest failed with 499: PUT /a/c/o%20o " + cut + "\nWHO read failed: Early termination for PUT /a/c/o%20o"},
+		{"a payload that stalls", chunked(put),
+			"ssync subrequest failed with 408: PUT /sda/7/a/c/o%20o " + late + "\n127.0.0.1/sda/7 TIMEOUT in ssync.Receiver: 1.0 second: updates line",
+			"WHO subrequest failed with 408: PUT /a/c/o%20o " + late + "\nWHO TIMEOUT: 1.0 second: PUT /a/c/o%20o"},
+		{"a refused payload that stalls", chunked(strings.Replace(put, "1795342301.00000", "bad", 1)),
+			"ssync subrequest failed with 400: PUT /sda/7/a/c/o%20o (b'Invalid X-Timestamp header')\n127.0.0.1/sda/7 TIMEOUT in ssync.Receiver: 1.0 second: updates content",
+			"WHO subrequest failed with 400: PUT /a/c/o%20o (b'Invalid X-Timestamp header')\nWHO TIMEOUT: 1.0 second: PUT /a/c/o%20o"},
+		{"a refused payload that ends early", chunked(strings.Replace(put, "1795342301.00000", "bad", 1)) + end,
+			"ssync subrequest failed with 400: PUT /sda/7/a/c/o%20o (b'Invalid X-Timestamp header')\n127.0.0.1/sda/7 read failed in ssync.Receiver: Early termination for PUT /a/c/o%20o",
+			"WHO subrequest failed with 400: PUT /a/c/o%20o (b'Invalid X-Timestamp header')\nWHO read failed: Early termination for PUT /a/c/o%20o"},
+		{"a commit that fails", chunked(start+held+" 1795342301.00000\r\n:MISSING_CHECK: END\r\n") + end,
+			"127.0.0.1/sda/7 EXCEPTION in ssync.Receiver while attempting commit of " + partition + "/" + held[29:] + "/" + held + ": ERR\nssync client disconnected",
+			"WHO EXCEPTION while attempting commit of " + partition + "/" + held[29:] + "/" + held + ": ERR\nWHO client disconnected"},
+		{"another's session", chunked(checked),
+			"127.0.0.1/sda/7 SSYNC LOCK TIMEOUT: 1 second: " + partition + "/.lock-replication",
+			"WHO LOCK TIMEOUT: 1 second: " + partition + "/.lock-replication"},
+	} {
+		if q.what == "another's session" {
+			release, err := servers["2.30"].stores[1].LockReplication(context.Background(), "sda", 7, time.Second, 1)
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer release()
+		}
+		for texts, want := range map[string]string{"2.30": q.old, "master": strings.ReplaceAll(q.master, "WHO", "ssync receiver (remote_addr: 127.0.0.1, path: sda/7)")} {
+			s := servers[texts]
+			before := len(s.log.String())
+			w := dial(t, s.addr)
+			io.WriteString(w, request("SSYNC", "/sda/7", "Transfer-Encoding: chunked", "X-Backend-Storage-Policy-Index: 1", "X-Backend-Ssync-Frag-Index: 2")+q.body)
+			io.ReadAll(w.r) // until the server hangs up
+			w.Close()
+			got := strings.ReplaceAll(strings.TrimSuffix(s.log.String()[before:], "\n"), "object-server: ", "")
+			want = strings.ReplaceAll(regexp.QuoteMeta(want), "ERR", ".+")
+			if !regexp.MustCompile("^" + want + "$").MatchString(got) {
+				t.Errorf("%s, texts of %s: %s\nwant %s", q.what, texts, got, want)
+			}
 		}
 	}
 }

@@ -1,0 +1,476 @@
+package object_test
+
+import (
+	"bytes"
+	"context"
+	"crypto/md5"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"io"
+	"maps"
+	"math/rand/v2"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+	"testing/iotest"
+	"time"
+
+	"go.uber.org/goleak"
+	"golang.org/x/sys/unix"
+
+	"imping/codec"
+	"imping/engine/object"
+	"imping/lab/embedded"
+	"imping/lab/scenario"
+	"imping/netfast"
+	"imping/swift/pickle"
+	"imping/swift/policy"
+	"imping/swift/timestamp"
+)
+
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+
+const segment = 4096
+
+// policies are of all schemes, one with duplicates.
+func policies() []embedded.Policy {
+	var list []embedded.Policy
+	for _, s := range []codec.Scheme{
+		{Type: "isa_l_rs_vand", K: 10, M: 4}, {Type: "liberasurecode_rs_vand", K: 4, M: 2}, {Type: "isa_l_rs_cauchy", K: 4, M: 2}, {Type: "isa_l_rs_vand_inv", K: 4, M: 2},
+		{Type: "jerasure_rs_vand", K: 4, M: 2}, {Type: "jerasure_rs_cauchy", K: 4, M: 2}, {Type: "flat_xor_hd_3", K: 5, M: 5}, {Type: "flat_xor_hd_4", K: 5, M: 5},
+	} {
+		list = append(list, embedded.Policy{Name: strings.ReplaceAll(s.Type, "_", "-"), Scheme: s, SegmentSize: segment})
+	}
+	return append(list, embedded.Policy{Name: "twice", Scheme: codec.Scheme{Type: "isa_l_rs_vand", K: 3, M: 2}, Duplication: 2, SegmentSize: segment})
+}
+
+// lab is a cluster and a client of it.
+type lab struct {
+	*testing.T
+	*embedded.Cluster
+	*object.Client
+}
+
+func start(t *testing.T, list ...embedded.Policy) *lab {
+	t.Helper()
+	c, err := embedded.Start(embedded.Options{Root: t.TempDir(), Nodes: 14, DevicesPerNode: 1, PartPower: 3, Policies: list})
+	if err != nil {
+		t.Fatal(err)
+	}
+	swift, err := policy.Load(c.SwiftConf())
+	if err != nil {
+		t.Fatal(err)
+	}
+	http := netfast.NewClient(netfast.Options{ConnTimeout: 10 * time.Second, NodeTimeout: 20 * time.Second, UserAgent: "imping"})
+	t.Cleanup(func() {
+		http.Close()
+		if t.Failed() {
+			c.DumpLogs(os.Stderr)
+		}
+		if err := c.Remove(); err != nil {
+			t.Error(err)
+		}
+	})
+	return &lab{t, c, &object.Client{Swift: swift, Dir: c.SwiftDir(), HTTP: http, ConnTimeout: 10 * time.Second, NodeTimeout: 20 * time.Second}}
+}
+
+func content(n int) []byte {
+	b := make([]byte, n)
+	r := rand.NewChaCha8([32]byte{byte(n), byte(n >> 8)})
+	r.Read(b)
+	return b
+}
+
+// get reads an object.
+func (l *lab) get(pol *policy.Policy, name string) ([]byte, *object.Object, error) {
+	o, err := l.Find(l.Context(), pol, name)
+	if err != nil {
+		return nil, nil, err
+	}
+	var b bytes.Buffer
+	err = o.Copy(l.Context(), &b, 0, o.Size)
+	return b.Bytes(), o, err
+}
+
+// stopHolders stops the nodes of the first n primaries of an object.
+func (l *lab) stopHolders(pol *policy.Policy, name string, n int) (start func()) {
+	l.Helper()
+	var stopped []int
+	for _, dev := range l.holders(pol, name)[:n] {
+		node := l.NodeOf(dev)
+		if err := l.StopNode(node); err != nil {
+			l.Fatal(err)
+		}
+		stopped = append(stopped, node)
+	}
+	return func() {
+		for _, node := range stopped {
+			if err := l.StartNode(node); err != nil {
+				l.Fatal(err)
+			}
+		}
+	}
+}
+
+// holders are the devices that have a file of an object, by fragment index.
+func (l *lab) holders(pol *policy.Policy, name string) (devices []string) {
+	byIndex := map[string]string{}
+	for _, path := range l.files(pol, name) {
+		for _, node := range l.Nodes() {
+			for _, dev := range l.Devices(node) {
+				if strings.HasPrefix(path, l.DevicePath(dev)+"/") {
+					_, index, _ := strings.Cut(filepath.Base(path), "#")
+					byIndex[fmt.Sprintf("%3s", strings.Split(index, "#")[0])+dev] = dev
+				}
+			}
+		}
+	}
+	for _, key := range slices.Sorted(func(yield func(string) bool) {
+		for k := range byIndex {
+			if !yield(k) {
+				return
+			}
+		}
+	}) {
+		devices = append(devices, byIndex[key])
+	}
+	return devices
+}
+
+// files are those of an object on all devices.
+func (l *lab) files(pol *policy.Policy, name string) (list []string) {
+	hash := fmt.Sprintf("%x", l.Swift.Hasher().Object(name))
+	for _, node := range l.Nodes() {
+		for _, dev := range l.Devices(node) {
+			found, _ := filepath.Glob(filepath.Join(l.DevicePath(dev), pol.DataDir(), "*", "*", hash, "*"))
+			list = append(list, found...)
+		}
+	}
+	return list
+}
+
+// What is put is got back, whole and in ranges, under every scheme, with as many nodes down as it bears.
+func TestWhatIsPutIsGotBack(t *testing.T) { // rule 28
+	l := start(t, policies()...)
+	for _, pol := range l.Swift.Policies {
+		bears := pol.Parity
+		switch pol.ECType {
+		case "flat_xor_hd_3":
+			bears = 2
+		case "flat_xor_hd_4":
+			bears = 3
+		}
+		for _, size := range []int{0, 1, segment - 1, segment, segment + 1, 5*segment + 17} {
+			name := fmt.Sprintf("/a/c/o %d", size)
+			want := content(size)
+			announced := int64(size)
+			if size%2 == 1 {
+				announced = -1
+			}
+			sum := md5.Sum(want)
+			stored, err := l.Put(l.Context(), pol, name, iotest.HalfReader(bytes.NewReader(want)), object.PutOptions{
+				Size: announced, ETag: hex.EncodeToString(sum[:]), Fields: []netfast.Field{{Key: "X-Object-Meta-Color", Value: "blau"}, {Key: "Content-Type", Value: "text/plain"}},
+			})
+			if err != nil {
+				t.Fatalf("%v, %d bytes: %v", pol, size, err)
+			}
+			if n := pol.Replicas(); len(stored.Nodes) != n || stored.Size != int64(size) || len(l.files(pol, name)) != n {
+				t.Errorf("%v, %d bytes: %+v; files %q", pol, size, stored, l.files(pol, name))
+			}
+			again := func() {}
+			if size == 5*segment+17 {
+				again = l.stopHolders(pol, name, bears)
+			}
+			got, o, err := l.get(pol, name)
+			if err != nil || !bytes.Equal(got, want) {
+				t.Errorf("%v, %d bytes: %d bytes, %v", pol, size, len(got), err)
+				again()
+				continue
+			}
+			fields := map[string]string{}
+			for _, f := range o.Fields {
+				fields[f.Key] = f.Value
+			}
+			if fields["X-Object-Meta-Color"] != "blau" || fields["Content-Type"] != "text/plain" || o.ETag != hex.EncodeToString(sum[:]) {
+				t.Errorf("%v, %d bytes: %v, %s", pol, size, fields, o.ETag)
+			}
+			for _, r := range [][2]int{{0, 1}, {1, size - 1}, {segment - 1, 2}, {segment, segment}, {size - 1, 1}, {2*segment - 5, segment + 10}, {size, 0}} {
+				if r[0] < 0 || r[1] < 0 || r[0]+r[1] > size {
+					continue
+				}
+				var b bytes.Buffer
+				if err := o.Copy(l.Context(), &b, int64(r[0]), int64(r[1])); err != nil || !bytes.Equal(b.Bytes(), want[r[0]:r[0]+r[1]]) {
+					t.Errorf("%v, %d bytes, %v: %d bytes, %v", pol, size, r, b.Len(), err)
+				}
+			}
+			if err := o.Copy(l.Context(), io.Discard, int64(size), 1); err == nil {
+				t.Errorf("%v, %d bytes: more than there is", pol, size)
+			}
+			again()
+		}
+	}
+}
+
+// A device that goes away while an object is read or written is replaced, or done without.
+func TestNodesThatDieMeanwhile(t *testing.T) {
+	l := start(t, policies()[1])
+	pol := l.Swift.Policies[0]
+	want := content(300 * segment)
+	const name = "/a/c/o"
+	if _, err := l.Put(l.Context(), pol, name, bytes.NewReader(want), object.PutOptions{Size: int64(len(want))}); err != nil {
+		t.Fatal(err)
+	}
+	o, err := l.Find(l.Context(), pol, name)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var got bytes.Buffer
+	var again func()
+	if err := o.Copy(l.Context(), writer(func(b []byte) (int, error) {
+		if again == nil && got.Len() > 0 {
+			again = l.stopHolders(pol, name, 2)
+		}
+		return got.Write(b)
+	}), 0, o.Size); err != nil || !bytes.Equal(got.Bytes(), want) {
+		t.Errorf("%d bytes, %v", got.Len(), err)
+	}
+	again()
+	// A third one is too many, and what was read then is no object.
+	again = l.stopHolders(pol, name, 3)
+	var status *object.StatusError
+	if _, _, err := l.get(pol, name); !errors.As(err, &status) || status.Status != 503 {
+		t.Errorf("with three nodes down: %v", err)
+	}
+	again()
+
+	// One that dies in the middle of a PUT is done without; the handoffs take those that were down before.
+	const other = "/a/c/o2"
+	again = l.stopHolders(pol, name, 1)
+	sent := 0
+	var second func()
+	stored, err := l.Put(l.Context(), pol, other, reader(func(b []byte) (int, error) {
+		if sent == len(want) {
+			return 0, io.EOF
+		}
+		if second == nil && sent > len(want)/2 {
+			devices := l.temporaries(pol)
+			if len(devices) == 0 {
+				t.Error("nobody writes")
+			} else {
+				node := l.NodeOf(devices[0])
+				if err := l.StopNode(node); err != nil {
+					t.Error(err)
+				}
+				second = func() { l.StartNode(node) }
+			}
+		}
+		n := copy(b, want[sent:min(len(want), sent+segment)])
+		sent += n
+		return n, nil
+	}), object.PutOptions{Size: -1})
+	if err != nil || len(stored.Nodes) < 5 || len(stored.Failed) == 0 {
+		t.Errorf("%+v, %v", stored, err)
+	}
+	again()
+	if second != nil {
+		second()
+	}
+	if b, _, err := l.get(pol, other); err != nil || !bytes.Equal(b, want) {
+		t.Errorf("%d bytes, %v", len(b), err)
+	}
+}
+
+// temporaries are devices on which somebody has a file open that has no name yet: all that a PUT writes to.
+func (l *lab) temporaries(pol *policy.Policy) (devices []string) {
+	fds, _ := os.ReadDir("/proc/self/fd")
+	for _, fd := range fds {
+		target, err := os.Readlink("/proc/self/fd/" + fd.Name())
+		if err != nil || !strings.Contains(target, "(deleted)") {
+			continue
+		}
+		for _, node := range l.Nodes() {
+			for _, dev := range l.Devices(node) {
+				if strings.HasPrefix(target, l.DevicePath(dev)+"/") && !slices.Contains(devices, dev) {
+					devices = append(devices, dev)
+				}
+			}
+		}
+	}
+	slices.Sort(devices)
+	return devices
+}
+
+type writer func([]byte) (int, error)
+
+func (w writer) Write(b []byte) (int, error) { return w(b) }
+
+type reader func([]byte) (int, error)
+
+func (r reader) Read(b []byte) (int, error) { return r(b) }
+
+// What fails before the commit is durable nowhere.
+func TestAFailedPutLeavesNothingDurable(t *testing.T) { // rule 28
+	l := start(t, policies()[1])
+	pol := l.Swift.Policies[0]
+	want := content(3*segment + 5)
+	broken := errors.New("the body breaks off")
+	for i, c := range []struct {
+		name   string
+		body   io.Reader
+		o      object.PutOptions
+		status int
+		err    error
+	}{
+		{"another MD5", bytes.NewReader(want), object.PutOptions{Size: -1, ETag: "0123456789abcdef0123456789abcdef"}, 422, nil},
+		{"too short", bytes.NewReader(want), object.PutOptions{Size: int64(len(want) + 1)}, 422, nil},
+		{"too long", bytes.NewReader(want), object.PutOptions{Size: segment}, 422, nil},
+		{"the body fails", io.MultiReader(bytes.NewReader(want), iotest.ErrReader(broken)), object.PutOptions{Size: -1}, 0, broken},
+	} {
+		name := fmt.Sprintf("/a/c/o%d", i)
+		_, err := l.Put(l.Context(), pol, name, c.body, c.o)
+		var status *object.StatusError
+		if c.status != 0 && (!errors.As(err, &status) || status.Status != c.status) || c.err != nil && !errors.Is(err, c.err) {
+			t.Errorf("%s: %v", c.name, err)
+		}
+		l.durableNowhere(c.name, pol, name)
+	}
+	// Ten of fourteen nodes are down, as many as leave a PUT without its quorum.
+	for _, node := range l.Nodes()[:10] {
+		if err := l.StopNode(node); err != nil {
+			t.Fatal(err)
+		}
+	}
+	_, err := l.Put(l.Context(), pol, "/a/c/alone", bytes.NewReader(want), object.PutOptions{Size: int64(len(want))})
+	var status *object.StatusError
+	if !errors.As(err, &status) || status.Status != 503 {
+		t.Errorf("without a quorum: %v", err)
+	}
+	l.durableNowhere("without a quorum", pol, "/a/c/alone")
+	// An end of the context ends it, though the body never comes.
+	for _, node := range l.Nodes()[:10] {
+		if err := l.StartNode(node); err != nil {
+			t.Fatal(err)
+		}
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	r, w := io.Pipe()
+	go cancel()
+	if _, err := l.Put(ctx, pol, "/a/c/late", r, object.PutOptions{Size: -1}); !errors.Is(err, context.Canceled) {
+		t.Errorf("cancelled: %v", err)
+	}
+	w.Close()
+	l.durableNowhere("cancelled", pol, "/a/c/late")
+}
+
+func (l *lab) durableNowhere(what string, pol *policy.Policy, name string) {
+	l.Helper()
+	for _, path := range l.files(pol, name) {
+		if strings.HasSuffix(path, "#d.data") {
+			l.Errorf("%s: %s is durable", what, path)
+		}
+	}
+	if _, _, err := l.get(pol, name); err == nil {
+		l.Errorf("%s: it is there", what)
+	}
+}
+
+// Newer versions, metadata and deletions count, older ones do not.
+func TestWhatIsNewestCounts(t *testing.T) {
+	l := start(t, policies()[1])
+	pol := l.Swift.Policies[0]
+	const name = "/a/c/o"
+	at := func(s int) timestamp.Timestamp {
+		return timestamp.FromTime(time.Now().Add(time.Duration(s-1000) * time.Second))
+	}
+	ctx := t.Context()
+	first, second := content(10), content(2*segment)
+	if _, err := l.Put(ctx, pol, name, bytes.NewReader(second), object.PutOptions{Size: -1, Timestamp: at(20)}); err != nil {
+		t.Fatal(err)
+	}
+	var status *object.StatusError
+	if _, err := l.Put(ctx, pol, name, bytes.NewReader(first), object.PutOptions{Size: -1, Timestamp: at(10)}); !errors.As(err, &status) || status.Status != 409 {
+		t.Errorf("an older PUT: %v", err)
+	}
+	if err := l.Post(ctx, pol, name, at(30), []netfast.Field{{Key: "X-Object-Meta-Color", Value: "rot"}}); err != nil {
+		t.Errorf("POST: %v", err)
+	}
+	if err := l.Post(ctx, pol, name, at(25), nil); !errors.As(err, &status) || status.Status != 409 {
+		t.Errorf("an older POST: %v", err)
+	}
+	got, o, err := l.get(pol, name)
+	if err != nil || !bytes.Equal(got, second) || !slices.Contains(o.Fields, netfast.Field{Key: "X-Object-Meta-Color", Value: "rot"}) {
+		t.Errorf("%d bytes, %+v, %v", len(got), o, err)
+	}
+	if err := l.Delete(ctx, pol, name, at(15)); !errors.As(err, &status) || status.Status != 409 {
+		t.Errorf("an older DELETE: %v", err)
+	}
+	if err := l.Delete(ctx, pol, name, at(40)); err != nil {
+		t.Errorf("DELETE: %v", err)
+	}
+	if _, _, err := l.get(pol, name); !errors.Is(err, object.ErrNotFound) || !strings.Contains(err.Error(), "deleted at") {
+		t.Errorf("GET of what was deleted: %v", err)
+	}
+	for _, err := range []error{l.Delete(ctx, pol, "/a/c/never", at(50)), l.Post(ctx, pol, "/a/c/never", at(50), nil)} {
+		if !errors.Is(err, object.ErrNotFound) {
+			t.Errorf("of what never was: %v", err)
+		}
+	}
+	if _, err := l.Find(ctx, pol, "/a/c/never had"); !errors.Is(err, object.ErrNotFound) {
+		t.Errorf("%v", err)
+	}
+	if _, err := l.Put(ctx, pol, "/a/c/expired", bytes.NewReader(first), object.PutOptions{Size: -1, Timestamp: at(1), Fields: []netfast.Field{{Key: "X-Delete-At", Value: fmt.Sprint(time.Now().Unix() + 1000)}}}); err != nil {
+		t.Error(err)
+	}
+	if _, err := l.Find(ctx, pol, "/a/c/expired"); err != nil {
+		t.Errorf("before it expires: %v", err)
+	}
+}
+
+// An archive that rots is done without; bytes that are whole, archive by archive, and make another object are found by the object's MD5.
+func TestDamageIsNotDelivered(t *testing.T) {
+	l := start(t, policies()[1])
+	pol := l.Swift.Policies[0]
+	want := content(3 * segment)
+	for _, c := range []struct {
+		name string
+		off  int64
+		lie  bool // its ETag is that of the damaged bytes
+	}{{"/a/c/header", 0, false}, {"/a/c/payload", 100, false}, {"/a/c/lie", 100, true}} {
+		if _, err := l.Put(t.Context(), pol, c.name, bytes.NewReader(want), object.PutOptions{Size: -1}); err != nil {
+			t.Fatal(err)
+		}
+		files := l.files(pol, c.name)
+		path := files[slices.IndexFunc(files, func(p string) bool { return strings.Contains(p, "#0#") })] // a data fragment, which is read
+		b, err := os.ReadFile(path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		b[c.off] ^= 1
+		raw := make([]byte, 64<<10)
+		n, err := unix.Getxattr(path, "user.swift.metadata", raw)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := os.WriteFile(path, b, 0o644); err != nil {
+			t.Fatal(err)
+		}
+		if c.lie {
+			meta, err := pickle.DecodeMetadata(raw[:n])
+			if err != nil {
+				t.Fatal(err)
+			}
+			sum := md5.Sum(b)
+			meta["ETag"] = hex.EncodeToString(sum[:])
+			if err := scenario.SetMetadata(path, pickle.EncodeMetadata(meta, slices.Sorted(maps.Keys(meta)))); err != nil {
+				t.Fatal(err)
+			}
+		}
+		got, _, err := l.get(pol, c.name)
+		if !c.lie && (err != nil || !bytes.Equal(got, want)) || c.lie && (err == nil || !strings.Contains(err.Error(), "is damaged")) {
+			t.Errorf("%s: %d bytes, %v", c.name, len(got), err)
+		}
+	}
+}
