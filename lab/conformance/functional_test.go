@@ -50,13 +50,18 @@ func TestFunctional(t *testing.T) {
 					t.Fatalf("%s: %v\n%s\nlogged meanwhile:\n%s", a.name, err, out, strings.Join(m.log.take(), "\n"))
 				}
 				check(t, server, w.take()[server], a.nodes, every)
+				logged, bad := m.log.take(), false
 				for _, name := range slices.Sorted(maps.Keys(verdicts)) {
 					wrong := verdicts[name]
 					if wrong == "" {
 						passed[a.name] = append(passed[a.name], name)
 					} else if slices.Contains(passed["stock"], name) {
 						t.Errorf("%s passes with stock, and does not with ours:\n%s", name, wrong)
+						bad = true
 					}
+				}
+				if bad {
+					t.Logf("logged meanwhile:\n%s", strings.Join(logged, "\n"))
 				}
 				t.Logf("%s: %d of %d pass in %.0f s", a.name, len(passed[a.name]), len(verdicts), time.Since(began).Seconds())
 			}
