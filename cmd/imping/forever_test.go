@@ -9,6 +9,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"runtime"
 	"slices"
 	"strconv"
 	"strings"
@@ -300,6 +301,8 @@ func TestPartitionsThatAreNotHereAreAnError(t *testing.T) {
 // Nothing may pile up in a daemon that makes a pass every half minute for years: over and over a little is lost, rots, lies where it does
 // not belong, or a server comes anew. IMPING_PASSES is how many passes are made.
 func TestPassesLeaveNothingBehind(t *testing.T) {
+	defer func(rate int) { runtime.MemProfileRate = rate }(runtime.MemProfileRate)
+	runtime.MemProfileRate = memProfileRate // as in the daemon
 	c, _ := embeddedApart(t)
 	loaded, err := scenario.Load(t.Context(), c, scenario.LoadOptions{
 		Seed: 8, Policies: []string{"isal42"}, Sizes: []int64{1000, segment, 2*segment + 1}, Kinds: []scenario.Kind{scenario.Posted, scenario.Deleted}, Random: 8, Partitions: 6})

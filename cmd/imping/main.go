@@ -9,6 +9,7 @@ import (
 	"os"
 	"os/signal"
 	"path/filepath"
+	"runtime"
 	"runtime/debug"
 	"syscall"
 
@@ -35,12 +36,17 @@ func (e *exitError) Error() string {
 	return e.err.Error()
 }
 
+// memProfileRate is 0: of each call stack that the runtime samples for a heap profile it keeps a record for ever, a slow growth in a
+// daemon that nobody asks for one. --profile mem sets a rate of its own.
+const memProfileRate = 0
+
 func main() {
 	// A console that goes away (`| head`) must not end a pass: writes fail, no more.
 	signal.Ignore(syscall.SIGPIPE)
 	// Fragments are off the heap; what is on it is small and short-lived. Go's default
 	// collects a heap of 4 MiB over and over, a tenth of an idle pass.
 	debug.SetGCPercent(400)
+	runtime.MemProfileRate = memProfileRate
 	if filepath.Base(os.Args[0]) == swiftReconstructor {
 		os.Exit(asReconstructor(os.Args))
 	}
