@@ -53,9 +53,14 @@ func (c *Client) Put(ctx context.Context, pol *policy.Policy, name string, body 
 	if o.Timestamp.IsZero() {
 		o.Timestamp = timestamp.FromTime(time.Now())
 	}
-	p := &put{Client: c, place: pl, PutOptions: o, name: name, part: c.partition(pl, name), boundary: rand.Text(), quorum: (pl.code.K() + 1) * pol.Duplication}
+	orders, fields, err := c.orders(ctx, pl, name, o.Timestamp, o.Fields)
+	if err != nil {
+		return nil, err
+	}
+	o.Fields = fields
+	p := &put{Client: c, place: pl, PutOptions: o, name: name, part: c.partition(pl, name), boundary: rand.Text(), quorum: quorum(pl)}
 	defer p.close()
-	if err := p.connect(ctx); err != nil {
+	if err := p.connect(ctx, orders); err != nil {
 		return nil, err
 	}
 	if err := p.send(ctx, body); err != nil {
@@ -103,8 +108,8 @@ func (p *put) close() {
 	}
 }
 
-// connect finds a device for each archive.
-func (p *put) connect(ctx context.Context) error {
+// connect finds a device for each archive. orders are what each is told besides.
+func (p *put) connect(ctx context.Context, orders [][]netfast.Field) error {
 	primaries, handoffs := p.nodes(p.place, p.part)
 	spare := make(chan *node, len(handoffs))
 	for _, n := range handoffs {
@@ -112,10 +117,10 @@ func (p *put) connect(ctx context.Context) error {
 	}
 	close(spare)
 	var refused []int // statuses that no handoff would change
-	each(primaries, func(_ int, n *node) {
+	each(primaries, func(i int, n *node) {
 		index := n.index
 		for n != nil {
-			t, status, err := p.open(ctx, &node{n.addr, n.device, index})
+			t, status, err := p.open(ctx, &node{n.addr, n.device, index}, orders[i])
 			p.mu.Lock()
 			if err == nil {
 				p.targets = append(p.targets, t)
@@ -155,7 +160,7 @@ func (p *put) enough(what string) error {
 }
 
 // open asks a device whether it takes an archive.
-func (p *put) open(ctx context.Context, n *node) (*target, int, error) {
+func (p *put) open(ctx context.Context, n *node, order []netfast.Field) (*target, int, error) {
 	req := &netfast.Request{Method: "PUT", Path: path(n, p.part, p.name), Header: []netfast.Field{
 		{Key: "X-Timestamp", Value: p.Timestamp.Internal()},
 		{Key: "X-Backend-Storage-Policy-Index", Value: strconv.Itoa(p.pol.Index)},
@@ -171,7 +176,7 @@ func (p *put) open(ctx context.Context, n *node) (*target, int, error) {
 	if p.ring.NextPartPower >= 0 {
 		req.Header = append(req.Header, netfast.Field{Key: "X-Backend-Next-Part-Power", Value: strconv.Itoa(p.ring.NextPartPower)})
 	}
-	req.Header = append(req.Header, p.Fields...)
+	req.Header = append(append(req.Header, order...), p.Fields...)
 	if value(p.Fields, "Content-Type") == "" {
 		req.Header = append(req.Header, netfast.Field{Key: "Content-Type", Value: "application/octet-stream"})
 	}
@@ -385,10 +390,10 @@ func (p *put) commit(ctx context.Context) (*Stored, error) {
 		}
 		return err
 	})
-	if cause := cause(ctx); cause != nil {
-		return nil, cause
-	}
 	if err != nil {
+		if cause := cause(ctx); cause != nil { // what has a quorum is stored, whoever has lost interest meanwhile
+			return nil, cause
+		}
 		return nil, err
 	}
 	s := &Stored{Timestamp: p.Timestamp, Size: p.size, ETag: p.ETag, Failed: p.failed}
