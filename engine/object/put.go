@@ -19,6 +19,7 @@ import (
 
 	"imping/codec"
 	"imping/engine/rescue"
+	"imping/io/digest"
 	"imping/netfast"
 	"imping/swift/policy"
 	"imping/swift/timestamp"
@@ -83,6 +84,7 @@ type put struct {
 	targets []*target // that are still in it
 	failed  []string
 	whole   hash.Hash
+	sums    []*digest.Stream // of the archives, by fragment index: those of duplicates are the same
 	size    int64
 }
 
@@ -92,7 +94,6 @@ type target struct {
 	conn  *netfast.Conn
 	stop  func() bool
 	req   *netfast.Request
-	sum   hash.Hash
 	out   net.Buffers
 	head  []byte
 }
@@ -184,7 +185,7 @@ func (p *put) open(ctx context.Context, n *node, order []netfast.Field) (*target
 	if err != nil {
 		return nil, 0, err
 	}
-	t := &target{node: n, conn: conn, stop: conn.InterruptOn(ctx), req: req, sum: md5.New()}
+	t := &target{node: n, conn: conn, stop: conn.InterruptOn(ctx), req: req}
 	status, err := func() (int, error) {
 		if err := conn.Send(req, p.HTTP.UserAgent()); err != nil {
 			return 0, err
@@ -236,9 +237,12 @@ func (p *put) send(ctx context.Context, body io.Reader) error {
 		return err
 	}
 	p.whole = md5.New()
-	segment := p.pol.SegmentSize
+	segment, archive := p.pol.SegmentSize, int64(-1)
 	if p.Size >= 0 {
-		segment = int(min(int64(segment), max(p.Size, 1)))
+		segment, archive = int(min(int64(segment), max(p.Size, 1))), p.code.ArchiveSize(p.Size, p.pol.SegmentSize)
+	}
+	for range p.code.N() {
+		p.sums = append(p.sums, digest.New(archive))
 	}
 	var stripes [2][][]byte // fragments of two segments
 	for i := range stripes {
@@ -264,16 +268,33 @@ func (p *put) send(ctx context.Context, body io.Reader) error {
 				p.whole.Write(data[:n])
 				p.size += int64(n)
 				e.fragments = p.encode(data[:n], stripes[number%2])
+				e.err = digest.WriteAll(p.sums, e.fragments)
 			}
 			c <- e
 		}()
 		return c
 	}
-	next := read(0)
+	next, reading := read(0), true
+	defer func() {
+		end := func() {
+			for _, s := range p.sums {
+				s.Close()
+			}
+		}
+		if !reading {
+			end()
+			return
+		}
+		go func() { // it may wait for its body as long as it likes
+			<-next
+			end()
+		}()
+	}()
 	for number := 1; ; number++ {
 		var now encoded
 		select {
 		case now = <-next:
+			reading = false
 		case <-ctx.Done(): // a body that never comes holds its reader, not us
 			return context.Cause(ctx)
 		}
@@ -285,20 +306,12 @@ func (p *put) send(ctx context.Context, body io.Reader) error {
 		case now.fragments == nil:
 			return p.footers(ctx)
 		}
-		next = read(number)
-		err := p.on("have taken all so far", func(t *target) error {
-			f := now.fragments[t.index]
-			t.sum.Write(f)
-			return t.chunk(f)
-		})
+		next, reading = read(number), true
+		err := p.on("have taken all so far", func(t *target) error { return t.chunk(now.fragments[t.index]) })
 		if cause := cause(ctx); cause != nil {
 			err = cause
 		}
 		if err != nil {
-			select {
-			case <-next:
-			default: // it may wait for its body as long as it likes
-			}
 			return err
 		}
 	}
@@ -354,6 +367,10 @@ func (p *put) footers(ctx context.Context) error {
 	}
 	p.ETag = etag
 	size := strconv.FormatInt(p.size, 10)
+	sums := make([]string, len(p.sums))
+	for i, s := range p.sums {
+		sums[i] = s.Sum()
+	}
 	err := p.on("have an archive whole", func(t *target) error {
 		text, err := json.Marshal(map[string]string{
 			"X-Object-Sysmeta-Ec-Etag":                 etag,
@@ -363,7 +380,7 @@ func (p *put) footers(ctx context.Context) error {
 			"X-Object-Sysmeta-Ec-Segment-Size":         strconv.Itoa(p.pol.SegmentSize),
 			"X-Backend-Container-Update-Override-Etag": etag,
 			"X-Backend-Container-Update-Override-Size": size,
-			"Etag": hex.EncodeToString(t.sum.Sum(nil)),
+			"Etag": sums[t.index],
 		})
 		if err != nil {
 			return err
