@@ -19,6 +19,7 @@ import (
 
 	"imping/codec"
 	"imping/engine/object"
+	"imping/engine/rescue"
 	"imping/netfast"
 	"imping/swift/policy"
 	"imping/swift/timestamp"
@@ -27,7 +28,7 @@ import (
 // objectOptions are the flags of all of `imping object`.
 type objectOptions struct {
 	swiftConf, swiftDir, policy string
-	replication, json           bool
+	replication, json, updates  bool
 	connTimeout, nodeTimeout    time.Duration
 
 	headers                      []string // put and post
@@ -46,8 +47,8 @@ a quorum, takes handoffs for devices that are down, and goes on reading when one
 it where swift.conf and the rings are, and the object servers can be reached; it asks nobody
 whether you may.
 
-Containers hear nothing of it: what is put is in no listing, what is deleted stays in it,
-until Swift's own tools see to that. Names are /account/container/object, not quoted.
+Containers hear nothing of it unless --update-container is given: what is put is in no
+listing, what is deleted stays in it. Names are /account/container/object, not quoted.
 
 Exit status: 0 done, 1 failed, and nothing was stored or written, 2 stored, but not on all
 devices (a reconstructor will see to that).`,
@@ -65,6 +66,7 @@ devices (a reconstructor will see to that).`,
 		Use:   "put NAME FILE",
 		Short: "store a file, or standard input (-), as an object",
 		Example: `  imping object put /AUTH_test/photos/cat.jpg cat.jpg --policy gold
+  imping object put /AUTH_test/photos/cat.jpg cat.jpg --update-container --header "X-Delete-After: 3600"
   tar c . | imping object put /AUTH_test/backup/today.tar - --header "X-Object-Meta-Host: db1" --content-type application/x-tar`,
 		Args: cobra.ExactArgs(2),
 		RunE: func(_ *cobra.Command, args []string) error {
@@ -145,6 +147,9 @@ it was read and has the object's MD5. With a part nothing is compared with the M
 		},
 	}
 	remove.Flags().StringVar(&o.timestamp, "timestamp", "", "time of the deletion, in seconds since 1970 (default now)")
+	for _, c := range []*cobra.Command{put, post, remove} {
+		c.Flags().BoolVar(&o.updates, "update-container", false, "have the container servers told, as a proxy does; the container must be there")
+	}
 	cmd.AddCommand(put, get, head, post, remove)
 	return cmd
 }
@@ -167,7 +172,7 @@ func (o *objectOptions) do(name string, verb func(ctx context.Context, c *object
 		dir = filepath.Dir(o.swiftConf)
 	}
 	c := &object.Client{
-		Swift: swift, Dir: dir, Replication: o.replication, ConnTimeout: o.connTimeout, NodeTimeout: o.nodeTimeout,
+		Swift: swift, Dir: dir, Replication: o.replication, UpdateContainers: o.updates, ConnTimeout: o.connTimeout, NodeTimeout: o.nodeTimeout,
 		HTTP: netfast.NewClient(netfast.Options{ConnTimeout: o.connTimeout, NodeTimeout: o.nodeTimeout, UserAgent: fmt.Sprintf("imping %d", os.Getpid())}),
 	}
 	if legacyCRC() {
@@ -208,9 +213,11 @@ func (o *objectOptions) fields() (list []netfast.Field, at timestamp.Timestamp, 
 			return nil, at, fmt.Errorf("--header %q: not Name: value", h)
 		}
 		switch lower := strings.ToLower(key); {
-		case strings.HasPrefix(lower, "x-backend-"), strings.HasPrefix(lower, "x-object-sysmeta-ec-"),
+		case strings.HasPrefix(lower, "x-backend-"), strings.HasPrefix(lower, "x-object-sysmeta-ec-"), strings.HasPrefix(lower, "x-container-"), strings.HasPrefix(lower, "x-delete-at-"),
 			lower == "content-length", lower == "transfer-encoding", lower == "expect", lower == "x-timestamp", lower == "etag", lower == "content-type", lower == "host", lower == "connection":
 			return nil, at, fmt.Errorf("--header %s: not a client's to give", key)
+		case (lower == "x-delete-at" || lower == "x-delete-after") && !o.updates:
+			return nil, at, fmt.Errorf("--header %s: give --update-container, too: else the expirer never hears of it, and what is past stays on the disks", key)
 		}
 		list = append(list, netfast.Field{Key: key, Value: strings.TrimSpace(value)})
 	}
@@ -269,7 +276,7 @@ func (o *objectOptions) put(ctx context.Context, c *object.Client, pol *policy.P
 	return nil
 }
 
-func (o *objectOptions) get(ctx context.Context, c *object.Client, pol *policy.Policy, name string) (err error) {
+func (o *objectOptions) get(ctx context.Context, c *object.Client, pol *policy.Policy, name string) error {
 	if o.output == "" && o.json {
 		return errors.New("--json needs -o: standard output is the object's")
 	}
@@ -281,31 +288,18 @@ func (o *objectOptions) get(ctx context.Context, c *object.Client, pol *policy.P
 	if err != nil {
 		return fmt.Errorf("--range %s: %w", o.span, err)
 	}
-	out := os.Stdout
-	if o.output != "" {
-		if out, err = os.CreateTemp(filepath.Dir(o.output), "."+filepath.Base(o.output)+".*"); err != nil {
-			return err
-		}
-		defer func() {
-			out.Close()
-			if err != nil {
-				os.Remove(out.Name())
-			}
-		}()
-		if err := out.Chmod(0o666 &^ os.FileMode(umask())); err != nil {
-			return err
-		}
+	out, publish, abort, err := o.open()
+	if err != nil {
+		return err
 	}
+	defer abort()
 	moved := newTransfer(n)
 	err = found.Copy(ctx, moved.writer(out), first, n)
 	moved.end()
-	if err != nil || o.output == "" {
+	if err != nil {
 		return err
 	}
-	if err = out.Sync(); err != nil {
-		return err
-	}
-	if err = os.Rename(out.Name(), o.output); err != nil {
+	if err := publish(); err != nil {
 		return err
 	}
 	if o.json {
@@ -314,10 +308,23 @@ func (o *objectOptions) get(ctx context.Context, c *object.Client, pol *policy.P
 	return nil
 }
 
-func umask() int {
-	old := syscall.Umask(0)
-	syscall.Umask(old)
-	return old
+// open is where an object goes: standard output, a file that gets its name in the end or, where -o names a device or a pipe, that.
+func (o *objectOptions) open() (out io.Writer, publish func() error, abort func(), err error) {
+	if o.output == "" {
+		return os.Stdout, func() error { return nil }, func() {}, nil
+	}
+	if st, err := os.Stat(o.output); err == nil && !st.Mode().IsRegular() && !st.IsDir() {
+		f, err := os.OpenFile(o.output, os.O_WRONLY, 0)
+		if err != nil {
+			return nil, nil, nil, err
+		}
+		return f, f.Close, func() { f.Close() }, nil
+	}
+	f, err := rescue.Create(o.output)
+	if err != nil {
+		return nil, nil, nil, err
+	}
+	return f, func() error { return rescue.Publish(f) }, f.Abort, nil
 }
 
 // spanOf reads a range as clients write it.
@@ -327,8 +334,9 @@ func spanOf(text string, size int64) (first, n int64, err error) {
 		return 0, size, nil
 	}
 	from, to, ok := strings.Cut(text, "-")
-	a, err1 := strconv.ParseInt(from, 10, 64)
-	b, err2 := strconv.ParseInt(to, 10, 64)
+	ua, err1 := strconv.ParseUint(from, 10, 63) // no signs
+	ub, err2 := strconv.ParseUint(to, 10, 63)
+	a, b := int64(ua), int64(ub)
 	switch {
 	case !ok || from == "" && to == "" || from != "" && err1 != nil || to != "" && err2 != nil:
 		return 0, 0, errors.New("not first-last, first- or -length")

@@ -7,15 +7,19 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
+	"maps"
 	"net/http"
 	"os"
 	"path/filepath"
 	"strings"
 	"testing"
 
+	"imping/io/diskfile"
 	"imping/lab/real"
 	"imping/lab/scenario"
+	"imping/swift/objhash"
 	"imping/swift/policy"
+	"imping/swift/ring"
 )
 
 // What Swift's proxy stores `imping object` reads, and the other way round, under all policies that the proxy itself reads right, also with
@@ -141,6 +145,147 @@ func TestObjectsWithoutAProxyAreThoseOfTheProxy(t *testing.T) { // rule 28
 	}
 }
 
+// Under every scheme the archives are those that the proxy would have written, byte for byte; of two of them half of the servers
+// are ours. Containers and the expirer hear of objects where that is asked for.
+func TestArchivesAndListingsAreThoseOfTheProxy(t *testing.T) {
+	l := startLab(t)
+	l.serveAs(real.ObjectServer, l.Nodes()[:len(l.Nodes())/2]...)
+	swift, err := policy.Load(l.SwiftConf())
+	if err != nil {
+		t.Fatal(err)
+	}
+	work := t.TempDir()
+	object := func(exit int, args ...string) string {
+		t.Helper()
+		got, out := l.run(l.self, append([]string{"object", args[0], "--swift-conf", l.SwiftConf()}, args[1:]...)...)
+		if got != exit {
+			t.Errorf("%q: status %d, want %d:\n%s", args, got, exit, out)
+		}
+		return out
+	}
+	content := bytes.Repeat([]byte("imping "), (segment+500)/7)
+	file := filepath.Join(work, "file")
+	if err := os.WriteFile(file, content, 0o644); err != nil {
+		t.Fatal(err)
+	}
+	to := filepath.Join(work, "got")
+	for _, pol := range append(rareNames(), "lec104", "isal42dup2") {
+		container := "listed-" + pol
+		if err := l.Client().CreateContainer(t.Context(), container, pol); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := l.Client().Put(t.Context(), container, "proxy", http.Header{"Content-Type": {"text/x-imping"}}, bytes.NewReader(content), int64(len(content))); err != nil {
+			t.Fatal(err)
+		}
+		name := func(o string) string { return "/" + l.Account() + "/" + container + "/" + o }
+		object(exitDone, "get", name("proxy"), "--policy", pol, "-o", to)
+		if got, err := os.ReadFile(to); err != nil || !bytes.Equal(got, content) {
+			t.Errorf("%s: of what the proxy stored there are %d bytes, %v", pol, len(got), err)
+		}
+		os.Remove(to)
+		object(exitDone, "put", name("imping"), file, "--policy", pol, "--content-type", "text/x-imping", "--update-container")
+		want, got := l.archiveSums(swift.ByName(pol), name("proxy")), l.archiveSums(swift.ByName(pol), name("imping"))
+		if len(want) != swift.ByName(pol).UniqueFragments() || !maps.Equal(got, want) {
+			t.Errorf("%s: archives %v, the proxy's are %v", pol, got, want)
+		}
+		rows := l.listing(container)
+		if len(rows) != 2 || rows["imping"] != rows["proxy"] || rows["imping"].Bytes != int64(len(content)) {
+			t.Errorf("%s: listed are %+v", pol, rows)
+		}
+		object(exitDone, "delete", name("imping"), "--policy", pol, "--update-container")
+		if rows := l.listing(container); len(rows) != 1 {
+			t.Errorf("%s: after a DELETE listed are %+v", pol, rows)
+		}
+	}
+	// The expirer's queue knows what the proxy's would.
+	container, flag := "listed-lec104", "--policy=lec104"
+	name := "/" + l.Account() + "/" + container + "/vanishing"
+	object(exitDone, "put", name, file, flag, "--update-container", "--header", "X-Delete-After: 86400", "--timestamp", "2000000000")
+	at := "2000086400"
+	if resp := l.viaProxy(http.MethodHead, name); resp.Header.Get("X-Delete-At") != at {
+		t.Errorf("the proxy has %v", resp.Header)
+	}
+	queue := swift.Hasher().ExpirerContainer(name, 2000086400, 86400)
+	if rows := l.queue(queue); !strings.Contains(rows, at+"-"+name[1:]+"\n") {
+		t.Errorf("the queue's container %s has %q", queue, rows)
+	}
+	for _, c := range []struct {
+		args []string
+		say  string
+	}{
+		{[]string{"put", "/AUTH_test/nobody/o", file, flag, "--update-container"}, "container /AUTH_test/nobody is not there"},
+		{[]string{"put", name, file, "--policy=isal42", "--update-container"}, "has the policy of index 4, not isal42 (index 1)"},
+		{[]string{"delete", name, "--policy=isal42", "--update-container"}, "has the policy of index 4, not isal42 (index 1)"},
+	} {
+		if out := object(exitFailed, c.args...); !strings.Contains(out, c.say) {
+			t.Errorf("%q: %s", c.args, out)
+		}
+	}
+}
+
+// archiveSums are an object's archives by fragment index, as MD5 and metadata but for name and time; duplicates must be equal.
+func (l *lab) archiveSums(pol *policy.Policy, name string) map[string]string {
+	l.Helper()
+	hash := objhash.Hex(l.hasher().Object(name))
+	sums := map[string]string{}
+	n := 0
+	for _, node := range l.Nodes() {
+		for _, dev := range l.Devices(node) {
+			found, _ := filepath.Glob(filepath.Join(l.DevicePath(dev), pol.DataDir(), "*", "*", hash, "*#d.data"))
+			for _, path := range found {
+				b, err := os.ReadFile(path)
+				if err != nil {
+					l.Fatal(err)
+				}
+				meta, err := diskfile.ReadMetadata(path)
+				if err != nil {
+					l.Fatal(err)
+				}
+				delete(meta, "name")
+				delete(meta, "X-Timestamp")
+				index, sum := strings.Split(filepath.Base(path), "#")[1], fmt.Sprintf("%x %v", md5.Sum(b), meta)
+				if old := sums[index]; old != "" && old != sum {
+					l.Errorf("%s: two archives of fragment %s differ: %s and %s", name, index, old, sum)
+				}
+				sums[index] = sum
+				n++
+			}
+		}
+	}
+	if n != pol.Replicas() {
+		l.Errorf("%s: %d archives, not %d", name, n, pol.Replicas())
+	}
+	return sums
+}
+
+// listed is what a container says of an object.
+type listed struct {
+	Bytes       int64
+	Hash        string
+	ContentType string `json:"content_type"`
+}
+
+func (l *lab) listing(container string) map[string]listed {
+	l.Helper()
+	resp, err := l.Do(l.Context(), http.MethodGet, container, "", http.Header{"Accept": {"application/json"}}, nil, 0)
+	if err != nil {
+		l.Fatal(err)
+	}
+	defer resp.Body.Close()
+	var rows []struct {
+		Name string
+		listed
+	}
+	if err := json.NewDecoder(resp.Body).Decode(&rows); err != nil {
+		l.Fatal(err)
+	}
+	byName := map[string]listed{}
+	for _, r := range rows {
+		byName[r.Name] = r.listed
+	}
+	return byName
+}
+
 // proxied is an answer of the proxy's, body included.
 type proxied struct {
 	*http.Response
@@ -161,4 +306,34 @@ func (l *lab) viaProxy(method, name string) proxied {
 		l.Fatal(err)
 	}
 	return proxied{resp, got}
+}
+
+// queue lists a container of the expirer's queue, which the proxy shows to nobody.
+func (l *lab) queue(container string) string {
+	l.Helper()
+	r, err := ring.Load(filepath.Join(filepath.Dir(l.SwiftConf()), "container.ring.gz"))
+	if err != nil {
+		l.Fatal(err)
+	}
+	part := r.Partition(l.hasher().Path(".expiring_objects", container, ""))
+	n := r.PartNodes(part)[0]
+	resp, err := http.Get(fmt.Sprintf("http://%s:%d/%s/%d/.expiring_objects/%s", n.IP, n.Port, n.Device.Device, part, container))
+	if err != nil {
+		l.Fatal(err)
+	}
+	defer resp.Body.Close()
+	b, err := io.ReadAll(resp.Body)
+	if err != nil {
+		l.Fatal(err)
+	}
+	return string(b)
+}
+
+func (l *lab) hasher() objhash.Hasher {
+	l.Helper()
+	swift, err := policy.Load(l.SwiftConf())
+	if err != nil {
+		l.Fatal(err)
+	}
+	return swift.Hasher()
 }

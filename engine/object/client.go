@@ -28,8 +28,13 @@ type Client struct {
 	Replication bool          // the ring's replication addresses, not those for clients
 	CRC         codec.CRC     // flavour of the checksums that fragment headers get
 
-	mu     sync.Mutex
-	places map[*policy.Policy]*place
+	// UpdateContainers has the object servers tell container servers what is put, posted and deleted, and the expirer's queue what is to
+	// vanish; without it neither hears of it, and what has an X-Delete-At is not to be read after that, but stays on the disks.
+	UpdateContainers bool
+
+	mu            sync.Mutex
+	places        map[*policy.Policy]*place
+	containerRing *ring.Ring
 }
 
 // place is where a policy keeps objects.
@@ -79,15 +84,11 @@ func (n *node) String() string { return n.addr + "/" + n.device }
 // nodes are the primaries of a partition, and as many handoffs (Swift: request_node_count, 2 * replicas).
 func (c *Client) nodes(pl *place, part int) (primaries, handoffs []*node) {
 	of := func(n ring.Node) *node {
-		ip, port := n.IP, n.Port
-		if c.Replication {
-			ip, port = n.ReplicationIP, n.ReplicationPort
-		}
 		index := -1
 		if !n.Handoff {
 			index = pl.pol.BackendIndex(n.Index)
 		}
-		return &node{net.JoinHostPort(ip, strconv.Itoa(port)), n.Device.Device, index}
+		return &node{c.addr(n), n.Device.Device, index}
 	}
 	for _, n := range pl.ring.PartNodes(part) {
 		primaries = append(primaries, of(n))
@@ -100,6 +101,17 @@ func (c *Client) nodes(pl *place, part int) (primaries, handoffs []*node) {
 	}
 	return primaries, handoffs
 }
+
+// addr is where a device's server is spoken to.
+func (c *Client) addr(n ring.Node) string {
+	if c.Replication {
+		return net.JoinHostPort(n.ReplicationIP, strconv.Itoa(n.ReplicationPort))
+	}
+	return net.JoinHostPort(n.IP, strconv.Itoa(n.Port))
+}
+
+// quorum is how many archives make a PUT (rule 28). Swift: common/storage_policy.py, ECStoragePolicy.quorum.
+func quorum(pl *place) int { return (pl.code.K() + 1) * pl.pol.Duplication }
 
 // partition is that of an object's name, /account/container/object.
 func (c *Client) partition(pl *place, name string) int {

@@ -19,6 +19,7 @@ import (
 
 	"imping/codec"
 	"imping/engine/rescue"
+	"imping/io/digest"
 	"imping/netfast"
 	"imping/swift/policy"
 	"imping/swift/timestamp"
@@ -53,9 +54,14 @@ func (c *Client) Put(ctx context.Context, pol *policy.Policy, name string, body 
 	if o.Timestamp.IsZero() {
 		o.Timestamp = timestamp.FromTime(time.Now())
 	}
-	p := &put{Client: c, place: pl, PutOptions: o, name: name, part: c.partition(pl, name), boundary: rand.Text(), quorum: (pl.code.K() + 1) * pol.Duplication}
+	orders, fields, err := c.orders(ctx, pl, name, o.Timestamp, o.Fields)
+	if err != nil {
+		return nil, err
+	}
+	o.Fields = fields
+	p := &put{Client: c, place: pl, PutOptions: o, name: name, part: c.partition(pl, name), boundary: rand.Text(), quorum: quorum(pl)}
 	defer p.close()
-	if err := p.connect(ctx); err != nil {
+	if err := p.connect(ctx, orders); err != nil {
 		return nil, err
 	}
 	if err := p.send(ctx, body); err != nil {
@@ -78,6 +84,7 @@ type put struct {
 	targets []*target // that are still in it
 	failed  []string
 	whole   hash.Hash
+	sums    []*digest.Stream // of the archives, by fragment index: those of duplicates are the same
 	size    int64
 }
 
@@ -87,7 +94,6 @@ type target struct {
 	conn  *netfast.Conn
 	stop  func() bool
 	req   *netfast.Request
-	sum   hash.Hash
 	out   net.Buffers
 	head  []byte
 }
@@ -103,8 +109,8 @@ func (p *put) close() {
 	}
 }
 
-// connect finds a device for each archive.
-func (p *put) connect(ctx context.Context) error {
+// connect finds a device for each archive. orders are what each is told besides.
+func (p *put) connect(ctx context.Context, orders [][]netfast.Field) error {
 	primaries, handoffs := p.nodes(p.place, p.part)
 	spare := make(chan *node, len(handoffs))
 	for _, n := range handoffs {
@@ -112,10 +118,10 @@ func (p *put) connect(ctx context.Context) error {
 	}
 	close(spare)
 	var refused []int // statuses that no handoff would change
-	each(primaries, func(_ int, n *node) {
+	each(primaries, func(i int, n *node) {
 		index := n.index
 		for n != nil {
-			t, status, err := p.open(ctx, &node{n.addr, n.device, index})
+			t, status, err := p.open(ctx, &node{n.addr, n.device, index}, orders[i])
 			p.mu.Lock()
 			if err == nil {
 				p.targets = append(p.targets, t)
@@ -155,7 +161,7 @@ func (p *put) enough(what string) error {
 }
 
 // open asks a device whether it takes an archive.
-func (p *put) open(ctx context.Context, n *node) (*target, int, error) {
+func (p *put) open(ctx context.Context, n *node, order []netfast.Field) (*target, int, error) {
 	req := &netfast.Request{Method: "PUT", Path: path(n, p.part, p.name), Header: []netfast.Field{
 		{Key: "X-Timestamp", Value: p.Timestamp.Internal()},
 		{Key: "X-Backend-Storage-Policy-Index", Value: strconv.Itoa(p.pol.Index)},
@@ -171,7 +177,7 @@ func (p *put) open(ctx context.Context, n *node) (*target, int, error) {
 	if p.ring.NextPartPower >= 0 {
 		req.Header = append(req.Header, netfast.Field{Key: "X-Backend-Next-Part-Power", Value: strconv.Itoa(p.ring.NextPartPower)})
 	}
-	req.Header = append(req.Header, p.Fields...)
+	req.Header = append(append(req.Header, order...), p.Fields...)
 	if value(p.Fields, "Content-Type") == "" {
 		req.Header = append(req.Header, netfast.Field{Key: "Content-Type", Value: "application/octet-stream"})
 	}
@@ -179,7 +185,7 @@ func (p *put) open(ctx context.Context, n *node) (*target, int, error) {
 	if err != nil {
 		return nil, 0, err
 	}
-	t := &target{node: n, conn: conn, stop: conn.InterruptOn(ctx), req: req, sum: md5.New()}
+	t := &target{node: n, conn: conn, stop: conn.InterruptOn(ctx), req: req}
 	status, err := func() (int, error) {
 		if err := conn.Send(req, p.HTTP.UserAgent()); err != nil {
 			return 0, err
@@ -231,9 +237,12 @@ func (p *put) send(ctx context.Context, body io.Reader) error {
 		return err
 	}
 	p.whole = md5.New()
-	segment := p.pol.SegmentSize
+	segment, archive := p.pol.SegmentSize, int64(-1)
 	if p.Size >= 0 {
-		segment = int(min(int64(segment), max(p.Size, 1)))
+		segment, archive = int(min(int64(segment), max(p.Size, 1))), p.code.ArchiveSize(p.Size, p.pol.SegmentSize)
+	}
+	for range p.code.N() {
+		p.sums = append(p.sums, digest.New(archive))
 	}
 	var stripes [2][][]byte // fragments of two segments
 	for i := range stripes {
@@ -259,16 +268,33 @@ func (p *put) send(ctx context.Context, body io.Reader) error {
 				p.whole.Write(data[:n])
 				p.size += int64(n)
 				e.fragments = p.encode(data[:n], stripes[number%2])
+				e.err = digest.WriteAll(p.sums, e.fragments)
 			}
 			c <- e
 		}()
 		return c
 	}
-	next := read(0)
+	next, reading := read(0), true
+	defer func() {
+		end := func() {
+			for _, s := range p.sums {
+				s.Close()
+			}
+		}
+		if !reading {
+			end()
+			return
+		}
+		go func() { // it may wait for its body as long as it likes
+			<-next
+			end()
+		}()
+	}()
 	for number := 1; ; number++ {
 		var now encoded
 		select {
 		case now = <-next:
+			reading = false
 		case <-ctx.Done(): // a body that never comes holds its reader, not us
 			return context.Cause(ctx)
 		}
@@ -280,20 +306,12 @@ func (p *put) send(ctx context.Context, body io.Reader) error {
 		case now.fragments == nil:
 			return p.footers(ctx)
 		}
-		next = read(number)
-		err := p.on("have taken all so far", func(t *target) error {
-			f := now.fragments[t.index]
-			t.sum.Write(f)
-			return t.chunk(f)
-		})
+		next, reading = read(number), true
+		err := p.on("have taken all so far", func(t *target) error { return t.chunk(now.fragments[t.index]) })
 		if cause := cause(ctx); cause != nil {
 			err = cause
 		}
 		if err != nil {
-			select {
-			case <-next:
-			default: // it may wait for its body as long as it likes
-			}
 			return err
 		}
 	}
@@ -349,6 +367,10 @@ func (p *put) footers(ctx context.Context) error {
 	}
 	p.ETag = etag
 	size := strconv.FormatInt(p.size, 10)
+	sums := make([]string, len(p.sums))
+	for i, s := range p.sums {
+		sums[i] = s.Sum()
+	}
 	err := p.on("have an archive whole", func(t *target) error {
 		text, err := json.Marshal(map[string]string{
 			"X-Object-Sysmeta-Ec-Etag":                 etag,
@@ -358,7 +380,7 @@ func (p *put) footers(ctx context.Context) error {
 			"X-Object-Sysmeta-Ec-Segment-Size":         strconv.Itoa(p.pol.SegmentSize),
 			"X-Backend-Container-Update-Override-Etag": etag,
 			"X-Backend-Container-Update-Override-Size": size,
-			"Etag": hex.EncodeToString(t.sum.Sum(nil)),
+			"Etag": sums[t.index],
 		})
 		if err != nil {
 			return err
@@ -385,10 +407,10 @@ func (p *put) commit(ctx context.Context) (*Stored, error) {
 		}
 		return err
 	})
-	if cause := cause(ctx); cause != nil {
-		return nil, cause
-	}
 	if err != nil {
+		if cause := cause(ctx); cause != nil { // what has a quorum is stored, whoever has lost interest meanwhile
+			return nil, cause
+		}
 		return nil, err
 	}
 	s := &Stored{Timestamp: p.Timestamp, Size: p.size, ETag: p.ETag, Failed: p.failed}

@@ -41,6 +41,10 @@ func (c *Client) change(ctx context.Context, method string, pol *policy.Policy, 
 		spare <- n
 	}
 	close(spare)
+	orders, fields, err := c.orders(ctx, pl, name, at, fields)
+	if err != nil {
+		return err
+	}
 	header := append([]netfast.Field{{Key: "X-Timestamp", Value: at.Internal()}, {Key: "X-Backend-Storage-Policy-Index", Value: strconv.Itoa(pol.Index)}, {Key: "Content-Length", Value: "0"}}, fields...)
 	if pl.ring.NextPartPower >= 0 {
 		header = append(header, netfast.Field{Key: "X-Backend-Next-Part-Power", Value: strconv.Itoa(pl.ring.NextPartPower)})
@@ -48,7 +52,7 @@ func (c *Client) change(ctx context.Context, method string, pol *policy.Policy, 
 	statuses, said := make([]int, len(primaries)), make([]string, len(primaries))
 	each(primaries, func(i int, n *node) {
 		for n != nil && ctx.Err() == nil {
-			resp, err := c.HTTP.Do(ctx, n.addr, &netfast.Request{Method: method, Path: path(n, part, name), Header: header})
+			resp, err := c.HTTP.Do(ctx, n.addr, &netfast.Request{Method: method, Path: path(n, part, name), Header: slices.Concat(header, orders[i])})
 			if err != nil {
 				said[i] = err.Error()
 			} else {
@@ -62,25 +66,50 @@ func (c *Client) change(ctx context.Context, method string, pol *policy.Policy, 
 			n = <-spare
 		}
 	})
-	if err := cause(ctx); err != nil {
+	status := verdict(method, statuses)
+	if err := cause(ctx); err != nil && status != 200 {
 		return err
 	}
-	most := (len(primaries) + 1) / 2
-	count := func(is func(status int) bool) (n int) {
+	switch status {
+	case 200:
+		return nil
+	case 404:
+		return notFound(name, fmt.Sprintf("most of %d devices do not have it", len(primaries)))
+	case 409:
+		return &StatusError{409, fmt.Sprintf("%s has something newer than %s", name, at.Internal())}
+	case 503:
+		return &StatusError{503, fmt.Sprintf("%s of %s: fewer than %d of %d devices agree: %s", method, name, majority(len(primaries)), len(primaries), strings.Join(said, "; "))}
+	default:
+		return &StatusError{status, fmt.Sprintf("%s of %s is refused: %s", method, name, strings.Join(said, "; "))}
+	}
+}
+
+// majority is how many of n devices must say the same. Swift: common/utils.py, quorum_size.
+func majority(n int) int { return (n + 1) / 2 }
+
+// verdict is what the devices' answers say together: 200 for any success. Where they do not agree on a DELETE, devices that had nothing to
+// delete are with those that have deleted. Swift: proxy/controllers/base.py, best_response. Departure: a lone 409 is told
+// rather than a 503.
+func verdict(method string, statuses []int) int {
+	most := majority(len(statuses))
+	count := func(from, to int) (n int) {
 		for _, s := range statuses {
-			if is(s) {
+			if from <= s && s < to {
 				n++
 			}
 		}
 		return n
 	}
+	done, refused, gone := count(200, 300), count(400, 500), count(404, 405)
 	switch {
-	case count(func(s int) bool { return s/100 == 2 }) >= most:
-		return nil
-	case count(func(s int) bool { return s == 404 }) >= most:
-		return notFound(name, fmt.Sprintf("%d of %d devices do not have it", count(func(s int) bool { return s == 404 }), len(primaries)))
+	case done >= most:
+		return 200
+	case refused >= most:
+		return slices.Max(slices.DeleteFunc(slices.Clone(statuses), func(s int) bool { return s >= 500 }))
+	case method == "DELETE" && done > 0 && done+gone >= most:
+		return 200
 	case slices.Contains(statuses, 409):
-		return &StatusError{409, fmt.Sprintf("%s has something newer than %s", name, at.Internal())}
+		return 409
 	}
-	return &StatusError{503, fmt.Sprintf("%s of %s: fewer than %d of %d devices agree: %s", method, name, most, len(primaries), strings.Join(said, "; "))}
+	return 503
 }

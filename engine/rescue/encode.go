@@ -54,10 +54,10 @@ func Encode(ctx context.Context, path, dir string, o EncodeOptions) ([]string, e
 	if err := os.MkdirAll(dir, 0o777); err != nil {
 		return nil, err
 	}
-	var sinks []*sink
+	var sinks []*File
 	defer func() {
 		for _, s := range sinks {
-			s.abort()
+			s.Abort()
 		}
 	}()
 	var written []string
@@ -66,7 +66,7 @@ func Encode(ctx context.Context, path, dir string, o EncodeOptions) ([]string, e
 		if old, err := os.Stat(to); err == nil && os.SameFile(old, st) {
 			return nil, fmt.Errorf("%s: the file to be encoded is not replaced: choose another place", to)
 		}
-		s, err := newSink(to)
+		s, err := Create(to)
 		if err != nil {
 			return nil, err
 		}
@@ -98,12 +98,12 @@ func Encode(ctx context.Context, path, dir string, o EncodeOptions) ([]string, e
 			h := code.Header(i, n)
 			h.LibecVersion = o.Libec
 			h.Put(f, o.CRC)
-			if _, err := sinks[i].w.Write(f[:size]); err != nil {
+			if _, err := sinks[i].Write(f[:size]); err != nil {
 				return nil, err
 			}
 		}
 		left -= int64(n)
 		o.Progress.done(int64(n))
 	}
-	return written, publish(sinks)
+	return written, Publish(sinks...)
 }

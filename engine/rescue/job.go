@@ -25,7 +25,7 @@ type job struct {
 	segments int64
 	etag     string // the object's, "" if nothing says it
 
-	sinks []*sink // of each index in want, ascending, or of the object
+	sinks []*File // of each index in want, ascending, or of the object
 	last  outcome
 	proof Proof
 	doubt string
@@ -39,7 +39,7 @@ type job struct {
 
 func (j *job) close() {
 	for _, s := range j.sinks {
-		s.abort()
+		s.Abort()
 	}
 	for _, a := range j.given {
 		if a.file != nil {

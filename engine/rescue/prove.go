@@ -338,7 +338,7 @@ func (j *job) stripe(ctx context.Context, seg int64, compare bool, without map[*
 		left -= len(b)
 		sum.Write(b)
 		if j.indexes == nil {
-			if _, err := j.sinks[0].w.Write(b); err != nil {
+			if _, err := j.sinks[0].Write(b); err != nil {
 				return false, err
 			}
 		}
@@ -346,7 +346,7 @@ func (j *job) stripe(ctx context.Context, seg int64, compare bool, without map[*
 	for n, i := range j.want.Indexes() {
 		fragment := j.slots[i][:codec.HeaderSize+payload]
 		j.code.Seal(fragment, i, common, crc)
-		if _, err := j.sinks[n].w.Write(fragment); err != nil {
+		if _, err := j.sinks[n].Write(fragment); err != nil {
 			return false, err
 		}
 	}

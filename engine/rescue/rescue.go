@@ -134,7 +134,7 @@ func run(ctx context.Context, paths []string, indexes []int, o Options, outputs 
 		}
 	}
 	for _, path := range to {
-		s, err := newSink(path)
+		s, err := Create(path)
 		if err != nil {
 			return result(err)
 		}
@@ -143,7 +143,7 @@ func run(ctx context.Context, paths []string, indexes []int, o Options, outputs 
 	if err := j.prove(ctx); err != nil {
 		return result(err)
 	}
-	return result(publish(j.sinks))
+	return result(Publish(j.sinks...))
 }
 
 // mayWrite refuses to replace what is read.

@@ -12,17 +12,21 @@ import (
 // writeBuffer gathers small fragments: fewer calls of the system, and no more memory than a segment.
 const writeBuffer = 1 << 20
 
-// sink is a file that gets its name only when all of it is on the disk.
-type sink struct {
+// File is a file that gets its name only when all of it is on the disk. Write, then Publish; Abort in any case.
+type File struct {
 	path string
 	tmp  *os.File // nil once it has its name, or is given up
 	w    *bufio.Writer
 }
 
-func newSink(path string) (*sink, error) {
+// Create begins a file. What has its name stays as it is until Publish; what is no regular file, a device for instance, is not replaced.
+func Create(path string) (*File, error) {
 	dir, base := filepath.Split(path)
 	if base == "" {
 		return nil, fmt.Errorf("%q is not the name of a file", path)
+	}
+	if st, err := os.Stat(path); err == nil && !st.Mode().IsRegular() {
+		return nil, fmt.Errorf("%s: not a regular file, which is not replaced", path)
 	}
 	for {
 		// Not os.CreateTemp: the file is to have the mode that the umask gives.
@@ -34,12 +38,12 @@ func newSink(path string) (*sink, error) {
 		if err != nil {
 			return nil, err
 		}
-		return &sink{path: path, tmp: f, w: bufio.NewWriterSize(f, writeBuffer)}, nil
+		return &File{path: path, tmp: f, w: bufio.NewWriterSize(f, writeBuffer)}, nil
 	}
 }
 
 // restart forgets what was written.
-func (s *sink) restart() error {
+func (s *File) restart() error {
 	s.w.Reset(s.tmp)
 	if err := s.tmp.Truncate(0); err != nil {
 		return err
@@ -48,8 +52,11 @@ func (s *sink) restart() error {
 	return err
 }
 
-// abort removes the file, unless it has its name.
-func (s *sink) abort() {
+// Write goes through a buffer.
+func (s *File) Write(b []byte) (int, error) { return s.w.Write(b) }
+
+// Abort removes the file, unless it has its name.
+func (s *File) Abort() {
 	if s.tmp != nil {
 		s.tmp.Close()
 		os.Remove(s.tmp.Name())
@@ -57,8 +64,8 @@ func (s *sink) abort() {
 	}
 }
 
-// publish brings all files to the disk, and only then gives them their names: all of them, or none.
-func publish(sinks []*sink) error {
+// Publish brings all files to the disk, and only then gives them their names: all of them, or none.
+func Publish(sinks ...*File) error {
 	for _, s := range sinks {
 		if err := s.w.Flush(); err != nil {
 			return err

@@ -1,7 +1,6 @@
 package server
 
 import (
-	"fmt"
 	"strconv"
 	"strings"
 	"unicode/utf8"
@@ -54,7 +53,7 @@ func checkDelete(r *Request, at timestamp.Timestamp) error {
 		if !ok {
 			return badRequest("Non-integer X-Delete-After")
 		}
-		then := deleteTime(now + float64(after))
+		then := timestamp.DeleteAt(now + float64(after))
 		if n, _ := wholeSeconds(then); float64(n) <= now {
 			return badRequest("X-Delete-After in past")
 		}
@@ -66,7 +65,7 @@ func checkDelete(r *Request, at timestamp.Timestamp) error {
 		if !ok {
 			return badRequest("Non-integer X-Delete-At")
 		}
-		if n, _ := wholeSeconds(deleteTime(float64(then))); float64(n) <= now && !r.replication() {
+		if n, _ := wholeSeconds(timestamp.DeleteAt(float64(then))); float64(n) <= now && !r.replication() {
 			return badRequest("X-Delete-At in past")
 		}
 	}
@@ -113,12 +112,6 @@ func wholeSeconds(s string) (int64, bool) {
 		return 1<<63 - 1, true
 	}
 	return 0, false
-}
-
-// deleteTime is a time as the names of the expirer's queue have it.
-// Swift: common/utils.py, normalize_delete_at_timestamp.
-func deleteTime(seconds float64) string {
-	return fmt.Sprintf("%010d", int64(min(max(0, seconds), 9999999999)))
 }
 
 // nextPartPower is that of a ring whose partition power is being raised, or 0.

@@ -37,7 +37,7 @@ func (s *Server) delete(r *Request) (*Response, error) {
 	}
 	// Stock can not delete an object that is to vanish after the end of its times.
 	seconds, _ := wholeSeconds(is.meta["X-Delete-At"])
-	deleteAt, err := timestamp.Parse(deleteTime(float64(seconds)))
+	deleteAt, err := timestamp.Parse(timestamp.DeleteAt(float64(seconds)))
 	if err != nil {
 		return nil, err
 	}
@@ -56,7 +56,7 @@ func (s *Server) delete(r *Request) (*Response, error) {
 		status = 204
 	}
 	if !deleteAt.IsZero() {
-		if err := s.queueExpirer(r, p, "DELETE", now, deleteTime(deleteAt.Seconds())); err != nil {
+		if err := s.queueExpirer(r, p, "DELETE", now, timestamp.DeleteAt(deleteAt.Seconds())); err != nil {
 			return nil, err
 		}
 	}

@@ -113,14 +113,14 @@ func (s *Server) updateExpirer(r *Request, p *place, at timestamp.Timestamp, bef
 		return nil
 	}
 	if is != 0 {
-		if err := s.queueExpirer(r, p, "PUT", at, deleteTime(float64(is))); err != nil {
+		if err := s.queueExpirer(r, p, "PUT", at, timestamp.DeleteAt(float64(is))); err != nil {
 			return err
 		}
 	}
 	if was == 0 {
 		return nil
 	}
-	return s.queueExpirer(r, p, "DELETE", at, deleteTime(float64(was)))
+	return s.queueExpirer(r, p, "DELETE", at, timestamp.DeleteAt(float64(was)))
 }
 
 // queueExpirer puts an object into the expirer's queue, or takes it out.
@@ -153,7 +153,7 @@ func (s *Server) queueExpirer(r *Request, p *place, op string, at timestamp.Time
 		if !ok {
 			return fmt.Errorf("could not convert X-Delete-At-Container to float: %.40q", u.container)
 		}
-		u.container = deleteTime(n)
+		u.container = timestamp.DeleteAt(n)
 		if named := expirerPeers(hosts, r.Header.Get("X-Delete-At-Device"), r.Header.Get("X-Delete-At-Partition")); named != nil {
 			peers = named
 		}
@@ -181,16 +181,10 @@ func expirerPeers(hosts, devices, partition string) (peers []peer) {
 	return peers
 }
 
-// expirerContainer is the container of the queue for a time, spread a little by the name.
-// Swift: common/utils.py, get_expirer_container.
+// expirerContainer is the container of the queue for a time.
 func (s *Server) expirerContainer(p *place, then string) string {
 	n, _ := wholeSeconds(then)
-	spread := 0
-	for _, b := range s.swift.Hasher().Object(p.name()) {
-		spread = (spread*256 + int(b)) % 100
-	}
-	divisor := int64(s.conf.ExpiringObjectsContainerDivisor)
-	return deleteTime(float64(n/divisor*divisor - int64(spread)))
+	return s.swift.Hasher().ExpirerContainer(p.name(), n, int64(s.conf.ExpiringObjectsContainerDivisor))
 }
 
 // describe adds what the log of the other side needs, and the policy of the row.

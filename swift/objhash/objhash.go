@@ -7,6 +7,8 @@ import (
 	"encoding/binary"
 	"encoding/hex"
 	"fmt"
+
+	"imping/swift/timestamp"
 )
 
 // Hasher hashes names with the cluster's salts, bytes as they stand in swift.conf
@@ -42,6 +44,16 @@ func (h Hasher) Object(name string) [16]byte {
 	b = append(b, name...)
 	b = append(b, h.Suffix...)
 	return md5.Sum(b)
+}
+
+// ExpirerContainer is the container of the expirer's queue that lists an object which vanishes at a time, in seconds: one for each
+// divisor seconds, spread a little by the name. Swift: common/utils.py, get_expirer_container.
+func (h Hasher) ExpirerContainer(name string, at, divisor int64) string {
+	spread := 0
+	for _, b := range h.Object(name) {
+		spread = (spread*256 + int(b)) % 100
+	}
+	return timestamp.DeleteAt(float64(at/divisor*divisor - int64(spread)))
 }
 
 // Hex is the hash as the name of a hash directory: 32 lower-case hexadecimal digits.

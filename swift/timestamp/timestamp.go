@@ -267,3 +267,9 @@ func (t Timestamp) Add(deltaRaw int64) Timestamp {
 	}
 	return Timestamp{Raw: MaxRaw, Offset: t.Offset}
 }
+
+// DeleteAt is a time, in seconds, as X-Delete-At and the names of the expirer's queue have it.
+// Swift: common/utils.py, normalize_delete_at_timestamp.
+func DeleteAt(seconds float64) string {
+	return fmt.Sprintf("%010d", int64(min(max(0, seconds), 9999999999)))
+}
