@@ -10,10 +10,13 @@ import (
 	"io"
 	"maps"
 	"math/rand/v2"
+	"net"
 	"os"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
+	"sync"
 	"testing"
 	"testing/iotest"
 	"time"
@@ -28,6 +31,7 @@ import (
 	"imping/netfast"
 	"imping/swift/pickle"
 	"imping/swift/policy"
+	"imping/swift/ring"
 	"imping/swift/timestamp"
 )
 
@@ -472,5 +476,68 @@ func TestDamageIsNotDelivered(t *testing.T) {
 		if !c.lie && (err != nil || !bytes.Equal(got, want)) || c.lie && (err == nil || !strings.Contains(err.Error(), "is damaged")) {
 			t.Errorf("%s: %d bytes, %v", c.name, len(got), err)
 		}
+	}
+}
+
+// impersonate has somebody else answer in the place of a node that is stopped.
+func (l *lab) impersonate(dev string, pol *policy.Policy, serve func(c net.Conn)) {
+	l.Helper()
+	r, err := ring.Load(filepath.Join(l.SwiftDir(), ring.Name(pol.Index)+".ring.gz"))
+	if err != nil {
+		l.Fatal(err)
+	}
+	i := slices.IndexFunc(r.Devs, func(d *ring.Device) bool { return d != nil && d.Device == dev })
+	if err := l.StopNode(l.NodeOf(dev)); err != nil {
+		l.Fatal(err)
+	}
+	listener, err := net.Listen("tcp", net.JoinHostPort(r.Devs[i].IP, strconv.Itoa(r.Devs[i].Port)))
+	if err != nil {
+		l.Fatal(err)
+	}
+	var wg sync.WaitGroup
+	ctx, cancel := context.WithCancel(context.Background())
+	wg.Go(func() {
+		for {
+			c, err := listener.Accept()
+			if err != nil {
+				return
+			}
+			context.AfterFunc(ctx, func() { c.Close() })
+			wg.Go(func() {
+				defer c.Close()
+				serve(c)
+			})
+		}
+	})
+	l.Cleanup(func() {
+		listener.Close()
+		cancel()
+		wg.Wait()
+	})
+}
+
+// A device that takes its archive byte by byte is given up as one that takes nothing is.
+func TestADeviceThatDribblesHoldsUpNoPut(t *testing.T) {
+	l := start(t, policies()[1])
+	pol := l.Swift.Policies[0]
+	pol.SegmentSize = 64 << 20 // more than sockets hold
+	want := content(1000)
+	if _, err := l.Put(t.Context(), pol, "/a/c/o", bytes.NewReader(want), object.PutOptions{Size: -1}); err != nil {
+		t.Fatal(err)
+	}
+	l.impersonate(l.holders(pol, "/a/c/o")[0], pol, func(c net.Conn) {
+		io.WriteString(c, "HTTP/1.1 100 Continue\r\nX-Obj-Metadata-Footer: yes\r\nX-Obj-Multiphase-Commit: yes\r\n\r\n")
+		for b := make([]byte, 64<<10); ; time.Sleep(100 * time.Millisecond) {
+			if _, err := c.Read(b); err != nil {
+				return
+			}
+		}
+	})
+	l.Client.NodeTimeout = 500 * time.Millisecond
+	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
+	defer cancel()
+	stored, err := l.Put(ctx, pol, "/a/c/o", bytes.NewReader(content(65<<20)), object.PutOptions{Size: 65 << 20})
+	if err != nil || len(stored.Nodes) != 5 || len(stored.Failed) != 1 || !strings.Contains(stored.Failed[0], "too slow") {
+		t.Errorf("%+v, %v", stored, err)
 	}
 }
