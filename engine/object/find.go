@@ -155,7 +155,8 @@ func (o *Object) head(ctx context.Context, n *node, at timestamp.Timestamp, excl
 	if json.Unmarshal([]byte(r.Fragments), &sets) == nil {
 		for text, indexes := range sets {
 			if at, err := timestamp.Parse(text); err == nil {
-				r.sets[at] = slices.DeleteFunc(indexes, func(i int) bool { return i < 0 || i >= o.place.code.N() })
+				slices.Sort(indexes)
+				r.sets[at] = slices.DeleteFunc(slices.Compact(indexes), func(i int) bool { return i < 0 || i >= o.place.code.N() })
 			}
 		}
 	}
@@ -220,6 +221,9 @@ func (o *Object) version(ctx context.Context, replies []*reply, at timestamp.Tim
 	return false
 }
 
+// maxSegment is the longest segment that is believed where the policy has shorter ones now: what others say must not exhaust memory.
+const maxSegment = 256 << 20
+
 // of makes o the version that a group of replies is of, if it can be decoded from it.
 func (o *Object) of(group []*reply, at timestamp.Timestamp) bool {
 	type shape struct {
@@ -231,7 +235,7 @@ func (o *Object) of(group []*reply, at timestamp.Timestamp) bool {
 		size, err1 := strconv.ParseInt(value(r.fields, "X-Object-Sysmeta-Ec-Content-Length"), 10, 64)
 		segment, err2 := strconv.ParseInt(value(r.fields, "X-Object-Sysmeta-Ec-Segment-Size"), 10, 32)
 		shapes[i] = shape{-1, 0, 0}
-		if err1 != nil || err2 != nil || size < 0 || segment < 1 || r.Length != o.place.code.ArchiveSize(size, int(segment)) {
+		if err1 != nil || err2 != nil || size < 0 || segment < 1 || segment > max(maxSegment, int64(o.Policy.SegmentSize)) || r.Length != o.place.code.ArchiveSize(size, int(segment)) {
 			continue
 		}
 		shapes[i] = shape{size, segment, r.Length}
