@@ -72,10 +72,12 @@ func (c *Client) Find(ctx context.Context, pol *policy.Policy, name string) (*Ob
 		if err := cause(ctx); err != nil {
 			return nil, err
 		}
-		if found && o.Data.After(deleted) {
+		// Archives of a newer version may lie on handoffs. A tombstone counts as Swift's proxy has it: data of its very time is there.
+		last := len(replies) > len(primaries)
+		if found && !deleted.After(o.Data) && (last || !durableAfter(replies, o.Data)) {
 			return o, o.expired()
 		}
-		if !deleted.IsZero() && !anyAfter(replies, deleted) {
+		if !deleted.IsZero() && (last && !durableAfter(replies, deleted) || !anyAfter(replies, deleted)) {
 			return nil, notFound(name, fmt.Sprintf("deleted at %s", deleted.Internal()))
 		}
 	}
@@ -100,7 +102,7 @@ func (o *Object) expired() error {
 
 // missing says why an object can not be had.
 func (o *Object) missing(replies []*reply) error {
-	gone, have := 0, map[timestamp.Timestamp]codec.Set{}
+	gone, have, durable := 0, map[timestamp.Timestamp]codec.Set{}, false
 	var why []string
 	for _, r := range replies {
 		switch {
@@ -111,6 +113,9 @@ func (o *Object) missing(replies []*reply) error {
 		case r.Status != 200:
 			why = append(why, fmt.Sprintf("%v answered %d", r.node, r.Status))
 		default:
+			if durable = durable || !r.Durable.IsZero(); r.Durable.IsZero() {
+				gone++ // for what never became durable never was
+			}
 			for at, indexes := range r.sets {
 				for _, i := range indexes {
 					have[at] = have[at].With(i)
@@ -118,7 +123,7 @@ func (o *Object) missing(replies []*reply) error {
 			}
 		}
 	}
-	if len(have) == 0 && gone > len(replies)/2 {
+	if !durable && gone > len(replies)/2 {
 		return notFound(o.Name, fmt.Sprintf("%d of %d devices do not have it", gone, len(replies)))
 	}
 	for at, set := range have {
@@ -141,6 +146,11 @@ func deletion(replies []*reply) (at timestamp.Timestamp) {
 // anyAfter says whether somebody has anything newer.
 func anyAfter(replies []*reply, at timestamp.Timestamp) bool {
 	return slices.ContainsFunc(replies, func(r *reply) bool { return r.err == nil && r.Status == 200 && r.Data.After(at) })
+}
+
+// durableAfter says whether somebody knows of something newer that is durable.
+func durableAfter(replies []*reply, at timestamp.Timestamp) bool {
+	return slices.ContainsFunc(replies, func(r *reply) bool { return r.err == nil && r.Status == 200 && r.Durable.After(at) })
 }
 
 // head asks a device what it would answer with.
