@@ -72,10 +72,12 @@ func (c *Client) Find(ctx context.Context, pol *policy.Policy, name string) (*Ob
 		if err := cause(ctx); err != nil {
 			return nil, err
 		}
-		if found && o.Data.After(deleted) {
+		// Archives of a newer version may lie on handoffs. A tombstone counts as Swift's proxy has it: data of its very time is there.
+		last := len(replies) > len(primaries)
+		if found && !deleted.After(o.Data) && (last || !durableAfter(replies, o.Data)) {
 			return o, o.expired()
 		}
-		if !deleted.IsZero() && !anyAfter(replies, deleted) {
+		if !deleted.IsZero() && (last && !durableAfter(replies, deleted) || !anyAfter(replies, deleted)) {
 			return nil, notFound(name, fmt.Sprintf("deleted at %s", deleted.Internal()))
 		}
 	}
@@ -100,7 +102,7 @@ func (o *Object) expired() error {
 
 // missing says why an object can not be had.
 func (o *Object) missing(replies []*reply) error {
-	gone, have := 0, map[timestamp.Timestamp]codec.Set{}
+	gone, have, durable := 0, map[timestamp.Timestamp]codec.Set{}, false
 	var why []string
 	for _, r := range replies {
 		switch {
@@ -111,6 +113,9 @@ func (o *Object) missing(replies []*reply) error {
 		case r.Status != 200:
 			why = append(why, fmt.Sprintf("%v answered %d", r.node, r.Status))
 		default:
+			if durable = durable || !r.Durable.IsZero(); r.Durable.IsZero() {
+				gone++ // for what never became durable never was
+			}
 			for at, indexes := range r.sets {
 				for _, i := range indexes {
 					have[at] = have[at].With(i)
@@ -118,7 +123,7 @@ func (o *Object) missing(replies []*reply) error {
 			}
 		}
 	}
-	if len(have) == 0 && gone > len(replies)/2 {
+	if !durable && gone > len(replies)/2 {
 		return notFound(o.Name, fmt.Sprintf("%d of %d devices do not have it", gone, len(replies)))
 	}
 	for at, set := range have {
@@ -143,6 +148,11 @@ func anyAfter(replies []*reply, at timestamp.Timestamp) bool {
 	return slices.ContainsFunc(replies, func(r *reply) bool { return r.err == nil && r.Status == 200 && r.Data.After(at) })
 }
 
+// durableAfter says whether somebody knows of something newer that is durable.
+func durableAfter(replies []*reply, at timestamp.Timestamp) bool {
+	return slices.ContainsFunc(replies, func(r *reply) bool { return r.err == nil && r.Status == 200 && r.Durable.After(at) })
+}
+
 // head asks a device what it would answer with.
 func (o *Object) head(ctx context.Context, n *node, at timestamp.Timestamp, exclude []int) *reply {
 	r := &reply{node: n}
@@ -155,7 +165,8 @@ func (o *Object) head(ctx context.Context, n *node, at timestamp.Timestamp, excl
 	if json.Unmarshal([]byte(r.Fragments), &sets) == nil {
 		for text, indexes := range sets {
 			if at, err := timestamp.Parse(text); err == nil {
-				r.sets[at] = slices.DeleteFunc(indexes, func(i int) bool { return i < 0 || i >= o.place.code.N() })
+				slices.Sort(indexes)
+				r.sets[at] = slices.DeleteFunc(slices.Compact(indexes), func(i int) bool { return i < 0 || i >= o.place.code.N() })
 			}
 		}
 	}
@@ -220,6 +231,9 @@ func (o *Object) version(ctx context.Context, replies []*reply, at timestamp.Tim
 	return false
 }
 
+// maxSegment is the longest segment that is believed where the policy has shorter ones now: what others say must not exhaust memory.
+const maxSegment = 256 << 20
+
 // of makes o the version that a group of replies is of, if it can be decoded from it.
 func (o *Object) of(group []*reply, at timestamp.Timestamp) bool {
 	type shape struct {
@@ -231,7 +245,7 @@ func (o *Object) of(group []*reply, at timestamp.Timestamp) bool {
 		size, err1 := strconv.ParseInt(value(r.fields, "X-Object-Sysmeta-Ec-Content-Length"), 10, 64)
 		segment, err2 := strconv.ParseInt(value(r.fields, "X-Object-Sysmeta-Ec-Segment-Size"), 10, 32)
 		shapes[i] = shape{-1, 0, 0}
-		if err1 != nil || err2 != nil || size < 0 || segment < 1 || r.Length != o.place.code.ArchiveSize(size, int(segment)) {
+		if err1 != nil || err2 != nil || size < 0 || segment < 1 || segment > max(maxSegment, int64(o.Policy.SegmentSize)) || r.Length != o.place.code.ArchiveSize(size, int(segment)) {
 			continue
 		}
 		shapes[i] = shape{size, segment, r.Length}

@@ -18,7 +18,7 @@ import (
 // in the middle of the object, and what was read is kept. All of an object is compared with its ETag, which fails after the
 // last byte was written. Errors: a *StatusError of 503 if too few archives are left; those of w.
 func (o *Object) Copy(ctx context.Context, w io.Writer, first, n int64) error {
-	if first < 0 || n < 0 || first+n > o.Size {
+	if first < 0 || n < 0 || first > o.Size || n > o.Size-first {
 		return fmt.Errorf("bytes %d to %d of %s, which has %d", first, first+n-1, o.Name, o.Size)
 	}
 	var sum hash.Hash

@@ -10,10 +10,13 @@ import (
 	"io"
 	"maps"
 	"math/rand/v2"
+	"net"
 	"os"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
+	"sync"
 	"testing"
 	"testing/iotest"
 	"time"
@@ -28,6 +31,7 @@ import (
 	"imping/netfast"
 	"imping/swift/pickle"
 	"imping/swift/policy"
+	"imping/swift/ring"
 	"imping/swift/timestamp"
 )
 
@@ -429,6 +433,81 @@ func TestWhatIsNewestCounts(t *testing.T) {
 	}
 }
 
+// As TestWhatIsNewestCounts, of what lies on disks after failures: of a newer version that is durable archives on handoffs count, too; what never became
+// durable is nothing; and data of a tombstone's very time is there, as Swift's proxy has it.
+func TestWhatIsLeftOfFailuresCountsAsWithSwift(t *testing.T) {
+	l := start(t, policies()[1])
+	pol := l.Swift.Policies[0]
+	ctx := t.Context()
+	at := timestamp.FromTime(time.Now().Add(-time.Hour))
+	put := func(name string, at timestamp.Timestamp, b []byte) {
+		t.Helper()
+		if _, err := l.Put(ctx, pol, name, bytes.NewReader(b), object.PutOptions{Size: -1, Timestamp: at}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	later := func(s int) timestamp.Timestamp {
+		return timestamp.FromTime(at.Time().Add(time.Duration(s) * time.Second))
+	}
+	older, newer := content(100), content(200)
+
+	put("/a/c/newer", at, older)
+	again := l.stopHolders(pol, "/a/c/newer", 4)
+	put("/a/c/newer", later(10), newer)
+	again()
+	if b, o, err := l.get(pol, "/a/c/newer"); err != nil || !bytes.Equal(b, newer) {
+		t.Errorf("the newest version is on handoffs: %d bytes, %+v, %v", len(b), o, err)
+	}
+
+	// Fragments that are not durable, of a PUT that came to its end nowhere, on one device and on all.
+	for _, n := range []int{1, 6} {
+		for _, deleted := range []bool{true, false} {
+			name := fmt.Sprintf("/a/c/never durable %d %v", n, deleted)
+			put(name, later(20), newer)
+			for i, path := range l.files(pol, name) {
+				if i < n {
+					if err := os.Rename(path, strings.Replace(path, "#d.data", ".data", 1)); err != nil {
+						t.Fatal(err)
+					}
+				} else if err := os.Remove(path); err != nil {
+					t.Fatal(err)
+				}
+			}
+			if deleted {
+				if err := l.Delete(ctx, pol, name, later(10)); err != nil && !errors.Is(err, object.ErrNotFound) {
+					var status *object.StatusError
+					if !errors.As(err, &status) || status.Status != 409 {
+						t.Fatal(err)
+					}
+				}
+			}
+			if _, _, err := l.get(pol, name); !errors.Is(err, object.ErrNotFound) {
+				t.Errorf("%s: %v", name, err)
+			}
+		}
+	}
+
+	// Five of six devices have the data, one has a tombstone of the same time, and then a newer one.
+	put("/a/c/same", at, older)
+	files := l.files(pol, "/a/c/same")
+	for _, stamp := range []timestamp.Timestamp{at, later(1)} {
+		name := filepath.Join(filepath.Dir(files[0]), stamp.Internal()+".ts")
+		if stamp == at {
+			os.Remove(files[0])
+		}
+		if err := os.WriteFile(name, nil, 0o644); err != nil {
+			t.Fatal(err)
+		}
+		if err := scenario.SetMetadata(name, pickle.EncodeMetadata(map[string]string{"name": "/a/c/same", "X-Timestamp": stamp.Internal()}, []string{"X-Timestamp", "name"})); err != nil {
+			t.Fatal(err)
+		}
+		_, _, err := l.get(pol, "/a/c/same")
+		if stamp == at && err != nil || stamp != at && !errors.Is(err, object.ErrNotFound) {
+			t.Errorf("a tombstone at %s, data at %s: %v", stamp.Internal(), at.Internal(), err)
+		}
+	}
+}
+
 // An archive that rots is done without; bytes that are whole, archive by archive, and make another object are found by the object's MD5.
 func TestDamageIsNotDelivered(t *testing.T) {
 	l := start(t, policies()[1])
@@ -472,5 +551,68 @@ func TestDamageIsNotDelivered(t *testing.T) {
 		if !c.lie && (err != nil || !bytes.Equal(got, want)) || c.lie && (err == nil || !strings.Contains(err.Error(), "is damaged")) {
 			t.Errorf("%s: %d bytes, %v", c.name, len(got), err)
 		}
+	}
+}
+
+// impersonate has somebody else answer in the place of a node that is stopped.
+func (l *lab) impersonate(dev string, pol *policy.Policy, serve func(c net.Conn)) {
+	l.Helper()
+	r, err := ring.Load(filepath.Join(l.SwiftDir(), ring.Name(pol.Index)+".ring.gz"))
+	if err != nil {
+		l.Fatal(err)
+	}
+	i := slices.IndexFunc(r.Devs, func(d *ring.Device) bool { return d != nil && d.Device == dev })
+	if err := l.StopNode(l.NodeOf(dev)); err != nil {
+		l.Fatal(err)
+	}
+	listener, err := net.Listen("tcp", net.JoinHostPort(r.Devs[i].IP, strconv.Itoa(r.Devs[i].Port)))
+	if err != nil {
+		l.Fatal(err)
+	}
+	var wg sync.WaitGroup
+	ctx, cancel := context.WithCancel(context.Background())
+	wg.Go(func() {
+		for {
+			c, err := listener.Accept()
+			if err != nil {
+				return
+			}
+			context.AfterFunc(ctx, func() { c.Close() })
+			wg.Go(func() {
+				defer c.Close()
+				serve(c)
+			})
+		}
+	})
+	l.Cleanup(func() {
+		listener.Close()
+		cancel()
+		wg.Wait()
+	})
+}
+
+// A device that takes its archive byte by byte is given up as one that takes nothing is.
+func TestADeviceThatDribblesHoldsUpNoPut(t *testing.T) {
+	l := start(t, policies()[1])
+	pol := l.Swift.Policies[0]
+	pol.SegmentSize = 64 << 20 // more than sockets hold
+	want := content(1000)
+	if _, err := l.Put(t.Context(), pol, "/a/c/o", bytes.NewReader(want), object.PutOptions{Size: -1}); err != nil {
+		t.Fatal(err)
+	}
+	l.impersonate(l.holders(pol, "/a/c/o")[0], pol, func(c net.Conn) {
+		io.WriteString(c, "HTTP/1.1 100 Continue\r\nX-Obj-Metadata-Footer: yes\r\nX-Obj-Multiphase-Commit: yes\r\n\r\n")
+		for b := make([]byte, 64<<10); ; time.Sleep(100 * time.Millisecond) {
+			if _, err := c.Read(b); err != nil {
+				return
+			}
+		}
+	})
+	l.Client.NodeTimeout = 500 * time.Millisecond
+	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
+	defer cancel()
+	stored, err := l.Put(ctx, pol, "/a/c/o", bytes.NewReader(content(65<<20)), object.PutOptions{Size: 65 << 20})
+	if err != nil || len(stored.Nodes) != 5 || len(stored.Failed) != 1 || !strings.Contains(stored.Failed[0], "too slow") {
+		t.Errorf("%+v, %v", stored, err)
 	}
 }

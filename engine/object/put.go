@@ -92,6 +92,7 @@ type put struct {
 type target struct {
 	*node // whose index is that of the archive
 	conn  *netfast.Conn
+	most  time.Duration // that a chunk may take, whatever progress it makes; 0: for ever
 	stop  func() bool
 	req   *netfast.Request
 	out   net.Buffers
@@ -185,7 +186,7 @@ func (p *put) open(ctx context.Context, n *node, order []netfast.Field) (*target
 	if err != nil {
 		return nil, 0, err
 	}
-	t := &target{node: n, conn: conn, stop: conn.InterruptOn(ctx), req: req}
+	t := &target{node: n, conn: conn, most: patience * p.NodeTimeout, stop: conn.InterruptOn(ctx), req: req}
 	status, err := func() (int, error) {
 		if err := conn.Send(req, p.HTTP.UserAgent()); err != nil {
 			return 0, err
@@ -333,10 +334,16 @@ func (p *put) encode(segment []byte, into [][]byte) [][]byte {
 	return fragments
 }
 
+// patience is how many times NodeTimeout a chunk may take to be sent: a device that takes byte by byte holds up all others. It is that of reads.
+const patience = 6
+
 // chunk sends some bytes of the body.
 func (t *target) chunk(b []byte) error {
 	if len(b) == 0 {
 		return nil
+	}
+	if t.most > 0 {
+		t.conn.WriteBy(time.Now().Add(t.most))
 	}
 	t.head = append(strconv.AppendInt(t.head[:0], int64(len(b)), 16), "\r\n"...)
 	t.out = append(t.out[:0], t.head, b, []byte("\r\n"))
