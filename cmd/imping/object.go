@@ -181,7 +181,11 @@ func (o *objectOptions) do(name string, verb func(ctx context.Context, c *object
 	defer c.HTTP.Close()
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
-	return verb(ctx, c, pol)
+	err = verb(ctx, c, pol)
+	if cause := context.Cause(ctx); cause != nil && errors.Is(err, cause) {
+		return fmt.Errorf("%s: %w", name, err)
+	}
+	return err
 }
 
 // choose is the policy that is named, or the only one there can be.

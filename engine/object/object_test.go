@@ -287,6 +287,128 @@ func TestNodesThatDieMeanwhile(t *testing.T) {
 	}
 }
 
+// Handoffs take the archives of primaries that can not be reached, and are asked for them when the other primaries do not suffice.
+func TestHandoffsStandIn(t *testing.T) {
+	l := start(t, policies()[1], policies()[8])
+	for _, pol := range l.Swift.Policies {
+		const name = "/a/c/o"
+		first, second := content(10), content(3*segment+1)
+		if _, err := l.Put(l.Context(), pol, name, bytes.NewReader(first), object.PutOptions{Size: -1}); err != nil {
+			t.Fatal(err)
+		}
+		before := l.holders(pol, name)
+		again := l.stopHolders(pol, name, 2)
+		stored, err := l.Put(l.Context(), pol, name, bytes.NewReader(second), object.PutOptions{Size: -1})
+		if err != nil || len(stored.Nodes) != pol.Replicas() || len(stored.Failed) < 2 {
+			t.Fatalf("%v: %+v, %v", pol, stored, err)
+		}
+		for _, dev := range before[:2] {
+			if slices.ContainsFunc(stored.Nodes, func(n string) bool { return strings.HasSuffix(n, "/"+dev) }) {
+				t.Errorf("%v: %s is down, and among %q", pol, dev, stored.Nodes)
+			}
+		}
+		indexes := map[string]int{}
+		for _, path := range l.files(pol, name) {
+			if strings.HasPrefix(filepath.Base(path), stored.Timestamp.Internal()) {
+				indexes[strings.Split(filepath.Base(path), "#")[1]]++
+			}
+		}
+		if len(indexes) != pol.UniqueFragments() || slices.ContainsFunc(slices.Collect(maps.Values(indexes)), func(n int) bool { return n != pol.Duplication }) {
+			t.Errorf("%v: archives by fragment index: %v", pol, indexes)
+		}
+		again()
+		// Now those are back that have the old version, and so many others are down that it takes what handoffs have.
+		stop := pol.Parity * pol.Duplication
+		for _, dev := range before[2 : 2+stop] {
+			if err := l.StopNode(l.NodeOf(dev)); err != nil {
+				t.Fatal(err)
+			}
+		}
+		got, o, err := l.get(pol, name)
+		if err != nil || !bytes.Equal(got, second) || o.Data != stored.Timestamp {
+			t.Errorf("%v: with %d primaries down: %d bytes, %v", pol, stop, len(got), err)
+		}
+		for _, dev := range before[2 : 2+stop] {
+			if err := l.StartNode(l.NodeOf(dev)); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+}
+
+// The newest version is read of which enough archives are there and that somebody knows to be durable; an older one that is whole beats a newer
+// one that is not.
+func TestTheNewestDurableVersionThatCanBeDecodedIsRead(t *testing.T) { // rules 1 and 2
+	l := start(t, policies()[1])
+	pol := l.Swift.Policies[0]
+	const name = "/a/c/o"
+	first, second := content(2*segment), content(3*segment+1)
+	at := timestamp.FromTime(time.Now().Add(-time.Hour))
+	if _, err := l.Put(l.Context(), pol, name, bytes.NewReader(first), object.PutOptions{Size: -1, Timestamp: at}); err != nil {
+		t.Fatal(err)
+	}
+	type saved struct {
+		content []byte
+		raw     []byte
+	}
+	old := map[string]saved{}
+	for _, path := range l.files(pol, name) {
+		b, err := os.ReadFile(path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		raw := make([]byte, 64<<10)
+		n, err := unix.Getxattr(path, "user.swift.metadata", raw)
+		if err != nil {
+			t.Fatal(err)
+		}
+		old[path] = saved{b, raw[:n]}
+	}
+	stored, err := l.Put(l.Context(), pol, name, bytes.NewReader(second), object.PutOptions{Size: -1})
+	if err != nil {
+		t.Fatal(err)
+	}
+	check := func(what string, want []byte) {
+		t.Helper()
+		got, _, err := l.get(pol, name)
+		if err != nil || !bytes.Equal(got, want) {
+			t.Errorf("%s: %d bytes, not %d, %v", what, len(got), len(want), err)
+		}
+	}
+	check("both whole", second)
+	fresh := l.files(pol, name) // of the second alone, which made the first obsolete
+	if len(fresh) != pol.Replicas() {
+		t.Fatalf("files %q", fresh)
+	}
+	for path, s := range old {
+		if err := os.WriteFile(path, s.content, 0o644); err != nil {
+			t.Fatal(err)
+		}
+		if err := scenario.SetMetadata(path, s.raw); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for _, path := range fresh {
+		if err := os.Rename(path, strings.Replace(path, "#d.data", ".data", 1)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	check("the newer one is durable nowhere", first)
+	if err := os.Rename(strings.Replace(fresh[0], "#d.data", ".data", 1), fresh[0]); err != nil {
+		t.Fatal(err)
+	}
+	check("the newer one is durable somewhere", second)
+	for _, path := range fresh[1:4] {
+		if err := os.Remove(strings.Replace(path, "#d.data", ".data", 1)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	check("there are three archives of the newer one", first)
+	if o, err := l.Find(l.Context(), pol, name); err != nil || o.Data != at || o.Data == stored.Timestamp {
+		t.Errorf("%+v, %v", o, err)
+	}
+}
+
 // temporaries are devices on which somebody has a file open that has no name yet: all that a PUT writes to.
 func (l *lab) temporaries(pol *policy.Policy) (devices []string) {
 	fds, _ := os.ReadDir("/proc/self/fd")
