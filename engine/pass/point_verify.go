@@ -179,6 +179,13 @@ func (pt *point) compare(ctx context.Context, v *PointVerdict) (again bool) {
 			wg.Go(func() { r.next(segment, number) })
 		}
 		wg.Wait()
+		if ctx.Err() != nil {
+			return false
+		}
+		if !slices.ContainsFunc(list, func(r *reading) bool { return r.h.problem == nil }) { // a size that is a lie would keep us here
+			v.Decodes, v.Why = false, fmt.Sprintf("segment %d: no archive can be read", number)
+			break
+		}
 		payloads := make([][]byte, pt.code.N())
 		for _, r := range list {
 			switch p := payloads[r.h.index]; {

@@ -4,13 +4,16 @@ import (
 	"bytes"
 	"crypto/md5"
 	"encoding/hex"
+	"fmt"
 	"maps"
 	"os"
 	"path/filepath"
 	"slices"
 	"testing"
+	"time"
 
 	"imping/engine/rebuild/peers"
+	"imping/netfast/fake"
 	"imping/swift/timestamp"
 )
 
@@ -173,6 +176,34 @@ func TestVerifyWithoutMoreToSpareSaysThatArchivesContradictEachOther(t *testing.
 	r, err := l.pointing(&PointRequest{Object: o.Name}, (*Pass).Verify)
 	if err != nil || r.Verdict.Torn != 1 || !r.Verdict.Compared || r.State == PointWhole {
 		t.Fatalf("%+v, %+v, %v", r, r.Verdict, err)
+	}
+}
+
+// Archives that say of themselves that they have more segments than can ever be read, and break off, end it all the same.
+func TestVerifyOfAnEndlessObjectEnds(t *testing.T) {
+	t.Parallel()
+	l := newPointLab(t)
+	o := peers.NewObject(t, l.code, l.pol, name("o"), single)
+	const size = 1 << 50
+	for i, p := range l.peers {
+		a := o.Archive(i)
+		a.Fields["X-Object-Sysmeta-Ec-Content-Length"], a.Fields["X-Object-Sysmeta-Ec-Segment-Size"] = fmt.Sprint(size), "1"
+		a.Fields["Content-Length"] = fmt.Sprint(l.code.ArchiveSize(size, 1))
+		a.Say = func(c *fake.Conn, a *peers.Archive) { c.Say(a.Head()) }
+		p.Hold(a)
+	}
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		r, err := l.pointing(&PointRequest{Object: o.Name}, (*Pass).Verify)
+		if err != nil || r.State != PointHopeless || r.Verdict.Decodes {
+			t.Errorf("%+v, %v", r, err)
+		}
+	}()
+	select {
+	case <-done:
+	case <-time.After(20 * time.Second):
+		t.Fatal("it goes on and on")
 	}
 }
 
