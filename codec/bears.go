@@ -5,8 +5,12 @@ import (
 	"slices"
 )
 
-// maxLosses bounds how many sets of losses Bears tries.
-const maxLosses = 20000
+// maxLosses bounds how many sets of losses Bears tries, and maxTrials what all trials cost, in elements of the matrix: with a large code of which not all
+// sets of K suffice they would take a minute, for each object that is verified.
+const (
+	maxLosses = 20000
+	maxTrials = 1_000_000
+)
 
 // Bears returns how many of the fragments at hand may be lost, whichever they are, so that the data can still be decoded: copies
 // has for each index how many there are of it. It is -1 where the data can not be decoded as it is. With a code of which not
@@ -32,7 +36,7 @@ func (c *Code) Bears(copies []int) int {
 	if c.mds {
 		return fatal - 1
 	}
-	tries := maxLosses
+	tries := min(maxLosses, maxTrials/(c.K()*c.N()))
 	var lose func(from Set, next, lost int)
 	lose = func(from Set, next, lost int) {
 		for at, i := range held[next:] {

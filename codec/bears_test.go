@@ -1,6 +1,9 @@
 package codec
 
-import "testing"
+import (
+	"testing"
+	"time"
+)
 
 // Losses that an object bears, whichever they are: compared with trying all.
 func TestBearsIsWhatTryingAllLossesSays(t *testing.T) {
@@ -22,6 +25,27 @@ func TestBearsIsWhatTryingAllLossesSays(t *testing.T) {
 			if got, want := code.Bears(copies), bearsAll(code, copies); got != want {
 				t.Errorf("%v of %v: %d, want %d", copies, s, got, want)
 			}
+		}
+	}
+}
+
+// Where trying all losses would take too long it is not done.
+func TestBearsEnds(t *testing.T) {
+	for _, s := range []Scheme{{"isa_l_rs_vand", 30, 10}, {"isa_l_rs_vand", 60, 20}, {"isa_l_rs_vand", 200, 50}, {"flat_xor_hd_4", 20, 6}} {
+		code, err := New(s)
+		if err != nil {
+			t.Fatal(err)
+		}
+		copies := make([]int, code.N())
+		for i := range copies {
+			copies[i] = 2
+		}
+		began := time.Now()
+		code.Bears(copies)
+		if took := time.Since(began); took > 5*time.Second {
+			t.Errorf("%v: it took %v", s, took)
+		} else {
+			t.Logf("%v: %v", s, took)
 		}
 	}
 }
