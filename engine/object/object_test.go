@@ -717,23 +717,23 @@ func (l *lab) impersonate(dev string, pol *policy.Policy, serve func(c net.Conn)
 func TestADeviceThatDribblesHoldsUpNoPut(t *testing.T) {
 	l := start(t, policies()[1])
 	pol := l.Swift.Policies[0]
-	pol.SegmentSize = 64 << 20 // more than sockets hold
+	pol.SegmentSize = 48 << 20 // more than sockets hold
 	want := content(1000)
 	if _, err := l.Put(t.Context(), pol, "/a/c/o", bytes.NewReader(want), object.PutOptions{Size: -1}); err != nil {
 		t.Fatal(err)
 	}
 	l.impersonate(l.holders(pol, "/a/c/o")[0], pol, func(c net.Conn) {
 		io.WriteString(c, "HTTP/1.1 100 Continue\r\nX-Obj-Metadata-Footer: yes\r\nX-Obj-Multiphase-Commit: yes\r\n\r\n")
-		for b := make([]byte, 64<<10); ; time.Sleep(100 * time.Millisecond) {
+		for b := make([]byte, 64<<10); ; time.Sleep(300 * time.Millisecond) {
 			if _, err := c.Read(b); err != nil {
 				return
 			}
 		}
 	})
-	l.Client.NodeTimeout = 500 * time.Millisecond
-	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
+	l.Client.NodeTimeout = 1500 * time.Millisecond
+	ctx, cancel := context.WithTimeout(t.Context(), 60*time.Second)
 	defer cancel()
-	stored, err := l.Put(ctx, pol, "/a/c/o", bytes.NewReader(content(65<<20)), object.PutOptions{Size: 65 << 20})
+	stored, err := l.Put(ctx, pol, "/a/c/o", bytes.NewReader(content(49<<20)), object.PutOptions{Size: 49 << 20})
 	if err != nil || len(stored.Nodes) != 5 || len(stored.Failed) != 1 || !strings.Contains(stored.Failed[0], "too slow") {
 		t.Errorf("%+v, %v", stored, err)
 	}
