@@ -50,8 +50,9 @@ whether you may.
 Containers hear nothing of it unless --update-container is given: what is put is in no
 listing, what is deleted stays in it. Names are /account/container/object, not quoted.
 
-Exit status: 0 done, 1 failed, and nothing was stored or written, 2 stored, but not on all
-devices (a reconstructor will see to that).`,
+Exit status: 0 done, 1 failed (what too few devices have confirmed is named, and what was
+written to standard output by then is no object), 2 stored, but not on all devices (a
+reconstructor will see to that).`,
 	}
 	f := cmd.PersistentFlags()
 	f.StringVar(&o.swiftConf, "swift-conf", policy.DefaultPath, "swift.conf to read")

@@ -416,9 +416,9 @@ func (p *put) commit(ctx context.Context) (*Stored, error) {
 	})
 	if err != nil {
 		if cause := cause(ctx); cause != nil { // what has a quorum is stored, whoever has lost interest meanwhile
-			return nil, cause
+			err = cause
 		}
-		return nil, err
+		return nil, fmt.Errorf("%w (some devices may keep it for durable: it may appear yet)", err)
 	}
 	s := &Stored{Timestamp: p.Timestamp, Size: p.size, ETag: p.ETag, Failed: p.failed}
 	for _, t := range p.targets {
