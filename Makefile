@@ -96,6 +96,7 @@ soak: build deps      ## kill servers in the middle of writes, and relinkers; re
 	IMPING_CRASH_ROUNDS=200 $(GO) test -count=1 -timeout 1800s -run '^TestKilledServersLeaveWholeFiles$$' ./netfast/server
 	$(GO) test -count=1 -timeout 7200s -run '^TestRandomDisksAreRelinked|^TestKilledRelinkers' ./engine/relink -seeds 300 -kills 200 -state $${TMPDIR:-/tmp}/imping-relink-soak
 	IMPING_PASSES=500 $(GO) test -count=1 -timeout 1200s -run '^TestPassesLeaveNothingBehind$$' ./cmd/imping
+	IMPING_SCENARIOS=all $(GO) test -count=1 -timeout 1200s -run '^TestScenarioNodesWithDifferentRings$$|^TestScenarioServersAreKilled' ./cmd/imping
 	IMPING_RAISE_POWER=1 $(GO) test -count=1 -timeout 600s -run '^TestAPartitionPowerIsRaisedUnderLoad$$' ./cmd/imping
 	$(PREFIX)/imping soak --time $(SOAKTIME)
 	IMPING_MUTANTS=1 $(GO) test -count=1 -timeout 1800s -run '^TestMutantsOfImpingAreCaught$$' ./lab/differential

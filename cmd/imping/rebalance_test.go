@@ -246,6 +246,9 @@ func (c *either) alter(node int, rings string, more ...string) (conf string) {
 // all, in the middle of passes, every archive goes to its home, and there is one of each.
 func TestScenarioNodesWithDifferentRings(t *testing.T) { // rule 13
 	onBoth(t, func(c *either) {
+		if _, ok := c.Cluster.(*real.Cluster); ok {
+			onlyInSoaks(c.T)
+		}
 		loaded, err := scenario.Load(c.Context(), c, scenario.LoadOptions{
 			Seed: 5, Policies: []string{"isal42"}, Sizes: []int64{1000, segment, 2*segment + 1}, Kinds: []scenario.Kind{}, Random: 8, Partitions: 6})
 		if err != nil {
@@ -335,6 +338,14 @@ func TestScenarioNodesWithDifferentRings(t *testing.T) { // rule 13
 	})
 }
 
+// onlyInSoaks is for what takes long, and was seen to work on an embedded cluster: `make soak` sets the variable.
+func onlyInSoaks(t *testing.T) {
+	t.Helper()
+	if os.Getenv("IMPING_SCENARIOS") == "" {
+		t.Skip("`make soak` plays this on a real cluster")
+	}
+}
+
 // copyArchive puts a file onto another device as an object server would, its suffix being invalidated.
 func (c *either) copyArchive(name, from, to string) {
 	c.Helper()
@@ -376,6 +387,7 @@ func TestScenarioServersAreKilledWhileTheyReceiveReverts(t *testing.T) { // law 
 		c.killWhileReceiving(12, cluster.KillNode)
 	})
 	t.Run("real", func(t *testing.T) {
+		onlyInSoaks(t)
 		t.Parallel()
 		l := startLab(t)
 		l.either().killWhileReceiving(5, func(node int) error { return l.KillServer(node, real.ReplicationServer) })
