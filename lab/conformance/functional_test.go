@@ -11,6 +11,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"golang.org/x/sys/unix"
 )
 
 // oneFunctional bounds a run of Swift's functional tests.
@@ -24,52 +26,59 @@ func TestFunctional(t *testing.T) {
 		t.Skip("takes some ten minutes for each policy and kind of server")
 	}
 	m := newMachine(t, work)
+	// Clients may send more metadata than ext4 keeps: the answer is 507, after which a proxy asks nobody for a minute.
+	must(t, "lay a tmpfs over /srv", unix.Mount("tmpfs", "/srv", "tmpfs", 0, "size=4g"))
+	t.Cleanup(func() { unix.Unmount("/srv", unix.MNT_DETACH) })
+	must(t, "mark /srv", os.WriteFile("/srv/imping-conformance", nil, 0o644))
 	w := newWitness(t, filepath.Join(servers, server))
 	dispatchers := m.dispatchers(t)
 	must(t, "configure the tests", os.WriteFile("/etc/swift/test.conf", sampleConf(t, m), 0o644))
 	for _, policy := range []string{"ec42", "gold"} {
 		t.Run(policy, func(t *testing.T) {
-			passed := map[string][]string{}
-			for _, a := range []struct{ name, nodes string }{{"stock", ""}, {"imping", allNodes}} {
-				m.memcached(t)
-				m.log.take()
-				w.take()
-				ctx, cancel := context.WithTimeout(t.Context(), oneFunctional)
-				cmd := m.command(ctx, dispatchers, "/usr/bin/python3", m.here+"/python/functional.py")
-				cmd.Env = append(cmd.Env, "SWIFT_TEST_POLICY="+policy, "SWIFT_TEST_IN_PROCESS=no",
-					dispatched[server].nodesEnv+"="+a.nodes, dispatched[server].programEnv+"="+filepath.Join(servers, server))
-				began := time.Now()
-				out, err := cmd.CombinedOutput()
-				cancel()
-				lines := bytes.Split(bytes.TrimSpace(out), []byte("\n"))
-				var verdicts map[string]string
-				if err == nil {
-					err = json.Unmarshal(lines[len(lines)-1], &verdicts)
-				}
-				if err != nil {
-					t.Fatalf("%s: %v\n%s\nlogged meanwhile:\n%s", a.name, err, out, strings.Join(m.log.take(), "\n"))
-				}
-				check(t, server, w.take()[server], a.nodes, every)
-				logged, bad := m.log.take(), false
-				for _, name := range slices.Sorted(maps.Keys(verdicts)) {
-					wrong := verdicts[name]
-					if wrong == "" {
-						passed[a.name] = append(passed[a.name], name)
-					} else if slices.Contains(passed["stock"], name) {
-						t.Errorf("%s passes with stock, and does not with ours:\n%s", name, wrong)
-						bad = true
+			var stock []string // what passes
+			for _, a := range []struct{ name, nodes string }{{"stock", ""}, {"imping", allNodes}, {"imping_on_odd_nodes", "13"}} {
+				t.Run(a.name, func(t *testing.T) {
+					m.memcached(t)
+					m.log.take()
+					w.take()
+					ctx, cancel := context.WithTimeout(t.Context(), oneFunctional)
+					defer cancel()
+					cmd := m.command(ctx, dispatchers, "/usr/bin/python3", m.here+"/python/functional.py")
+					cmd.Env = append(cmd.Env, "SWIFT_TEST_POLICY="+policy, "SWIFT_TEST_IN_PROCESS=no",
+						dispatched[server].nodesEnv+"="+a.nodes, dispatched[server].programEnv+"="+filepath.Join(servers, server))
+					began := time.Now()
+					out, err := cmd.CombinedOutput()
+					lines := bytes.Split(bytes.TrimSpace(out), []byte("\n"))
+					var verdicts map[string]string
+					if err == nil {
+						err = json.Unmarshal(lines[len(lines)-1], &verdicts)
 					}
-				}
-				if bad {
-					t.Logf("logged meanwhile:\n%s", strings.Join(logged, "\n"))
-				}
-				t.Logf("%s: %d of %d pass in %.0f s", a.name, len(passed[a.name]), len(verdicts), time.Since(began).Seconds())
+					logged := m.log.take()
+					if err != nil {
+						t.Fatalf("%v\n%s\nlogged meanwhile:\n%s", err, out, strings.Join(logged, "\n"))
+					}
+					check(t, server, w.take()[server], a.nodes, every)
+					var passed []string
+					for _, name := range slices.Sorted(maps.Keys(verdicts)) {
+						switch wrong := verdicts[name]; {
+						case wrong == "":
+							passed = append(passed, name)
+						case slices.Contains(stock, name):
+							t.Errorf("%s passes with stock, and does not with ours:\n%s", name, wrong)
+						}
+					}
+					t.Logf("%d of %d pass in %.0f s: %s", len(passed), len(verdicts), time.Since(began).Seconds(), strings.Join(passed, " "))
+					if a.nodes == "" {
+						stock = passed
+						if len(stock) < 100 {
+							t.Fatalf("only %d pass with stock", len(stock))
+						}
+					}
+					if t.Failed() {
+						t.Logf("logged meanwhile:\n%s", strings.Join(logged, "\n"))
+					}
+				})
 			}
-			if len(passed["stock"]) < 100 {
-				t.Errorf("only %d pass with stock", len(passed["stock"]))
-			}
-			t.Logf("with stock: %s", strings.Join(passed["stock"], " "))
-			t.Logf("with imping: %s", strings.Join(passed["imping"], " "))
 		})
 	}
 }
