@@ -42,7 +42,8 @@ func newMachine(t *testing.T, work string) *machine {
 		must(t, "lay "+what+" over "+dir, unix.Mount(what, dir, "", unix.MS_BIND, ""))
 		t.Cleanup(func() { unix.Unmount(dir, unix.MNT_DETACH) })
 	}
-	lay(work, work)
+	// To the end of the process: beside it all is read-only.
+	must(t, "bind the folder of the run", unix.Mount(work, work, "", unix.MS_BIND, ""))
 	must(t, "make the root read-only", unix.Mount("", "/", "", unix.MS_REMOUNT|unix.MS_BIND|unix.MS_RDONLY, ""))
 	for _, dir := range private {
 		own := filepath.Join(work, "machine", dir)
