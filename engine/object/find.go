@@ -63,7 +63,7 @@ func (c *Client) Find(ctx context.Context, pol *policy.Policy, name string) (*Ob
 	var replies []*reply
 	for _, more := range [][]*node{primaries, handoffs} {
 		fresh := make([]*reply, len(more))
-		each(more, func(i int, n *node) { fresh[i] = o.head(ctx, n, timestamp.Timestamp{}, nil) })
+		each(more, func(i int, n *node) { fresh[i] = o.head(ctx, n, timestamp.Timestamp{}) })
 		if err := cause(ctx); err != nil {
 			return nil, err
 		}
@@ -154,9 +154,9 @@ func durableAfter(replies []*reply, at timestamp.Timestamp) bool {
 }
 
 // head asks a device what it would answer with.
-func (o *Object) head(ctx context.Context, n *node, at timestamp.Timestamp, exclude []int) *reply {
+func (o *Object) head(ctx context.Context, n *node, at timestamp.Timestamp) *reply {
 	r := &reply{node: n}
-	r.Response, r.fields, r.err = fragment.Head(ctx, o.client.HTTP, o.request(n, at, exclude))
+	r.Response, r.fields, r.err = fragment.Head(ctx, o.client.HTTP, o.request(n, at, nil))
 	if r.err != nil || r.Status != 200 {
 		return r
 	}
@@ -212,7 +212,7 @@ func (o *Object) version(ctx context.Context, replies []*reply, at timestamp.Tim
 		}
 	}
 	more := make([]*reply, len(again))
-	each(again, func(i int, n *node) { more[i] = o.head(ctx, n, at, nil) })
+	each(again, func(i int, n *node) { more[i] = o.head(ctx, n, at) })
 	for _, r := range more {
 		if r.err == nil && r.Status == 200 && r.Data == at {
 			have = append(have, r)

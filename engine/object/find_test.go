@@ -48,7 +48,7 @@ func TestALyingPeerExhaustsNoMemory(t *testing.T) {
 		o := &Object{Name: "/a/c/o", Policy: &policy.Policy{SegmentSize: 4096}, client: &Client{HTTP: http}, place: &place{code: code}}
 		var before, after runtime.MemStats
 		runtime.ReadMemStats(&before)
-		r := o.head(t.Context(), &node{addr: addr, device: "sda"}, timestamp.Timestamp{}, nil)
+		r := o.head(t.Context(), &node{addr: addr, device: "sda"}, timestamp.Timestamp{})
 		if found := o.pick(t.Context(), []*reply{r}); found != c.found {
 			t.Errorf("%s: found %v, %v", c.name, found, r.err)
 		}

@@ -185,17 +185,11 @@ func (r *reader) fetch(ctx context.Context, number int64) (map[int][]byte, error
 
 // proven says what is wrong with a fragment's header, and with its payload where the header has a checksum of it.
 func (r *reader) proven(f []byte, index, length int) error {
-	h, err := codec.ParseHeader(f)
-	if err == nil {
-		err = r.place.code.CheckHeader(&h)
+	var header [1]codec.Header
+	if _, faults := r.place.code.CheckStripe([][]byte{f}, []int{index}, length, header[:]); len(faults) > 0 {
+		return faults[0].Err
 	}
-	if err == nil && (h.Index != index || int(h.OrigDataSize) != length) {
-		err = fmt.Errorf("fragment %d of a segment of %d bytes, not %d of %d", h.Index, h.OrigDataSize, index, length)
-	}
-	if err == nil {
-		err = h.CheckPayload(f[codec.HeaderSize:])
-	}
-	return err
+	return nil
 }
 
 // chosen are the fragments that are read from now on.
