@@ -62,16 +62,22 @@ func pointPolicy(swift *policy.Swift, name string) (*policy.Policy, error) {
 	return pol, nil
 }
 
+// allowedHeaders are the names of further metadata: the conf is that of the object server, too, as a rule.
+func allowedHeaders(path string) []string {
+	app, err := conf.App(path, "object-server")
+	if err != nil {
+		return nil
+	}
+	return conf.List(strings.ToLower(app.Get("allowed_headers", "")))
+}
+
 // repairPoint repairs the object that o names.
 func repairPoint(ctx context.Context, cfg *pass.Config, log *daemon.Logger, o *reconstructOptions) (*pass.PointReport, error) {
 	pol, err := pointPolicy(cfg.Swift, o.policy)
 	if err != nil {
 		return nil, err
 	}
-	// The file is that of the object server, too, as a rule.
-	if app, err := conf.App(o.conf, "object-server"); err == nil {
-		cfg.AllowedHeaders = conf.List(strings.ToLower(app.Get("allowed_headers", "")))
-	}
+	cfg.AllowedHeaders = allowedHeaders(o.conf)
 	cfg.Log = log
 	p, err := pass.New(*cfg)
 	if err != nil {

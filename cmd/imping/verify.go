@@ -19,7 +19,6 @@ import (
 
 	"imping/daemon"
 	"imping/engine/pass"
-	"imping/swift/conf"
 	"imping/swift/policy"
 )
 
@@ -136,9 +135,7 @@ func (o *verifyOptions) run(stdout io.Writer) error {
 	if err != nil {
 		return err
 	}
-	if app, err := conf.App(o.conf, "object-server"); err == nil {
-		cfg.AllowedHeaders = conf.List(strings.ToLower(app.Get("allowed_headers", "")))
-	}
+	cfg.AllowedHeaders = allowedHeaders(o.conf)
 	if err := settle(sec, log, &o.reconstructOptions); err != nil {
 		return err
 	}
@@ -154,7 +151,7 @@ func (o *verifyOptions) run(stdout io.Writer) error {
 	v := &verification{verifyOptions: o, pass: p, out: stdout, begin: time.Now()}
 	if !o.verbose {
 		defer show(os.Stderr, gauge{what: "objects", every: lineEvery,
-			count:   func() (int64, int64) { return v.done.Load(), v.all.Load() },
+			count:   func() (int64, int64) { return v.done.Load(), v.listed.Load() },
 			amounts: v.amounts, elapsed: func() time.Duration { return time.Since(v.begin) }}).Stop()
 	}
 	err = daemon.Run(context.Background(), log, func(ctx context.Context) error {
@@ -233,7 +230,7 @@ type verification struct {
 	mu  sync.Mutex // of out
 	out io.Writer
 
-	all, done                       atomic.Int64
+	listed, done                    atomic.Int64
 	good, deleted, left, lost, odds atomic.Int64 // odds: could not be looked at
 	complete                        atomic.Bool
 }
@@ -254,7 +251,7 @@ func (v *verification) each(ctx context.Context, list func(do func(*pass.PointRe
 	var group errgroup.Group
 	group.SetLimit(v.atOnce)
 	err := list(func(r *pass.PointRequest, err error) bool {
-		v.all.Add(1)
+		v.listed.Add(1)
 		group.Go(func() error {
 			v.one(ctx, r, err)
 			return nil
@@ -276,7 +273,7 @@ func (v *verification) one(ctx context.Context, r *pass.PointRequest, err error)
 		return
 	}
 	v.done.Add(1)
-	named := len(v.objects) > 0 || v.verifyOptions.all
+	named := len(v.objects) > 0 || v.all
 	good := false
 	switch {
 	case err != nil:

@@ -60,12 +60,9 @@ func (pt *point) verify(ctx context.Context) (*PointReport, error) {
 		}
 	}
 	pt.tellProved()
-	copies := make([]int, pt.code.N())
-	for _, h := range pt.ref.held {
-		if h.proved && h.fit() {
-			copies[h.index]++
-			v.Good++
-		}
+	copies := pt.copies() // what nothing is known against was read whole
+	for _, n := range copies {
+		v.Good += n
 	}
 	pt.report.Have = pt.ref.indexes().Len()
 	v.Bears = pt.code.Bears(copies)
@@ -118,7 +115,7 @@ func (pt *point) verdict(why string) *PointReport {
 	if why != "" {
 		pt.report.State, pt.report.Reason = PointHopeless, why
 	}
-	if v := pt.report.Verdict; v != nil && v.Torn > 0 {
+	if v := pt.report.Verdict; v.Torn > 0 {
 		pt.note("in %d segments the archives contradict each other, and nobody can say which is wrong", v.Torn)
 		pt.report.Left++
 	}
