@@ -535,8 +535,7 @@ func (r *Relinker) lockFor(ctx context.Context, part int, batch []*relinking, pl
 	slices.Sort(lines)
 	lines = slices.Compact(lines)
 	path := r.m.PartitionPath(r.dev, part)
-	// What has begun is brought to its end: the wait for the lock is short.
-	lock, err := r.m.lockDir(context.WithoutCancel(ctx), r.device, path, "", hashesLockTimeout)
+	lock, err := r.lock(ctx, part, path)
 	if err == nil {
 		if err = r.m.noteInvalid(path, strings.Join(lines, "")); err == nil {
 			return lock.Unlock, true
@@ -545,6 +544,21 @@ func (r *Relinker) lockFor(ctx context.Context, part int, batch []*relinking, pl
 	}
 	r.c.Tell(RelinkEvent{Kind: RelinkInvalid, Old: r.path(first), Err: err})
 	return func() {}, true
+}
+
+// lock takes a partition's lock. The partition is made below what was opened: by its path it could be made on the disk of the system,
+// once the device is not mounted any more.
+func (r *Relinker) lock(ctx context.Context, part int, path string) (lock *Lock, err error) {
+	for range linkTries { // others remove partitions while they are empty
+		if err = r.makeDir(strconv.Itoa(part)); err != nil {
+			return nil, err
+		}
+		// What has begun is brought to its end: the wait for the lock is short.
+		if lock, err = r.m.lockDir(context.WithoutCancel(ctx), "", path, "", hashesLockTimeout); !errors.Is(err, fs.ErrNotExist) {
+			break
+		}
+	}
+	return lock, err
 }
 
 func (r *Relinker) makeLink(to int, o *relinking, name string) {
