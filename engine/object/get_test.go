@@ -39,8 +39,8 @@ func TestFragmentsAreProvenByTheirHeaders(t *testing.T) {
 		say      string
 	}{
 		{"the right one", fragments[2], 1000, ""},
-		{"a neighbour's", fragments[3], 1000, "fragment 3 of a segment of 1000 bytes, not 2 of 1000"},
-		{"of another segment", fragments[2], 999, "not 2 of 999"},
+		{"a neighbour's", fragments[3], 1000, "index 3, want 2"},
+		{"of another segment", fragments[2], 999, "segment of 1000 bytes, want 999"},
 		{"of another scheme", others[2], 1000, "isa_l_rs"},
 		{"a flipped bit in the header", flipped(4), 1000, "checksum"},
 		{"no header", make([]byte, len(fragments[2])), 1000, "magic"},
