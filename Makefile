@@ -7,7 +7,7 @@ PACKAGES  = swift-proxy swift-account swift-container swift-object python3-swift
 VERSION  := $(shell git describe --tags --always 2>/dev/null || echo unknown)
 LDFLAGS   = -X main.version=$(VERSION)
 
-.PHONY: all build deps demo test test-arm64 count-arm64 race lint conformance soak fuzz bench bench-serve bench-write bench-relink bench-codec lab-start lab-stop clean
+.PHONY: all build deps demo test test-arm64 count-arm64 race lint conformance soak fuzz bench bench-serve bench-object bench-write bench-relink bench-codec lab-start lab-stop clean
 
 all: build
 
@@ -74,6 +74,9 @@ bench: build deps     ## passes of imping, of stock and of a bare program in tur
 bench-serve: build deps ## stock's object server and ours in turn on the lab; rewrites BENCHMARKS.md's table
 	$(PREFIX)/imping bench serve --write BENCHMARKS.md
 
+bench-object: build deps ## PUTs and GETs of objects by Swift's proxy and without it, with either's servers; rewrites BENCHMARKS.md's table
+	$(PREFIX)/imping bench object --write BENCHMARKS.md
+
 bench-write: build deps ## what a file on the disk costs, by io_uring, plainly and by Swift; rewrites BENCHMARKS.md's table
 	$(PREFIX)/imping bench write --write BENCHMARKS.md
 
@@ -92,11 +95,11 @@ lab-stop: build
 conformance: build deps ## Swift's own tests with our programs in place of its; fetches Debian's source package; CONFORMANCE_FLAGS=-test.short for a part
 	@GO=$(GO) ./lab/conformance/run $(PREFIX)/as $(CONFORMANCE_FLAGS)
 
-soak: build deps      ## kill servers in the middle of writes, and relinkers; relink random disks beside Swift; make 500 passes while things break; raise a cluster's partition power; break a real cluster and repair it for SOAKTIME, over and over; 300 random clusters against stock, in pieces of SOAKTIME; goes on where it was
+soak: build deps      ## kill servers in the middle of writes, and relinkers; relink random disks beside Swift; make 500 passes while things break; kill proxies in the middle of PUTs; raise a cluster's partition power; break a real cluster and repair it for SOAKTIME, over and over; 300 random clusters against stock, in pieces of SOAKTIME; goes on where it was
 	IMPING_CRASH_ROUNDS=200 $(GO) test -count=1 -timeout 1800s -run '^TestKilledServersLeaveWholeFiles$$' ./netfast/server
 	$(GO) test -count=1 -timeout 7200s -run '^TestRandomDisksAreRelinked|^TestKilledRelinkers' ./engine/relink -seeds 300 -kills 200 -state $${TMPDIR:-/tmp}/imping-relink-soak
 	IMPING_PASSES=500 $(GO) test -count=1 -timeout 1200s -run '^TestPassesLeaveNothingBehind$$' ./cmd/imping
-	IMPING_SCENARIOS=all $(GO) test -count=1 -timeout 1200s -run '^TestScenarioNodesWithDifferentRings$$|^TestScenarioServersAreKilled' ./cmd/imping
+	IMPING_SCENARIOS=all $(GO) test -count=1 -timeout 2400s -run '^TestScenarioNodesWithDifferentRings$$|^TestScenarioServersAreKilled|^TestAProxyIsKilled|^TestObjectsGoBothWays$$' ./cmd/imping
 	IMPING_RAISE_POWER=1 $(GO) test -count=1 -timeout 600s -run '^TestAPartitionPowerIsRaisedUnderLoad$$' ./cmd/imping
 	$(PREFIX)/imping soak --time $(SOAKTIME)
 	IMPING_MUTANTS=1 $(GO) test -count=1 -timeout 1800s -run '^TestMutantsOfImpingAreCaught$$' ./lab/differential

@@ -116,7 +116,7 @@ type realCluster struct {
 }
 
 func startReal(ctx context.Context, o *Options, l *Load, root string) (cluster, error) {
-	c := &realCluster{o: o, load: l, options: real.Options{Root: root, Nodes: nodes, DevicesPerNode: devicesPerNode, Policies: []real.Policy{
+	c := &realCluster{o: o, load: l, options: real.Options{Root: root, Nodes: nodes, DevicesPerNode: devicesPerNode, PartPower: partPower, Policies: []real.Policy{
 		{Index: 0, Name: "rep3"}, {Index: 1, Name: policyName, ECType: l.Scheme.Type, Data: l.Scheme.K, Parity: l.Scheme.M}}}}
 	err := c.start(ctx)
 	if err == nil {

@@ -14,7 +14,7 @@ func benchCommand() *cobra.Command {
 		Use:   "bench",
 		Short: "measure passes, servers and codes: what BENCHMARKS.md shows",
 	}
-	cmd.AddCommand(benchRebuildCommand(), benchLimitCommand(), benchCodecCommand(), benchServeCommand(), benchWriteCommand(), benchRelinkCommand())
+	cmd.AddCommand(benchRebuildCommand(), benchLimitCommand(), benchCodecCommand(), benchServeCommand(), benchObjectCommand(), benchWriteCommand(), benchRelinkCommand())
 	return cmd
 }
 

@@ -2,19 +2,23 @@ package main
 
 import (
 	"bytes"
+	"context"
 	"crypto/md5"
 	"encoding/hex"
 	"encoding/json"
 	"fmt"
 	"io"
 	"maps"
+	"math/rand/v2"
 	"net/http"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 
 	"imping/io/diskfile"
+	"imping/lab/faults"
 	"imping/lab/real"
 	"imping/lab/scenario"
 	"imping/swift/objhash"
@@ -143,6 +147,180 @@ func TestObjectsWithoutAProxyAreThoseOfTheProxy(t *testing.T) { // rule 28
 			t.Errorf("%q: %s", c.args, out)
 		}
 	}
+}
+
+// What either puts either gets, under every scheme that the proxy reads right, of all sizes, with ranges at the edges of segments, with
+// everything there and with as many devices gone as the scheme bears; what is put meanwhile, too, if there are devices to stand in.
+// Flat XOR codes, of which the proxy does not know which fragments it needs, have one client.
+func TestObjectsGoBothWays(t *testing.T) { // rule 28
+	onlyInSoaks(t)
+	l := startLab(t)
+	between, withdraw := l.between()
+	defer withdraw()
+	layout, err := scenario.NewLayout(l)
+	if err != nil {
+		t.Fatal(err)
+	}
+	ways := map[string]way{"proxy": l.throughProxy, "imping": l.withoutProxy}
+	sizes := []int{0, 1, segment - 1, segment, segment + 1, 3*segment + 17, 100 << 20}
+	data := make([]byte, slices.Max(sizes))
+	rand.NewChaCha8([32]byte{6}).Read(data)
+	for _, name := range append(slices.Clone(usualPolicies), rareNames()...) {
+		t.Run(name, func(t *testing.T) {
+			l := l.with(t)
+			pol := layout.Swift.ByName(name)
+			if err := l.Client().CreateContainer(t.Context(), "both-"+name, name); err != nil {
+				t.Fatal(err)
+			}
+			clients, bears := []string{"imping", "proxy"}, pol.Parity
+			if strings.HasPrefix(pol.ECType, "flat_xor") {
+				clients, bears = clients[:1], int(pol.ECType[len(pol.ECType)-1]-'0')-1
+			}
+			object := func(by string, size int) *scenario.Object {
+				return &scenario.Object{Policy: pol, Container: "both-" + name, Name: fmt.Sprintf("%s-%d", by, size), Size: int64(size)}
+			}
+			// gone has the object's devices of some fragments gone.
+			gone := func(o *scenario.Object) (back func()) {
+				var lists []*faults.Proxy
+				for i, n := range layout.Primaries(o) {
+					if pol.BackendIndex(i) < bears {
+						p := between[l.NodeOf(n.Device.Device)]
+						if err := p.Inject(&faults.Fault{Kind: faults.Unmounted, Device: n.Device.Device}); err != nil {
+							t.Fatal(err)
+						}
+						lists = append(lists, p)
+					}
+				}
+				return func() {
+					for _, p := range lists {
+						if err := p.Lift(); err != nil {
+							t.Fatal(err)
+						}
+					}
+				}
+			}
+			read := func(o *scenario.Object, when string) {
+				want := data[:o.Size]
+				for _, client := range clients {
+					if got, err := ways[client](t, http.MethodGet, o, "", nil); err != nil || !bytes.Equal(got, want) {
+						t.Errorf("%s: %v by %s: %d bytes, %v", when, o, client, len(got), err)
+					}
+				}
+				if o.Size < 3*segment || o.Size > 4*segment {
+					return
+				}
+				for _, r := range [][2]int{{0, 0}, {segment - 1, segment}, {segment, segment}, {segment, 2*segment - 1}, {segment - 1, 2 * segment}, {3 * segment, 3*segment + 16}, {1, 3 * segment}} {
+					for _, client := range clients {
+						if got, err := ways[client](t, http.MethodGet, o, fmt.Sprintf("%d-%d", r[0], r[1]), nil); err != nil || !bytes.Equal(got, want[r[0]:r[1]+1]) {
+							t.Errorf("%s: bytes %v of %v by %s: %d bytes, %v", when, r, o, client, len(got), err)
+						}
+					}
+				}
+			}
+			for _, size := range sizes {
+				for _, by := range clients {
+					o := object(by, size)
+					if _, err := ways[by](t, http.MethodPut, o, "", data[:size]); err != nil {
+						t.Errorf("PUT of %v by %s: %v", o, by, err)
+						continue
+					}
+					read(o, "with all devices")
+					if size == segment+1 || size == 3*segment+17 {
+						back := gone(o)
+						read(o, fmt.Sprintf("without %d fragments", bears))
+						back()
+					}
+				}
+			}
+			if pol.Replicas()+bears > 2*len(l.Nodes()) {
+				return
+			}
+			for _, by := range clients {
+				o := object("meanwhile-"+by, segment+3)
+				back := gone(o)
+				_, err := ways[by](t, http.MethodPut, o, "", data[:o.Size])
+				back()
+				if err != nil {
+					t.Errorf("PUT of %v by %s without %d fragments' devices: %v", o, by, bears, err)
+					continue
+				}
+				read(o, "with archives on handoffs")
+			}
+		})
+	}
+}
+
+// way is a client: PUT of a body, GET of a part ("": all).
+type way func(t *testing.T, method string, o *scenario.Object, part string, body []byte) ([]byte, error)
+
+func (l *lab) throughProxy(t *testing.T, method string, o *scenario.Object, part string, body []byte) ([]byte, error) {
+	header, want := http.Header{}, http.StatusOK
+	if part != "" {
+		header.Set("Range", "bytes="+part)
+		want = http.StatusPartialContent
+	}
+	var in io.Reader
+	if method == http.MethodPut {
+		in, want = bytes.NewReader(body), http.StatusCreated
+	}
+	resp, err := l.Do(t.Context(), method, o.Container, o.Name, header, in, int64(len(body)))
+	if err != nil {
+		return nil, err
+	}
+	defer resp.Body.Close()
+	got, err := io.ReadAll(resp.Body)
+	if err == nil && resp.StatusCode != want {
+		err = fmt.Errorf("the answer is %s", resp.Status)
+	}
+	return got, err
+}
+
+func (l *lab) withoutProxy(t *testing.T, method string, o *scenario.Object, part string, body []byte) ([]byte, error) {
+	args := []string{"object", strings.ToLower(method), l.objectName(o)}
+	file := filepath.Join(t.TempDir(), "file")
+	switch {
+	case method == http.MethodPut:
+		if err := os.WriteFile(file, body, 0o644); err != nil {
+			return nil, err
+		}
+		args = append(args, file)
+	case part != "":
+		args = append(args, "-o", file, "--range", part)
+	default:
+		args = append(args, "-o", file)
+	}
+	exit, out := l.run(l.self, append(args, "--swift-conf", l.SwiftConf(), "--policy", o.Policy.Name)...)
+	if exit != exitDone {
+		return nil, fmt.Errorf("status %d: %s", exit, out)
+	}
+	return os.ReadFile(file)
+}
+
+// between moves the object servers of all nodes aside, and puts proxies in their places that faults can be given to.
+func (l *lab) between(server ...string) (proxies map[int]*faults.Proxy, withdraw func()) {
+	l.Helper()
+	aside, err := l.Interpose(l.Context(), real.ObjectServer, server...)
+	if err != nil {
+		l.Fatal(err)
+	}
+	proxies = map[int]*faults.Proxy{}
+	withdraw = func() {
+		for _, p := range proxies {
+			p.Close()
+		}
+		if err := l.Withdraw(context.Background(), real.ObjectServer); err != nil {
+			l.Error(err)
+		}
+	}
+	for node, a := range aside {
+		p, err := faults.Listen(a.Addr, a.Upstream)
+		if err != nil {
+			withdraw()
+			l.Fatal(err)
+		}
+		proxies[node] = p
+	}
+	return proxies, withdraw
 }
 
 // Under every scheme the archives are those that the proxy would have written, byte for byte; of two of them half of the servers

@@ -41,6 +41,13 @@ func (l *lab) serve(nodes ...int) {
 
 func (l *lab) serveAs(kind real.Kind, nodes ...int) {
 	l.Helper()
+	l.replace(kind, nodes, l.server()...)
+	ourServers[kind] = append(ourServers[kind], nodes...)
+}
+
+// server is the command line of our server, without its conf.
+func (l *lab) server() []string {
+	l.Helper()
 	program := filepath.Join(shared.root, "bin", swiftServer)
 	if _, err := os.Stat(program); err != nil {
 		// The lab's user can not reach where the test binary lies.
@@ -48,8 +55,7 @@ func (l *lab) serveAs(kind real.Kind, nodes ...int) {
 			l.Fatal(err)
 		}
 	}
-	l.replace(kind, nodes, "/usr/bin/env", asProgram+"=1", program)
-	ourServers[kind] = append(ourServers[kind], nodes...)
+	return []string{"/usr/bin/env", asProgram + "=1", program}
 }
 
 // serveStock gives Swift's servers back.

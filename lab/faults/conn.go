@@ -389,46 +389,48 @@ var errStruck = errors.New("cut by a fault")
 
 const updatesStart = ":UPDATES: START"
 
-// updates passes the client's half of a session on, watching for the faults that strike
-// in the middle of its updates.
+// longestMark is more than any mark has.
+const longestMark = 64
+
+// updates passes the client's half of a session, or the body of a PUT, on, watching for the faults that strike in the middle of it.
 func (c *conn) updates(r *request) error {
-	list := c.proxy.on(r, SsyncCut, SsyncStall)
+	kinds := []Kind{SsyncCut, SsyncStall}
+	if r.method == "PUT" {
+		kinds = []Kind{PutStall}
+	}
+	list := c.proxy.on(r, kinds...)
 	if len(list) == 0 {
 		_, err := io.Copy(c.up, c.in)
 		return err
 	}
 	buf := make([]byte, 16<<10)
-	var tail string // of what was passed on: the mark may come in pieces
-	begun, passed := false, int64(0)
+	var tail string                    // of what was passed on: a mark may come in pieces
+	passed := make([]int64, len(list)) // behind each fault's mark
+	begun := make([]bool, len(list))
 	for {
 		n, err := c.in.Read(buf)
 		part := buf[:n]
-		if !begun {
-			seen := tail + string(part)
-			if i := strings.Index(seen, updatesStart); i >= 0 {
-				begun = true
-				passed = int64(len(seen) - i - len(updatesStart))
-			} else {
-				tail = seen[max(0, len(seen)-len(updatesStart)):]
+		seen := tail + string(part)
+		for i, f := range list {
+			mark, after := f.cut()
+			if begun[i] {
+				passed[i] += int64(n)
+			} else if at := strings.Index(seen, mark); at >= 0 {
+				begun[i], passed[i] = true, int64(len(seen)-at-len(mark))
 			}
-		} else {
-			passed += int64(n)
-		}
-		if begun {
-			for _, f := range list {
-				over := passed - max(f.After, 64)
-				if over < 0 || !f.strike() {
-					continue
-				}
-				if _, err := c.up.Write(part[:max(0, int64(n)-over)]); err != nil {
-					return err
-				}
-				if f.Kind == SsyncStall {
-					c.swallow(f)
-				}
-				return errStruck
+			over := passed[i] - after
+			if !begun[i] || over < 0 || !f.strike() {
+				continue
 			}
+			if _, err := c.up.Write(part[:max(0, int64(n)-over)]); err != nil {
+				return err
+			}
+			if f.Kind != SsyncCut {
+				c.swallow(f)
+			}
+			return errStruck
 		}
+		tail = seen[max(0, len(seen)-longestMark):]
 		if _, err := c.up.Write(part); err != nil {
 			return err
 		}

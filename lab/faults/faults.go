@@ -29,9 +29,10 @@ const (
 	Garbage    Kind = "garbage"     // no HTTP to GET, no hashes to REPLICATE, no protocol in SSYNC
 	SsyncCut   Kind = "ssync-cut"   // the connection ends in the middle of an SSYNC subrequest
 	SsyncStall Kind = "ssync-stall" // nothing more is read or answered from there on
+	PutStall   Kind = "put-stall"   // of the body of a PUT no more is passed on than Mark and After say
 )
 
-// Kinds are all of them.
+// Kinds are all but PutStall, which proxies are met with, not partners.
 func Kinds() []Kind {
 	return []Kind{Down, Unmounted, Busy, StallHead, StallBody, Truncate, WrongIndex, WrongTime, WrongEtag, Flip, Garbage, SsyncCut, SsyncStall}
 }
@@ -42,9 +43,11 @@ type Fault struct {
 	Device string // as in the request's path; of no meaning for Down
 	Method string // "": whatever is asked
 	Times  int64  // how often it strikes; 0: as long as it is there
-	// After is how many bytes of a session's updates SsyncCut and SsyncStall let pass.
-	// Below 64, the size of an empty list of updates, it means 64.
+	// After is how many bytes of a session's updates SsyncCut and SsyncStall let pass. Below 64, the size of an
+	// empty list of updates, it means 64. PutStall lets as many pass behind Mark, a text in the body; with less than
+	// none Mark's end does not pass, and with AllOfIt nothing that the proxy has read together with it.
 	After int64
+	Mark  string
 
 	struck  atomic.Int64
 	refused int64 // connection attempts that had failed before it began
@@ -60,6 +63,17 @@ func (f *Fault) String() string {
 		s += "*" + strconv.FormatInt(f.Times, 10)
 	}
 	return s
+}
+
+// AllOfIt, as Fault.After, is more than is ever read at once.
+const AllOfIt = -1 << 30
+
+// cut says behind which text of a request's stream how many bytes may pass.
+func (f *Fault) cut() (mark string, after int64) {
+	if f.Kind == PutStall {
+		return f.Mark, f.After
+	}
+	return updatesStart, max(f.After, 64)
 }
 
 // Struck is how often the fault did something. A refused connection reaches no program:

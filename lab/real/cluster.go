@@ -34,7 +34,10 @@ const startLimit = 2 * time.Minute
 // wiping one of those must not take the listing along.
 const databasesDevice = "sdb"
 
-const memcached = "memcached"
+const (
+	memcached = "memcached"
+	proxy     = "proxy-server"
+)
 
 // Cluster is a running cluster. Its methods may be called from several goroutines.
 type Cluster struct {
@@ -214,7 +217,7 @@ func (c *Cluster) startServers(ctx context.Context) error {
 	for _, s := range []struct {
 		name string
 		port int
-	}{{"account-server", accountPort}, {"container-server", containerPort}, {"proxy-server", proxyPort}} {
+	}{{"account-server", accountPort}, {"container-server", containerPort}, {proxy, proxyPort}} {
 		c.add(&server{name: s.name, address: net.JoinHostPort("127.0.0.1", strconv.Itoa(s.port)),
 			argv: []string{"/usr/bin/swift-" + s.name, filepath.Join(c.etc(), s.name+".conf")}})
 	}
@@ -243,12 +246,16 @@ func (c *Cluster) startServers(ctx context.Context) error {
 }
 
 func (c *Cluster) objectServer(node int, kind Kind) *server {
-	conf, port := c.Conf(node), clientPort(node)
-	if kind == ReplicationServer {
-		conf, port = c.ReplicationConf(node), replicationPort(node)
-	}
+	conf, port := c.confAndPort(node, kind)
 	return &server{name: serverName(kind, node), address: net.JoinHostPort(nodeIP(node), strconv.Itoa(port)),
 		argv: []string{"/usr/bin/swift-object-server", conf}}
+}
+
+func (c *Cluster) confAndPort(node int, kind Kind) (conf string, port int) {
+	if kind == ReplicationServer {
+		return c.ReplicationConf(node), replicationPort(node)
+	}
+	return c.Conf(node), clientPort(node)
 }
 
 func (c *Cluster) add(s *server) {
@@ -309,11 +316,18 @@ func (c *Cluster) StartServer(ctx context.Context, node int, kind Kind, argv ...
 	return s.ready(ctx)
 }
 
+// KillProxy ends the proxy by SIGKILL, in the middle of whatever it does.
+func (c *Cluster) KillProxy() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.servers[proxy].kill()
+}
+
 // RestartProxy makes the proxy read the rings as they are now, which it looks at each 15 s at most.
 func (c *Cluster) RestartProxy(ctx context.Context) error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	s := c.servers["proxy-server"]
+	s := c.servers[proxy]
 	s.stop()
 	if err := s.start(); err != nil {
 		return err
@@ -321,6 +335,13 @@ func (c *Cluster) RestartProxy(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, startLimit)
 	defer cancel()
 	return s.ready(ctx)
+}
+
+// ProxyCPU is the processor time that the proxy has used since it was started.
+func (c *Cluster) ProxyCPU() (time.Duration, error) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.servers[proxy].cpu()
 }
 
 // CPU is the processor time that all object servers of that kind have used since they

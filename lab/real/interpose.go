@@ -8,60 +8,67 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"sync"
 )
 
-// Aside is a replication server that was moved aside.
+// Aside is an object server that was moved aside.
 type Aside struct {
 	Addr     string // where the ring says that it is, and where somebody else may listen now
 	Upstream string // where it listens now
 }
 
-// asidePort is beside replicationPort; no server of the lab listens there.
-func asidePort(node int) int { return replicationPort(node) + 1 }
+// asidePort is beside a server's own; no server of the lab listens there.
+func asidePort(port int) int { return port + 1 }
 
-// Interpose starts the replication servers of all nodes anew at other ports, so that the
-// caller can listen at the addresses in the ring and pass on to them what he likes. Their
-// confs stay as they are: daemons find their devices by them.
-func (c *Cluster) Interpose(ctx context.Context) (map[int]Aside, error) {
+// Interpose starts the servers of that kind of all nodes anew at other ports, so that the caller can listen at the
+// addresses in the ring and pass on to them what he likes. Their confs stay as they are: daemons find their devices by
+// them. With argv, that program is started in their place.
+func (c *Cluster) Interpose(ctx context.Context, kind Kind, argv ...string) (map[int]Aside, error) {
 	aside := map[int]Aside{}
 	err := c.again(ctx, func(node int) (*server, error) {
-		conf, err := os.ReadFile(c.ReplicationConf(node))
+		s := c.objectServer(node, kind)
+		own, at := c.confAndPort(node, kind)
+		conf, err := os.ReadFile(own)
 		if err != nil {
 			return nil, err
 		}
-		s := c.objectServer(node, ReplicationServer)
 		port := func(n int) []byte { return fmt.Appendf(nil, "bind_port = %d\n", n) }
-		moved := bytes.Replace(conf, port(replicationPort(node)), port(asidePort(node)), 1)
-		path := filepath.Join(c.etc(), "object-aside", fmt.Sprintf("%d.conf", node))
+		moved := bytes.Replace(conf, port(at), port(asidePort(at)), 1)
+		path := filepath.Join(c.etc(), string(kind)+"-aside", fmt.Sprintf("%d.conf", node))
 		if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
 			return nil, err
 		}
 		if err := os.WriteFile(path, moved, 0o644); err != nil {
 			return nil, err
 		}
-		a := Aside{Addr: s.address, Upstream: net.JoinHostPort(nodeIP(node), strconv.Itoa(asidePort(node)))}
-		s.argv[1], s.address, aside[node] = path, a.Upstream, a
+		a := Aside{Addr: s.address, Upstream: net.JoinHostPort(nodeIP(node), strconv.Itoa(asidePort(at)))}
+		s.address, aside[node] = a.Upstream, a
+		if len(argv) > 0 {
+			s.argv = slices.Clone(argv)
+		} else {
+			s.argv = s.argv[:1]
+		}
+		s.argv = append(s.argv, path)
 		return s, nil
 	})
 	if err != nil {
-		return nil, fmt.Errorf("cannot move the replication servers aside: %w", err)
+		return nil, fmt.Errorf("cannot move the servers aside: %w", err)
 	}
 	return aside, nil
 }
 
-// Withdraw undoes Interpose. Whoever listened at the servers' addresses has to have
-// stopped.
-func (c *Cluster) Withdraw(ctx context.Context) error {
-	err := c.again(ctx, func(node int) (*server, error) { return c.objectServer(node, ReplicationServer), nil })
+// Withdraw undoes Interpose: Swift's servers are in their places. Whoever listened there has to have stopped.
+func (c *Cluster) Withdraw(ctx context.Context, kind Kind) error {
+	err := c.again(ctx, func(node int) (*server, error) { return c.objectServer(node, kind), nil })
 	if err != nil {
-		return fmt.Errorf("cannot put the replication servers back in their places: %w", err)
+		return fmt.Errorf("cannot put the servers back in their places: %w", err)
 	}
 	return nil
 }
 
-// again replaces every node's replication server by another and waits until these answer.
+// again replaces a server of every node by another and waits until these answer.
 func (c *Cluster) again(ctx context.Context, other func(node int) (*server, error)) error {
 	c.mu.Lock()
 	defer c.mu.Unlock()

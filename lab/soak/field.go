@@ -60,7 +60,7 @@ func Hasty(concurrency int) Tuning {
 // NewField stands proxies in front of the servers. Confs are written to folder.
 func NewField(ctx context.Context, c *real.Cluster, folder string, run Runner) (_ *Field, err error) {
 	f := &Field{Cluster: c, run: run, folder: folder, proxies: map[int]*faults.Proxy{}}
-	aside, err := c.Interpose(ctx)
+	aside, err := c.Interpose(ctx, real.ReplicationServer)
 	if err != nil {
 		return nil, err
 	}
@@ -83,7 +83,7 @@ func (f *Field) Close(ctx context.Context) error {
 	for _, p := range f.proxies {
 		p.Close()
 	}
-	return f.Withdraw(ctx)
+	return f.Withdraw(ctx, real.ReplicationServer)
 }
 
 // Conf is the conf for passes on a node.
