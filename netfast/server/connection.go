@@ -27,6 +27,7 @@ const (
 // under way.
 type connection struct {
 	*netfast.Conn
+	head []byte // of answers, one after the other
 	idle bool
 	used bool // there was a request
 }
@@ -152,10 +153,11 @@ func (c *connection) send(in *netfast.Incoming, resp *Response, method string, k
 	resp.complete(method)
 	chunked := resp.Duplex != nil && (in == nil || !in.Old())
 	keep = keep && (resp.Duplex == nil || chunked)
-	head, err := appendHead(make([]byte, 0, 1024), resp, chunked, keep)
+	head, err := appendHead(c.head[:0], resp, chunked, keep)
 	if err != nil {
 		return err
 	}
+	c.head = head
 	switch {
 	case resp.Stream != nil && method == "HEAD":
 		_, err = c.Write(head)

@@ -34,8 +34,17 @@ func NewHeader(fields ...netfast.Field) Header {
 // title is the form in which names are compared and stored: Python's bytes.title(), after
 // underscores were taken for dashes. Swift: common/swob.py, HeaderEnvironProxy.keys.
 func title(key string) string {
+	inWord, titled := false, true
+	for i := 0; i < len(key) && titled; i++ {
+		upper, lower := 'A' <= key[i] && key[i] <= 'Z', 'a' <= key[i] && key[i] <= 'z'
+		titled = key[i] != '_' && (!upper || !inWord) && (!lower || inWord)
+		inWord = upper || lower
+	}
+	if titled { // as nearly all are
+		return key
+	}
 	b := []byte(key)
-	inWord := false
+	inWord = false
 	for i, c := range b {
 		switch {
 		case c == '_':
