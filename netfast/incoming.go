@@ -178,9 +178,6 @@ func (in *Incoming) goOn() error {
 	return nil
 }
 
-// Peer is who sent the request, host:port.
-func (in *Incoming) Peer() string { return in.conn.addr }
-
 // Conn is the connection under the request.
 func (in *Incoming) Conn() *Conn { return in.conn }
 

@@ -4,7 +4,6 @@ import (
 	"fmt"
 	"io"
 	"iter"
-	"net"
 	"net/url"
 	"strings"
 
@@ -179,12 +178,8 @@ type Request struct {
 }
 
 // newRequest makes a request of what came in.
-func newRequest(in *netfast.Incoming, served string) *Request {
+func newRequest(in *netfast.Incoming, served, remote string) *Request {
 	path, query, _ := strings.Cut(in.Target, "?")
-	remote, _, err := net.SplitHostPort(in.Peer())
-	if err != nil {
-		remote = in.Peer()
-	}
 	return &Request{Method: in.Method, Path: unquote(path), Query: query, Header: NewHeader(in.Fields...),
 		Body: in, Remote: remote, served: served}
 }
