@@ -56,12 +56,14 @@ func (s *Statsd) Add(metric string, n int) { s.send(metric, strconv.Itoa(n), "c"
 
 // Timing tells how long something took. rate is the share of calls that is told; below 0 it is the default.
 func (s *Statsd) Timing(metric string, d time.Duration, rate float64) {
-	s.send(metric, milliseconds(d), "ms", rate)
+	if s.sends() {
+		s.send(metric, milliseconds(d), "ms", rate)
+	}
 }
 
 // Transfer tells how long each thousand bytes took.
 func (s *Statsd) Transfer(metric string, d time.Duration, bytes int64) {
-	if bytes > 0 {
+	if bytes > 0 && s.sends() {
 		s.send(metric, strconv.FormatFloat(d.Seconds()*1000/float64(bytes)*1000, 'f', -1, 64), "ms", -1)
 	}
 }
@@ -70,8 +72,11 @@ func milliseconds(d time.Duration) string {
 	return strconv.FormatFloat(float64(d)/float64(time.Millisecond), 'f', -1, 64)
 }
 
+// sends is false where nobody listens.
+func (s *Statsd) sends() bool { return s != nil && s.host != "" }
+
 func (s *Statsd) send(metric, value, kind string, rate float64) {
-	if s == nil || s.host == "" {
+	if !s.sends() {
 		return
 	}
 	if rate < 0 {

@@ -7,6 +7,7 @@ import (
 	"io"
 	"net"
 	"os"
+	"strings"
 	"time"
 )
 
@@ -96,6 +97,7 @@ func (in *Incoming) parse(head []byte) error {
 		return errors.New("both Content-Length and Transfer-Encoding, or the latter in HTTP/1.0: the body's end is not certain")
 	}
 	in.Fields = make([]Field, 0, bytes.Count(rest, []byte("\n")))
+	all := string(rest) // once, for all names and values
 	for len(rest) > 0 {
 		if len(in.Fields) == maxFields {
 			return &HeadError{431, fmt.Sprintf("more than %d header fields", maxFields)}
@@ -107,7 +109,8 @@ func (in *Incoming) parse(head []byte) error {
 		if bytes.IndexByte(key, '\r') >= 0 || bytes.IndexByte(value, '\r') >= 0 || len(bytes.TrimRight(key, " \t")) != len(key) {
 			return fmt.Errorf("not a header line: %.100q", key)
 		}
-		in.Fields = append(in.Fields, Field{string(key), string(value)})
+		line := all[len(all)-len(rest) : len(all)-len(others)]
+		in.Fields = append(in.Fields, Field{line[:len(key)], strings.TrimSpace(line[len(key)+1:])})
 		if isKey(key, "Expect") && isKey(value, "100-continue") {
 			in.expect = !in.old
 		}
@@ -174,9 +177,6 @@ func (in *Incoming) goOn() error {
 	}
 	return nil
 }
-
-// Peer is who sent the request, host:port.
-func (in *Incoming) Peer() string { return in.conn.addr }
 
 // Conn is the connection under the request.
 func (in *Incoming) Conn() *Conn { return in.conn }

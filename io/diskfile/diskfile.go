@@ -129,8 +129,12 @@ func validDevice(dev string) bool {
 }
 
 func isDir(path string) bool {
-	info, err := os.Stat(path)
-	return err == nil && info.IsDir()
+	var st unix.Stat_t
+	for {
+		if err := unix.Stat(path, &st); err != unix.EINTR {
+			return err == nil && st.Mode&unix.S_IFMT == unix.S_IFDIR
+		}
+	}
 }
 
 // isMount reports a mount point, or what a file .ismount in it declares to be one.
@@ -225,12 +229,18 @@ func (m *Manager) CleanTemporaries(dev string) error {
 // listDir gives the names in a directory, unsorted. What is no directory is ENOTDIR,
 // a pipe too.
 func listDir(path string) ([]string, error) {
-	f, err := open(path, unix.O_RDONLY|unix.O_DIRECTORY, 0)
+	fd, err := openat(unix.AT_FDCWD, path)
 	if err != nil {
-		return nil, err
+		return nil, &fs.PathError{Op: "open", Path: path, Err: err}
 	}
-	defer f.Close()
-	return f.Readdirnames(-1)
+	defer unix.Close(fd)
+	list := listers.Get().(*lister)
+	defer listers.Put(list)
+	entries, err := list.readAll(fd)
+	if err != nil {
+		return nil, &fs.PathError{Op: "readdirent", Path: path, Err: err}
+	}
+	return entryNames(entries), nil
 }
 
 // open is os.OpenFile for files and directories: it does not try whether they can be polled, which costs four system calls more than

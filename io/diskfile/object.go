@@ -161,14 +161,14 @@ func (m *Manager) open(dir, hash string, c *choice, view *View) (*Object, error)
 }
 
 func (m *Manager) load(o *Object, dir string, c *choice, view *View) (err error) {
-	info, err := o.file.Stat()
-	if err != nil {
-		return fmt.Errorf("cannot stat fragment archive: %w", err)
+	var st unix.Stat_t
+	if err := unix.Fstat(int(o.file.Fd()), &st); err != nil {
+		return fmt.Errorf("cannot stat fragment archive: %w", &fs.PathError{Op: "stat", Path: o.Path, Err: err})
 	}
-	if !info.Mode().IsRegular() {
+	if st.Mode&unix.S_IFMT != unix.S_IFREG {
 		return &CorruptError{Path: o.Path, Reason: "not a regular file"}
 	}
-	o.Length = info.Size()
+	o.Length = st.Size
 	m.watch.Step()
 	if o.DataMeta, err = readFileMetadata(o.file); err != nil {
 		return err

@@ -169,11 +169,11 @@ func (o *Object) Newest() timestamp.Timestamp {
 }
 
 // Metadata is what counts of both files: of the .data file all, or, if there is a .meta
-// file, what a POST can not change, beside all of that one.
+// file, what a POST can not change, beside all of that one. It is not to be changed.
 // Swift: BaseDiskFile._construct_from_data_file.
 func (o *Object) Metadata() map[string]string {
 	if o.FileMeta == nil {
-		return maps.Clone(o.DataMeta)
+		return o.DataMeta
 	}
 	meta := maps.Clone(o.FileMeta)
 	for key, value := range o.DataMeta {

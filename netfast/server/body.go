@@ -244,15 +244,23 @@ func (b *objectBody) seen(c *netfast.Conn, head []byte, end int64) error {
 			}
 		}
 		var err error
-		if head != nil {
+		switch {
+		case head != nil && off == end: // all at once
 			_, err = c.Writev(&net.Buffers{head, p})
-			head = nil
-		} else {
-			_, err = c.Write(p)
+		case head != nil:
+			err = c.Corked(func() error {
+				if _, err := c.Write(head); err != nil {
+					return err
+				}
+				return c.SendFile(b.o.File(), 0, off)
+			})
+		default: // what was looked at lies in the page cache, and need not be copied
+			err = c.SendFile(b.o.File(), off-int64(len(p)), int64(len(p)))
 		}
 		if err != nil {
-			return err
+			return b.failed(err)
 		}
+		head = nil
 		if b.drop && (off-b.dropped > dropWindow || off == end) {
 			b.o.DropCache(b.dropped, off-b.dropped)
 			b.dropped = off

@@ -25,14 +25,17 @@ func precondition(r *Request, resp *Response, etag string) int {
 	if ok && resp.Status == 404 && matches(value, "*") {
 		return 412
 	}
-	modified, ok := parseTime(resp.Get("Last-Modified"))
-	if !ok {
+	newer, wantsNewer := parseTime(r.Header.Get("If-Modified-Since"))
+	older, wantsOlder := parseTime(r.Header.Get("If-Unmodified-Since"))
+	if !wantsNewer && !wantsOlder {
 		return 0
 	}
-	if since, ok := parseTime(r.Header.Get("If-Modified-Since")); ok && !modified.After(since) {
+	switch modified, ok := parseTime(resp.Get("Last-Modified")); {
+	case !ok:
+		return 0
+	case wantsNewer && !modified.After(newer):
 		return 304
-	}
-	if since, ok := parseTime(r.Header.Get("If-Unmodified-Since")); ok && modified.After(since) {
+	case wantsOlder && modified.After(older):
 		return 412
 	}
 	return 0

@@ -7,6 +7,7 @@ import (
 	"net"
 	"strconv"
 	"strings"
+	"sync/atomic"
 	"syscall"
 	"time"
 
@@ -27,6 +28,7 @@ const (
 // under way.
 type connection struct {
 	*netfast.Conn
+	head []byte // of answers, one after the other
 	idle bool
 	used bool // there was a request
 }
@@ -66,8 +68,11 @@ func (s *Server) start(tcp *net.TCPConn) {
 			s.mu.Unlock()
 		}()
 		defer c.Close()
-		served := tcp.LocalAddr().String()
-		for s.serveOne(c, served) {
+		served, remote := tcp.LocalAddr().String(), tcp.RemoteAddr().String()
+		if host, _, err := net.SplitHostPort(remote); err == nil {
+			remote = host
+		}
+		for s.serveOne(c, served, remote) {
 		}
 	}()
 }
@@ -81,7 +86,7 @@ func (s *Server) setIdle(c *connection, idle bool) bool {
 }
 
 // serveOne reads one request and answers it, and reports whether another may follow.
-func (s *Server) serveOne(c *connection, served string) bool {
+func (s *Server) serveOne(c *connection, served, remote string) bool {
 	if !s.setIdle(c, true) || c.AwaitRequest() != nil {
 		return false
 	}
@@ -99,7 +104,7 @@ func (s *Server) serveOne(c *connection, served string) bool {
 	if err != nil {
 		return false // nobody is there, or he is too slow
 	}
-	r := newRequest(in, served)
+	r := newRequest(in, served, remote)
 	resp := s.app(r)
 	defer resp.close()
 	keep := in.Answering()
@@ -152,10 +157,11 @@ func (c *connection) send(in *netfast.Incoming, resp *Response, method string, k
 	resp.complete(method)
 	chunked := resp.Duplex != nil && (in == nil || !in.Old())
 	keep = keep && (resp.Duplex == nil || chunked)
-	head, err := appendHead(make([]byte, 0, 1024), resp, chunked, keep)
+	head, err := appendHead(c.head[:0], resp, chunked, keep)
 	if err != nil {
 		return err
 	}
+	c.head = head
 	switch {
 	case resp.Stream != nil && method == "HEAD":
 		_, err = c.Write(head)
@@ -204,11 +210,29 @@ func appendHead(b []byte, resp *Response, chunked, keep bool) ([]byte, error) {
 		b = append(b, "\r\n"...)
 	}
 	b = append(b, "Date: "...)
-	b = time.Now().UTC().AppendFormat(b, httpTime)
+	b = append(b, date(time.Now())...)
 	if !keep {
 		b = append(b, "\r\nConnection: close"...)
 	}
 	return append(b, "\r\n\r\n"...), nil
+}
+
+// dated is the Date of a second.
+type dated struct {
+	second int64
+	text   string
+}
+
+var lastDate atomic.Pointer[dated]
+
+// date is made once a second.
+func date(now time.Time) string {
+	d := lastDate.Load()
+	if second := now.Unix(); d == nil || d.second != second {
+		d = &dated{second, now.UTC().Format(httpTime)}
+		lastDate.Store(d)
+	}
+	return d.text
 }
 
 // httpTime is the form of Date and Last-Modified.

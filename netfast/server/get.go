@@ -12,6 +12,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"imping/io/diskfile"
+	"imping/netfast"
 	"imping/swift/conf"
 	"imping/swift/timestamp"
 )
@@ -140,6 +141,14 @@ func isA[E error](err error) bool {
 // preferences reads X-Backend-Fragment-Preferences: nil when it is not there or no JSON.
 // Swift: ECDiskFile._validate_frag_prefs.
 func preferences(value string) ([]diskfile.Preference, error) {
+	if prefer, ok := usualPreferences(value); ok {
+		return prefer, nil
+	}
+	return anyPreferences(value)
+}
+
+// anyPreferences is preferences, in whatever form.
+func anyPreferences(value string) ([]diskfile.Preference, error) {
 	var list any
 	if value == "" || json.Unmarshal([]byte(value), &list) != nil || list == nil {
 		return nil, nil
@@ -184,11 +193,51 @@ func preferences(value string) ([]diskfile.Preference, error) {
 	return prefer, nil
 }
 
+// usualPreferences reads what proxies and reconstructors send, [{"timestamp": "1402444821.72589", "exclude": [0, 1]}, ...], in a tenth of the time that
+// JSON takes. It is false for all else.
+func usualPreferences(value string) (list []diskfile.Preference, ok bool) {
+	rest, ok := strings.CutPrefix(value, "[")
+	for list = []diskfile.Preference{}; ok && rest != "]"; {
+		var p diskfile.Preference
+		var text string
+		if len(list) > 0 {
+			if rest, ok = strings.CutPrefix(rest, ", "); !ok {
+				return nil, false
+			}
+		}
+		if rest, ok = strings.CutPrefix(rest, `{"timestamp": "`); !ok {
+			return nil, false
+		}
+		if text, rest, ok = strings.Cut(rest, `", "exclude": [`); !ok || strings.ContainsFunc(text, func(r rune) bool { return r < ' ' || r == '"' || r == '\\' }) {
+			return nil, false
+		}
+		var err error
+		if p.Timestamp, err = timestamp.Parse(text); err != nil {
+			return nil, false
+		}
+		if text, rest, ok = strings.Cut(rest, "]}"); !ok {
+			return nil, false
+		}
+		for more := text != ""; more; {
+			var number string
+			number, text, more = strings.Cut(text, ", ")
+			index, err := strconv.ParseUint(number, 10, 30)
+			if err != nil || len(number) > 1 && number[0] == '0' {
+				return nil, false
+			}
+			p.Exclude = append(p.Exclude, int(index))
+		}
+		list = append(list, p)
+	}
+	return list, ok
+}
+
 // objectHead is the head of an answer with an object: its own fields and what the daemons
 // want to know.
 func (s *Server) objectHead(r *Request, o *diskfile.Object) (*Response, error) {
 	meta := o.Metadata()
-	resp := answer(200).with("Content-Type", "application/octet-stream")
+	resp := &Response{Status: 200, Header: make([]netfast.Field, 0, len(meta)+12)}
+	resp.with("Content-Type", "application/octet-stream")
 	if value, ok := meta["Content-Type"]; ok {
 		resp.with("Content-Type", diskfile.Wire(value))
 	}

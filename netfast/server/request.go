@@ -4,7 +4,6 @@ import (
 	"fmt"
 	"io"
 	"iter"
-	"net"
 	"net/url"
 	"strings"
 
@@ -34,8 +33,17 @@ func NewHeader(fields ...netfast.Field) Header {
 // title is the form in which names are compared and stored: Python's bytes.title(), after
 // underscores were taken for dashes. Swift: common/swob.py, HeaderEnvironProxy.keys.
 func title(key string) string {
+	inWord, titled := false, true
+	for i := 0; i < len(key) && titled; i++ {
+		upper, lower := 'A' <= key[i] && key[i] <= 'Z', 'a' <= key[i] && key[i] <= 'z'
+		titled = key[i] != '_' && (!upper || !inWord) && (!lower || inWord)
+		inWord = upper || lower
+	}
+	if titled { // as nearly all are
+		return key
+	}
 	b := []byte(key)
-	inWord := false
+	inWord = false
 	for i, c := range b {
 		switch {
 		case c == '_':
@@ -170,12 +178,8 @@ type Request struct {
 }
 
 // newRequest makes a request of what came in.
-func newRequest(in *netfast.Incoming, served string) *Request {
+func newRequest(in *netfast.Incoming, served, remote string) *Request {
 	path, query, _ := strings.Cut(in.Target, "?")
-	remote, _, err := net.SplitHostPort(in.Peer())
-	if err != nil {
-		remote = in.Peer()
-	}
 	return &Request{Method: in.Method, Path: unquote(path), Query: query, Header: NewHeader(in.Fields...),
 		Body: in, Remote: remote, served: served}
 }
