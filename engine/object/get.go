@@ -98,6 +98,14 @@ func (o *Object) length(number int64) int {
 	return int(min(int64(o.segment), o.Size-number*int64(o.segment)))
 }
 
+// opens says why the version can not be read, as its first segment shows; nil if it can. An object of no bytes has only the heads of the answers.
+func (o *Object) opens(ctx context.Context) error {
+	r := &reader{Object: o, open: map[int]*stream{}}
+	defer r.close()
+	_, err := r.fetch(ctx, 0)
+	return err
+}
+
 // reader reads fragments from devices that may fail.
 type reader struct {
 	*Object
@@ -110,8 +118,16 @@ type reader struct {
 type stream struct {
 	*source
 	resp  *fragment.Response
-	slots [2][]byte // of the segments of even and of odd number
+	slots [2][]byte // of the segments of even and of odd number; none is longer than the first that is read
 	ready int64     // the segment that was read last, -1 before
+}
+
+func (s *stream) slot(number int64, size int) []byte {
+	slot := &s.slots[number%2]
+	if *slot == nil {
+		*slot = make([]byte, size)
+	}
+	return (*slot)[:size]
 }
 
 func (r *reader) close() {
@@ -137,6 +153,9 @@ func (r *reader) fetch(ctx context.Context, number int64) (map[int][]byte, error
 	size := r.place.code.FragmentSize(length)
 	for {
 		read, err := r.chosen()
+		if err != nil && r.more(ctx) {
+			continue
+		}
 		if err != nil {
 			return nil, err
 		}
@@ -147,8 +166,8 @@ func (r *reader) fetch(ctx context.Context, number int64) (map[int][]byte, error
 		for _, index := range read.Indexes() {
 			wg.Go(func() {
 				s, err := r.stream(ctx, index, number)
-				if err == nil && s.ready != number {
-					slot := s.slots[number%2][:size]
+				if err == nil && s.ready != number && length > 0 {
+					slot := s.slot(number, size)
 					if _, err = s.resp.ReadFragment(slot); err == nil {
 						err = r.proven(slot, index, length)
 					}
@@ -160,7 +179,7 @@ func (r *reader) fetch(ctx context.Context, number int64) (map[int][]byte, error
 					return
 				}
 				s.ready = number
-				fragments[index] = s.slots[number%2][:size]
+				fragments[index] = s.slot(number, size)
 			})
 		}
 		wg.Wait()
@@ -245,9 +264,6 @@ func (r *reader) stream(ctx context.Context, index int, number int64) (*stream, 
 		return s, fmt.Errorf("answered %d with fragment %d of %s and %d bytes, not with what it had announced", resp.Status, resp.FragIndex, resp.Data.Internal(), resp.Total)
 	}
 	s.resp = resp
-	for i := range s.slots {
-		s.slots[i] = make([]byte, r.place.code.FragmentSize(int(min(int64(r.segment), r.Size))))
-	}
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if r.end != nil {

@@ -376,6 +376,9 @@ func TestTheNewestDurableVersionThatCanBeDecodedIsRead(t *testing.T) { // rules 
 		}
 	}
 	check("both whole", second)
+	if o, err := l.Find(l.Context(), pol, name); err != nil || o.Newer != "" {
+		t.Errorf("%+v, %v", o, err)
+	}
 	fresh := l.files(pol, name) // of the second alone, which made the first obsolete
 	if len(fresh) != pol.Replicas() {
 		t.Fatalf("files %q", fresh)
@@ -404,7 +407,7 @@ func TestTheNewestDurableVersionThatCanBeDecodedIsRead(t *testing.T) { // rules 
 		}
 	}
 	check("there are three archives of the newer one", first)
-	if o, err := l.Find(l.Context(), pol, name); err != nil || o.Data != at || o.Data == stored.Timestamp {
+	if o, err := l.Find(l.Context(), pol, name); err != nil || o.Data != at || o.Data == stored.Timestamp || !strings.Contains(o.Newer, stored.Timestamp.Internal()+" there are fragments") {
 		t.Errorf("%+v, %v", o, err)
 	}
 }
@@ -627,6 +630,23 @@ func TestWhatIsLeftOfFailuresCountsAsWithSwift(t *testing.T) {
 		if stamp == at && err != nil || stamp != at && !errors.Is(err, object.ErrNotFound) {
 			t.Errorf("a tombstone at %s, data at %s: %v", stamp.Internal(), at.Internal(), err)
 		}
+	}
+	// Where too few archives are left of that time it can not be read now: the proxy, too, does not take a tombstone that is no newer for its end.
+	put("/a/c/short", at, older)
+	files = l.files(pol, "/a/c/short")
+	tombstone := filepath.Join(filepath.Dir(files[0]), at.Internal()+".ts")
+	if err := os.WriteFile(tombstone, nil, 0o644); err != nil {
+		t.Fatal(err)
+	}
+	if err := scenario.SetMetadata(tombstone, pickle.EncodeMetadata(map[string]string{"name": "/a/c/short", "X-Timestamp": at.Internal()}, []string{"X-Timestamp", "name"})); err != nil {
+		t.Fatal(err)
+	}
+	for _, path := range files[:3] {
+		os.Remove(path)
+	}
+	var status *object.StatusError
+	if _, _, err := l.get(pol, "/a/c/short"); !errors.As(err, &status) || status.Status != 503 {
+		t.Errorf("a tombstone of the time of data that are short of archives: %v", err)
 	}
 }
 
