@@ -47,6 +47,19 @@ type source struct {
 	bad     error
 }
 
+// fault says what is wrong with an archive, and where it is.
+func (s *source) fault() string { return fmt.Sprintf("%v, fragment %d: %v", s.node, s.index, s.bad) }
+
+// usable is the archive of an index that is read next, nil if there is none.
+func (o *Object) usable(index int) *source {
+	for _, s := range o.sources[index] {
+		if s.bad == nil {
+			return s
+		}
+	}
+	return nil
+}
+
 // reply is what a device says of an object.
 type reply struct {
 	node *node

@@ -16,7 +16,7 @@ import (
 
 // Copy writes n bytes of the object to w, from first on. Fragments are read from as few devices as suffice; one that fails is replaced by another
 // in the middle of the object, and what was read is kept. All of an object is compared with its ETag, which fails after the
-// last byte was written. Errors: a *StatusError of 503 if too few archives are left; those of w.
+// last byte was written. Errors: a *StatusError of 503 if too few archives are left; a *DamagedError; those of w.
 func (o *Object) Copy(ctx context.Context, w io.Writer, first, n int64) error {
 	if first < 0 || n < 0 || first > o.Size || n > o.Size-first {
 		return fmt.Errorf("bytes %d to %d of %s, which has %d", first, first+n-1, o.Name, o.Size)
@@ -35,9 +35,48 @@ func (o *Object) Copy(ctx context.Context, w io.Writer, first, n int64) error {
 		return nil
 	}
 	if got := hex.EncodeToString(sum.Sum(nil)); got != o.ETag {
-		return fmt.Errorf("%s is damaged: what its archives make has the MD5 %s, not %s", o.Name, got, o.ETag)
+		return &DamagedError{o.Name, got, o.ETag}
 	}
 	return nil
+}
+
+// DamagedError is what became of an object whose archives seemed to be good, and are not all.
+type DamagedError struct{ Name, MD5, ETag string }
+
+func (e *DamagedError) Error() string {
+	return fmt.Sprintf("%s is damaged: what its archives make has the MD5 %s, not %s", e.Name, e.MD5, e.ETag)
+}
+
+// CopyWhole is Copy of all of an object to what begin gives. If it proves to be damaged the archives that are at fault are looked for, and it is
+// copied again without them to what begin gives then, which has to forget what was written before, or fails. bad: device, fragment and
+// fault of those archives, whether or not the object could be had without them.
+func (o *Object) CopyWhole(ctx context.Context, begin func() (io.Writer, error)) (bad []string, err error) {
+	var damaged *DamagedError
+	for {
+		w, err := begin()
+		if err == nil {
+			err = o.Copy(ctx, w, 0, o.Size)
+		}
+		var again *DamagedError
+		switch {
+		case err == nil || cause(ctx) != nil:
+			return bad, err
+		case errors.As(err, &again):
+			damaged = again
+		case damaged != nil:
+			return bad, fmt.Errorf("%w; %w", damaged, err)
+		default:
+			return bad, err
+		}
+		found, err := o.blame(ctx)
+		if err != nil {
+			return bad, err
+		}
+		if len(found) == 0 {
+			return bad, fmt.Errorf("%w, and which archive is at fault can not be told; imping verify --object may say more", damaged)
+		}
+		bad = append(bad, found...)
+	}
 }
 
 func (o *Object) copy(ctx context.Context, w io.Writer, first, n int64) error {
@@ -109,6 +148,7 @@ func (o *Object) opens(ctx context.Context) error {
 // reader reads fragments from devices that may fail.
 type reader struct {
 	*Object
+	all  bool // fragments are read, not only as many as it takes
 	mu   sync.Mutex
 	open map[int]*stream // by fragment index
 	end  error           // why nothing more is to be read
@@ -222,7 +262,7 @@ func (r *reader) chosen() (codec.Set, error) {
 			if s.bad == nil {
 				offered = offered.With(index)
 			} else {
-				why = append(why, fmt.Errorf("%v, fragment %d: %w", s.node, index, s.bad))
+				why = append(why, errors.New(s.fault()))
 			}
 		}
 	}
@@ -233,6 +273,9 @@ func (r *reader) chosen() (codec.Set, error) {
 	if err != nil {
 		return read, &StatusError{503, fmt.Sprintf("%s can not be read: %v", r.Name, errors.Join(append(why, err)...))}
 	}
+	if r.all {
+		read = held.Or(offered)
+	}
 	return read, nil
 }
 
@@ -240,13 +283,7 @@ func (r *reader) chosen() (codec.Set, error) {
 func (r *reader) stream(ctx context.Context, index int, number int64) (*stream, error) {
 	r.mu.Lock()
 	s := r.open[index]
-	var from *source
-	for _, candidate := range r.sources[index] {
-		if candidate.bad == nil {
-			from = candidate
-			break
-		}
-	}
+	from := r.usable(index)
 	r.mu.Unlock()
 	if s != nil {
 		return s, nil

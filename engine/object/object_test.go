@@ -665,34 +665,41 @@ func TestDamageIsNotDelivered(t *testing.T) {
 		}
 		files := l.files(pol, c.name)
 		path := files[slices.IndexFunc(files, func(p string) bool { return strings.Contains(p, "#0#") })] // a data fragment, which is read
-		b, err := os.ReadFile(path)
-		if err != nil {
-			t.Fatal(err)
-		}
-		b[c.off] ^= 1
-		raw := make([]byte, 64<<10)
-		n, err := unix.Getxattr(path, "user.swift.metadata", raw)
-		if err != nil {
-			t.Fatal(err)
-		}
-		if err := os.WriteFile(path, b, 0o644); err != nil {
-			t.Fatal(err)
-		}
-		if c.lie {
-			meta, err := pickle.DecodeMetadata(raw[:n])
-			if err != nil {
-				t.Fatal(err)
-			}
-			sum := md5.Sum(b)
-			meta["ETag"] = hex.EncodeToString(sum[:])
-			if err := scenario.SetMetadata(path, pickle.EncodeMetadata(meta, slices.Sorted(maps.Keys(meta)))); err != nil {
-				t.Fatal(err)
-			}
-		}
+		l.damage(path, c.off, c.lie)
 		got, _, err := l.get(pol, c.name)
 		if !c.lie && (err != nil || !bytes.Equal(got, want)) || c.lie && (err == nil || !strings.Contains(err.Error(), "is damaged")) {
 			t.Errorf("%s: %d bytes, %v", c.name, len(got), err)
 		}
+	}
+}
+
+// damage flips a bit of an archive; lie: its ETag is that of the damaged bytes.
+func (l *lab) damage(path string, off int64, lie bool) {
+	l.Helper()
+	b, err := os.ReadFile(path)
+	if err != nil {
+		l.Fatal(err)
+	}
+	b[off] ^= 1
+	raw := make([]byte, 64<<10)
+	n, err := unix.Getxattr(path, "user.swift.metadata", raw)
+	if err != nil {
+		l.Fatal(err)
+	}
+	if err := os.WriteFile(path, b, 0o644); err != nil {
+		l.Fatal(err)
+	}
+	if !lie {
+		return
+	}
+	meta, err := pickle.DecodeMetadata(raw[:n])
+	if err != nil {
+		l.Fatal(err)
+	}
+	sum := md5.Sum(b)
+	meta["ETag"] = hex.EncodeToString(sum[:])
+	if err := scenario.SetMetadata(path, pickle.EncodeMetadata(meta, slices.Sorted(maps.Keys(meta)))); err != nil {
+		l.Fatal(err)
 	}
 }
 
