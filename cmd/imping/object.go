@@ -85,7 +85,8 @@ reconstructor will see to that).`,
 		Use:   "get NAME",
 		Short: "read an object, or a part of it",
 		Long: `get writes an object to standard output or, with -o, to a file that gets its name when all of
-it was read and has the object's MD5. With a part nothing is compared with the MD5.`,
+it was read and has the object's MD5. With a part nothing is compared with the MD5. Archives
+that spoil it are named, and with -o the object is read once more without them.`,
 		Example: `  imping object get /AUTH_test/photos/cat.jpg -o cat.jpg
   imping object get /AUTH_test/logs/today --policy gold --range -1000`,
 		Args: cobra.ExactArgs(1),
@@ -106,10 +107,14 @@ it was read and has the object's MD5. With a part nothing is compared with the M
 		RunE: func(_ *cobra.Command, args []string) error {
 			return o.do(args[0], func(ctx context.Context, c *object.Client, pol *policy.Policy) error {
 				found, err := c.Find(ctx, pol, args[0])
-				if err == nil {
-					o.print(found)
+				if err != nil {
+					return err
 				}
-				return err
+				if found.Newer != "" {
+					fmt.Fprintf(os.Stderr, "%s is not the newest version: %s\n", args[0], found.Newer)
+				}
+				o.print(found)
+				return nil
 			})
 		},
 	}
@@ -293,14 +298,39 @@ func (o *objectOptions) get(ctx context.Context, c *object.Client, pol *policy.P
 	if err != nil {
 		return fmt.Errorf("--range %s: %w", o.span, err)
 	}
-	out, publish, abort, err := o.open()
-	if err != nil {
-		return err
+	if found.Newer != "" {
+		fmt.Fprintf(os.Stderr, "%s is not the newest version: %s\n", name, found.Newer)
 	}
-	defer abort()
+	var out io.Writer
+	var publish func() error
+	abort := func() {}
+	defer func() { abort() }()
 	moved := newTransfer(n)
-	err = found.Copy(ctx, moved.writer(out), first, n)
+	begin := func() (io.Writer, error) {
+		if _, renewed := out.(*rescue.File); out != nil && !renewed {
+			return nil, errors.New("what was written is no object: a file that -o names would have been begun anew")
+		}
+		abort()
+		to, done, undo, err := o.open()
+		if err != nil {
+			return nil, err
+		}
+		out, publish, abort = to, done, undo
+		moved.n.Store(0)
+		return moved.writer(out), nil
+	}
+	var bad []string
+	if first == 0 && n == found.Size {
+		bad, err = found.CopyWhole(ctx, begin)
+	} else if w, why := begin(); why != nil {
+		err = why
+	} else {
+		err = found.Copy(ctx, w, first, n)
+	}
 	moved.end()
+	for _, why := range bad {
+		fmt.Fprintf(os.Stderr, "bad archive of %s: %s\n", name, why)
+	}
 	if err != nil {
 		return err
 	}

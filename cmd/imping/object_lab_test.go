@@ -22,6 +22,7 @@ import (
 	"imping/lab/real"
 	"imping/lab/scenario"
 	"imping/swift/objhash"
+	"imping/swift/pickle"
 	"imping/swift/policy"
 	"imping/swift/ring"
 )
@@ -399,6 +400,111 @@ func TestArchivesAndListingsAreThoseOfTheProxy(t *testing.T) {
 			t.Errorf("%q: %s", c.args, out)
 		}
 	}
+}
+
+// A tombstone of the data's very time, one that is newer, and a newer durable version with too few archives are to `imping object` what they are to the proxy.
+func TestTheNewestIsWhatTheProxyTakesForIt(t *testing.T) { // rule 36
+	l := startLab(t)
+	const pol, container = "isal42", "newest"
+	swift, err := policy.Load(l.SwiftConf())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := l.Client().CreateContainer(t.Context(), container, pol); err != nil {
+		t.Fatal(err)
+	}
+	name := "/" + l.Account() + "/" + container + "/o"
+	archives := func() (list []string) {
+		for _, node := range l.Nodes() {
+			for _, dev := range l.Devices(node) {
+				found, _ := filepath.Glob(filepath.Join(l.DevicePath(dev), swift.ByName(pol).DataDir(), "*", "*", objhash.Hex(l.hasher().Object(name)), "*.data"))
+				list = append(list, found...)
+			}
+		}
+		return list
+	}
+	work := t.TempDir()
+	put := func(content, at string) []string {
+		t.Helper()
+		file := filepath.Join(work, "file")
+		if err := os.WriteFile(file, []byte(content), 0o644); err != nil {
+			t.Fatal(err)
+		}
+		if status, out := l.run(l.self, "object", "put", "--swift-conf", l.SwiftConf(), "--policy", pol, "--timestamp", at, name, file); status != exitDone {
+			t.Fatalf("status %d: %s", status, out)
+		}
+		return archives()
+	}
+	both := func(what string, want int, content, say string) {
+		t.Helper()
+		if resp := l.viaProxy(http.MethodGet, name); resp.StatusCode != want || want == 200 && string(resp.body) != content {
+			t.Errorf("%s: the proxy answers %s with %d bytes, want %d", what, resp.Status, len(resp.body), want)
+		}
+		to := filepath.Join(work, "got")
+		defer os.Remove(to)
+		status, out := l.run(l.self, "object", "get", "--swift-conf", l.SwiftConf(), "--policy", pol, name, "-o", to)
+		if got, _ := os.ReadFile(to); (status == exitDone) != (want == 200) || want == 200 && string(got) != content || !strings.Contains(out, say) {
+			t.Errorf("%s: status %d, %d bytes: %s", what, status, len(got), out)
+		}
+	}
+	const before, at, after = "1700000000.00000", "1700000010.00000", "1700000020.00000"
+	bury := func(dir, at string) {
+		t.Helper()
+		path := filepath.Join(dir, at+".ts")
+		if err := os.WriteFile(path, nil, 0o644); err != nil {
+			t.Fatal(err)
+		}
+		if err := scenario.SetMetadata(path, pickle.EncodeMetadata(map[string]string{"name": name, "X-Timestamp": at}, []string{"X-Timestamp", "name"})); err != nil {
+			t.Fatal(err)
+		}
+	}
+	files := put("newer", at)
+	moved := map[string]string{}
+	for _, path := range files {
+		aside := strings.SplitAfter(path, "/"+swift.ByName(pol).DataDir()+"/")[0] + filepath.Base(path)
+		if err := os.Rename(path, aside); err != nil {
+			t.Fatal(err)
+		}
+		moved[path] = aside
+	}
+	put("of before", before)
+	for _, path := range files[:2] { // which makes what is older obsolete there
+		if err := os.Rename(moved[path], path); err != nil {
+			t.Fatal(err)
+		}
+	}
+	both("a newer durable version is short", 200, "of before", "is not the newest version: of "+at)
+	for _, path := range archives() {
+		if strings.Contains(path, before) {
+			if err := os.Remove(path); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	for _, path := range files[2:] {
+		if err := os.Rename(moved[path], path); err != nil {
+			t.Fatal(err)
+		}
+	}
+	both("the newer one alone", 200, "newer", "")
+	if err := os.Remove(files[0]); err != nil {
+		t.Fatal(err)
+	}
+	bury(filepath.Dir(files[0]), at)
+	both("a tombstone of its time", 200, "newer", "")
+	for _, path := range files[1:3] {
+		if err := os.Rename(path, moved[path]); err != nil {
+			t.Fatal(err)
+		}
+	}
+	both("a tombstone of its time, and it is short", 503, "", "can not be read now")
+	for _, path := range files[1:3] {
+		if err := os.Rename(moved[path], path); err != nil {
+			t.Fatal(err)
+		}
+	}
+	bury(filepath.Dir(files[0]), after)
+	both("a newer tombstone", 404, "", "deleted at "+after)
 }
 
 // archiveSums are an object's archives by fragment index, as MD5 and metadata but for name and time; duplicates must be equal.

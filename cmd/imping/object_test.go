@@ -1,13 +1,21 @@
 package main
 
 import (
+	"crypto/md5"
+	"encoding/hex"
 	"io"
+	"maps"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"syscall"
 	"testing"
 
+	"imping/io/diskfile"
+	"imping/lab/scenario"
+	"imping/swift/pickle"
+	"imping/swift/policy"
 	"imping/swift/timestamp"
 )
 
@@ -112,5 +120,72 @@ func TestWhereAnObjectGoes(t *testing.T) {
 	}
 	if names, _ := filepath.Glob(filepath.Join(dir, ".*")); names != nil {
 		t.Errorf("left: %q", names)
+	}
+}
+
+// An archive that is of other bytes than it was, and has their MD5, is named. A file has the right bytes nevertheless; what went to standard output is no
+// object, and no file is left half written.
+func TestABadArchiveIsNamedAndDoneWithout(t *testing.T) {
+	t.Parallel()
+	c := startEmbedded(t)
+	swift, err := policy.Load(c.SwiftConf())
+	if err != nil {
+		t.Fatal(err)
+	}
+	i := slices.IndexFunc(swift.Policies, func(p *policy.Policy) bool { return p.Type == policy.ErasureCoding && p.Parity > 1 })
+	pol := swift.Policies[i]
+	const name = "/a/c/o"
+	work := t.TempDir()
+	file, to := filepath.Join(work, "file"), filepath.Join(work, "got")
+	want := strings.Repeat("imping ", 1000)
+	if err := os.WriteFile(file, []byte(want), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	object := func(verb string, more ...string) (int, string, string) {
+		t.Helper()
+		return runImping(t, append([]string{"object", verb, "--swift-conf", c.SwiftConf(), "--policy", pol.Name, name}, more...)...)
+	}
+	if status, out, problems := object("put", file); status != exitDone {
+		t.Fatalf("status %d: %s%s", status, out, problems)
+	}
+	var archive, dev string
+	for _, node := range c.Nodes() {
+		for _, d := range c.Devices(node) {
+			found, _ := filepath.Glob(filepath.Join(c.DevicePath(d), pol.DataDir(), "*", "*", "*", "*#1#d.data"))
+			if len(found) > 0 {
+				archive, dev = found[0], d
+			}
+		}
+	}
+	b, err := os.ReadFile(archive)
+	if err != nil {
+		t.Fatal(err)
+	}
+	meta, err := diskfile.ReadMetadata(archive)
+	if err != nil {
+		t.Fatal(err)
+	}
+	b[100] ^= 1
+	sum := md5.Sum(b)
+	meta["ETag"] = hex.EncodeToString(sum[:])
+	if err := os.WriteFile(archive, b, 0o644); err != nil {
+		t.Fatal(err)
+	}
+	if err := scenario.SetMetadata(archive, pickle.EncodeMetadata(meta, slices.Sorted(maps.Keys(meta)))); err != nil {
+		t.Fatal(err)
+	}
+	bad := "/" + dev + ", fragment 1: the archive contradicts the others"
+	status, _, problems := object("get", "-o", to)
+	if got, err := os.ReadFile(to); status != exitDone || err != nil || string(got) != want || !strings.Contains(problems, bad) {
+		t.Errorf("status %d, %d bytes, %v: %s", status, len(got), err, problems)
+	}
+	if status, _, problems := object("get"); status != exitFailed || !strings.Contains(problems, bad) || !strings.Contains(problems, "what was written is no object") {
+		t.Errorf("status %d: %s", status, problems)
+	}
+	if status, out, problems := object("get", "--range", "0-99"); status != exitDone || len(out) != 100 {
+		t.Errorf("status %d, %d bytes: %s", status, len(out), problems)
+	}
+	if left, err := os.ReadDir(work); err != nil || len(left) != 2 {
+		t.Errorf("%v, %v", left, err)
 	}
 }

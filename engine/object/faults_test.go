@@ -130,6 +130,20 @@ func TestFaultsOfDevices(t *testing.T) {
 				if err == nil || !strings.Contains(err.Error(), "is damaged") {
 					t.Errorf("GET: %d bytes, %v", len(got), err)
 				}
+				// Who may begin anew gets it from the others.
+				o, err := l.Find(t.Context(), pol, name)
+				if err != nil {
+					t.Fatal(err)
+				}
+				got, blamed, err := whole(t, o)
+				if err != nil || !bytes.Equal(got, want) || len(blamed) != 2 || !strings.Contains(blamed[0], "the archive has the MD5 ") {
+					t.Errorf("begun anew: %d bytes, %q, %v", len(got), blamed, err)
+				}
+				for _, p := range proxies {
+					if !strings.Contains(strings.Join(blamed, "\n"), p.Addr()+"/") {
+						t.Errorf("%s is not among %q", p.Addr(), blamed)
+					}
+				}
 			} else if err != nil || !bytes.Equal(got, want) {
 				t.Errorf("GET: %d bytes, %v", len(got), err)
 			}

@@ -16,7 +16,7 @@ import (
 
 // Copy writes n bytes of the object to w, from first on. Fragments are read from as few devices as suffice; one that fails is replaced by another
 // in the middle of the object, and what was read is kept. All of an object is compared with its ETag, which fails after the
-// last byte was written. Errors: a *StatusError of 503 if too few archives are left; those of w.
+// last byte was written. Errors: a *StatusError of 503 if too few archives are left; a *DamagedError; those of w.
 func (o *Object) Copy(ctx context.Context, w io.Writer, first, n int64) error {
 	if first < 0 || n < 0 || first > o.Size || n > o.Size-first {
 		return fmt.Errorf("bytes %d to %d of %s, which has %d", first, first+n-1, o.Name, o.Size)
@@ -35,9 +35,48 @@ func (o *Object) Copy(ctx context.Context, w io.Writer, first, n int64) error {
 		return nil
 	}
 	if got := hex.EncodeToString(sum.Sum(nil)); got != o.ETag {
-		return fmt.Errorf("%s is damaged: what its archives make has the MD5 %s, not %s", o.Name, got, o.ETag)
+		return &DamagedError{o.Name, got, o.ETag}
 	}
 	return nil
+}
+
+// DamagedError is what became of an object whose archives seemed to be good, and are not all.
+type DamagedError struct{ Name, MD5, ETag string }
+
+func (e *DamagedError) Error() string {
+	return fmt.Sprintf("%s is damaged: what its archives make has the MD5 %s, not %s", e.Name, e.MD5, e.ETag)
+}
+
+// CopyWhole is Copy of all of an object to what begin gives. If it proves to be damaged the archives that are at fault are looked for, and it is
+// copied again without them to what begin gives then, which has to forget what was written before, or fails. bad: device, fragment and
+// fault of those archives, whether or not the object could be had without them.
+func (o *Object) CopyWhole(ctx context.Context, begin func() (io.Writer, error)) (bad []string, err error) {
+	var damaged *DamagedError
+	for {
+		w, err := begin()
+		if err == nil {
+			err = o.Copy(ctx, w, 0, o.Size)
+		}
+		var again *DamagedError
+		switch {
+		case err == nil || cause(ctx) != nil:
+			return bad, err
+		case errors.As(err, &again):
+			damaged = again
+		case damaged != nil:
+			return bad, fmt.Errorf("%w; %w", damaged, err)
+		default:
+			return bad, err
+		}
+		found, err := o.blame(ctx)
+		if err != nil {
+			return bad, err
+		}
+		if len(found) == 0 {
+			return bad, fmt.Errorf("%w, and which archive is at fault can not be told; imping verify --object may say more", damaged)
+		}
+		bad = append(bad, found...)
+	}
 }
 
 func (o *Object) copy(ctx context.Context, w io.Writer, first, n int64) error {
@@ -98,9 +137,18 @@ func (o *Object) length(number int64) int {
 	return int(min(int64(o.segment), o.Size-number*int64(o.segment)))
 }
 
+// opens says why the version can not be read, as its first segment shows; nil if it can. An object of no bytes has only the heads of the answers.
+func (o *Object) opens(ctx context.Context) error {
+	r := &reader{Object: o, open: map[int]*stream{}}
+	defer r.close()
+	_, err := r.fetch(ctx, 0)
+	return err
+}
+
 // reader reads fragments from devices that may fail.
 type reader struct {
 	*Object
+	all  bool // fragments are read, not only as many as it takes
 	mu   sync.Mutex
 	open map[int]*stream // by fragment index
 	end  error           // why nothing more is to be read
@@ -110,8 +158,16 @@ type reader struct {
 type stream struct {
 	*source
 	resp  *fragment.Response
-	slots [2][]byte // of the segments of even and of odd number
+	slots [2][]byte // of the segments of even and of odd number; none is longer than the first that is read
 	ready int64     // the segment that was read last, -1 before
+}
+
+func (s *stream) slot(number int64, size int) []byte {
+	slot := &s.slots[number%2]
+	if *slot == nil {
+		*slot = make([]byte, size)
+	}
+	return (*slot)[:size]
 }
 
 func (r *reader) close() {
@@ -137,6 +193,9 @@ func (r *reader) fetch(ctx context.Context, number int64) (map[int][]byte, error
 	size := r.place.code.FragmentSize(length)
 	for {
 		read, err := r.chosen()
+		if err != nil && r.more(ctx) {
+			continue
+		}
 		if err != nil {
 			return nil, err
 		}
@@ -147,8 +206,8 @@ func (r *reader) fetch(ctx context.Context, number int64) (map[int][]byte, error
 		for _, index := range read.Indexes() {
 			wg.Go(func() {
 				s, err := r.stream(ctx, index, number)
-				if err == nil && s.ready != number {
-					slot := s.slots[number%2][:size]
+				if err == nil && s.ready != number && length > 0 {
+					slot := s.slot(number, size)
 					if _, err = s.resp.ReadFragment(slot); err == nil {
 						err = r.proven(slot, index, length)
 					}
@@ -160,7 +219,7 @@ func (r *reader) fetch(ctx context.Context, number int64) (map[int][]byte, error
 					return
 				}
 				s.ready = number
-				fragments[index] = s.slots[number%2][:size]
+				fragments[index] = s.slot(number, size)
 			})
 		}
 		wg.Wait()
@@ -203,7 +262,7 @@ func (r *reader) chosen() (codec.Set, error) {
 			if s.bad == nil {
 				offered = offered.With(index)
 			} else {
-				why = append(why, fmt.Errorf("%v, fragment %d: %w", s.node, index, s.bad))
+				why = append(why, errors.New(s.fault()))
 			}
 		}
 	}
@@ -214,6 +273,9 @@ func (r *reader) chosen() (codec.Set, error) {
 	if err != nil {
 		return read, &StatusError{503, fmt.Sprintf("%s can not be read: %v", r.Name, errors.Join(append(why, err)...))}
 	}
+	if r.all {
+		read = held.Or(offered)
+	}
 	return read, nil
 }
 
@@ -221,13 +283,7 @@ func (r *reader) chosen() (codec.Set, error) {
 func (r *reader) stream(ctx context.Context, index int, number int64) (*stream, error) {
 	r.mu.Lock()
 	s := r.open[index]
-	var from *source
-	for _, candidate := range r.sources[index] {
-		if candidate.bad == nil {
-			from = candidate
-			break
-		}
-	}
+	from := r.usable(index)
 	r.mu.Unlock()
 	if s != nil {
 		return s, nil
@@ -245,9 +301,6 @@ func (r *reader) stream(ctx context.Context, index int, number int64) (*stream, 
 		return s, fmt.Errorf("answered %d with fragment %d of %s and %d bytes, not with what it had announced", resp.Status, resp.FragIndex, resp.Data.Internal(), resp.Total)
 	}
 	s.resp = resp
-	for i := range s.slots {
-		s.slots[i] = make([]byte, r.place.code.FragmentSize(int(min(int64(r.segment), r.Size))))
-	}
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if r.end != nil {

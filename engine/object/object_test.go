@@ -376,6 +376,9 @@ func TestTheNewestDurableVersionThatCanBeDecodedIsRead(t *testing.T) { // rules 
 		}
 	}
 	check("both whole", second)
+	if o, err := l.Find(l.Context(), pol, name); err != nil || o.Newer != "" {
+		t.Errorf("%+v, %v", o, err)
+	}
 	fresh := l.files(pol, name) // of the second alone, which made the first obsolete
 	if len(fresh) != pol.Replicas() {
 		t.Fatalf("files %q", fresh)
@@ -404,7 +407,7 @@ func TestTheNewestDurableVersionThatCanBeDecodedIsRead(t *testing.T) { // rules 
 		}
 	}
 	check("there are three archives of the newer one", first)
-	if o, err := l.Find(l.Context(), pol, name); err != nil || o.Data != at || o.Data == stored.Timestamp {
+	if o, err := l.Find(l.Context(), pol, name); err != nil || o.Data != at || o.Data == stored.Timestamp || !strings.Contains(o.Newer, stored.Timestamp.Internal()+" there are fragments") {
 		t.Errorf("%+v, %v", o, err)
 	}
 }
@@ -628,6 +631,23 @@ func TestWhatIsLeftOfFailuresCountsAsWithSwift(t *testing.T) {
 			t.Errorf("a tombstone at %s, data at %s: %v", stamp.Internal(), at.Internal(), err)
 		}
 	}
+	// Where too few archives are left of that time it can not be read now: the proxy, too, does not take a tombstone that is no newer for its end.
+	put("/a/c/short", at, older)
+	files = l.files(pol, "/a/c/short")
+	tombstone := filepath.Join(filepath.Dir(files[0]), at.Internal()+".ts")
+	if err := os.WriteFile(tombstone, nil, 0o644); err != nil {
+		t.Fatal(err)
+	}
+	if err := scenario.SetMetadata(tombstone, pickle.EncodeMetadata(map[string]string{"name": "/a/c/short", "X-Timestamp": at.Internal()}, []string{"X-Timestamp", "name"})); err != nil {
+		t.Fatal(err)
+	}
+	for _, path := range files[:3] {
+		os.Remove(path)
+	}
+	var status *object.StatusError
+	if _, _, err := l.get(pol, "/a/c/short"); !errors.As(err, &status) || status.Status != 503 {
+		t.Errorf("a tombstone of the time of data that are short of archives: %v", err)
+	}
 }
 
 // An archive that rots is done without; bytes that are whole, archive by archive, and make another object are found by the object's MD5.
@@ -645,34 +665,41 @@ func TestDamageIsNotDelivered(t *testing.T) {
 		}
 		files := l.files(pol, c.name)
 		path := files[slices.IndexFunc(files, func(p string) bool { return strings.Contains(p, "#0#") })] // a data fragment, which is read
-		b, err := os.ReadFile(path)
-		if err != nil {
-			t.Fatal(err)
-		}
-		b[c.off] ^= 1
-		raw := make([]byte, 64<<10)
-		n, err := unix.Getxattr(path, "user.swift.metadata", raw)
-		if err != nil {
-			t.Fatal(err)
-		}
-		if err := os.WriteFile(path, b, 0o644); err != nil {
-			t.Fatal(err)
-		}
-		if c.lie {
-			meta, err := pickle.DecodeMetadata(raw[:n])
-			if err != nil {
-				t.Fatal(err)
-			}
-			sum := md5.Sum(b)
-			meta["ETag"] = hex.EncodeToString(sum[:])
-			if err := scenario.SetMetadata(path, pickle.EncodeMetadata(meta, slices.Sorted(maps.Keys(meta)))); err != nil {
-				t.Fatal(err)
-			}
-		}
+		l.damage(path, c.off, c.lie)
 		got, _, err := l.get(pol, c.name)
 		if !c.lie && (err != nil || !bytes.Equal(got, want)) || c.lie && (err == nil || !strings.Contains(err.Error(), "is damaged")) {
 			t.Errorf("%s: %d bytes, %v", c.name, len(got), err)
 		}
+	}
+}
+
+// damage flips a bit of an archive; lie: its ETag is that of the damaged bytes.
+func (l *lab) damage(path string, off int64, lie bool) {
+	l.Helper()
+	b, err := os.ReadFile(path)
+	if err != nil {
+		l.Fatal(err)
+	}
+	b[off] ^= 1
+	raw := make([]byte, 64<<10)
+	n, err := unix.Getxattr(path, "user.swift.metadata", raw)
+	if err != nil {
+		l.Fatal(err)
+	}
+	if err := os.WriteFile(path, b, 0o644); err != nil {
+		l.Fatal(err)
+	}
+	if !lie {
+		return
+	}
+	meta, err := pickle.DecodeMetadata(raw[:n])
+	if err != nil {
+		l.Fatal(err)
+	}
+	sum := md5.Sum(b)
+	meta["ETag"] = hex.EncodeToString(sum[:])
+	if err := scenario.SetMetadata(path, pickle.EncodeMetadata(meta, slices.Sorted(maps.Keys(meta)))); err != nil {
+		l.Fatal(err)
 	}
 }
 

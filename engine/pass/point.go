@@ -290,7 +290,13 @@ func (pt *point) repair(ctx context.Context) (*PointReport, error) {
 	return pt.send(ctx, pt.complete)
 }
 
-// isDeleted reports whether the newest that is known for certain is a tombstone.
+// tied is what a device has that takes nothing of the reference, since a tombstone of its very time is there.
+const tied = "holds a tombstone of the data's very time, and takes none of it: put the object anew, or delete it"
+
+// isDeleted reports whether the newest that is known for certain is a tombstone. On one device a tombstone makes data of its very time obsolete
+// (Swift: obj/diskfile.py, get_ondisk_files), and such a device shows none. What others have of that time counts: the proxy
+// serves it, since only a newer tombstone takes a bucket's place (proxy/controllers/obj.py, ECGetResponseCollection.best_bucket), and no
+// device takes what another has: PUT and DELETE of that time are answered with 409 (obj/server.py). rule 36
 func (pt *point) isDeleted() (timestamp.Timestamp, bool) {
 	var at, data timestamp.Timestamp
 	if pt.tombstone != nil {
@@ -306,7 +312,7 @@ func (pt *point) isDeleted() (timestamp.Timestamp, bool) {
 			}
 		}
 	}
-	return at, !at.IsZero() && !data.After(at)
+	return at, at.After(data)
 }
 
 // repairDeleted pushes a local tombstone to the primaries that lack it. What others say
@@ -433,10 +439,11 @@ func (pt *point) versions() []*version {
 }
 
 // agreed is the newest version on which enough distinct indexes agree, one of them
-// durable (rule 36); nil if there is none.
+// durable (rule 36); nil if there is none. What a tombstone is newer than was deleted, though there be something newer still that has too few.
 func (pt *point) agreed() *version {
+	deleted, _ := pt.isDeleted()
 	for _, v := range pt.versions() {
-		if v.durable() && v.indexes().Len() >= pt.code.K() {
+		if v.durable() && !deleted.After(v.data) && v.indexes().Len() >= pt.code.K() {
 			return v
 		}
 	}
@@ -446,6 +453,7 @@ func (pt *point) agreed() *version {
 // tooFew says what there is instead of a version that could be repaired.
 func (pt *point) tooFew() string {
 	var list []string
+	deleted, _ := pt.isDeleted()
 	for i, v := range pt.versions() {
 		have := v.indexes()
 		if i == 0 {
@@ -454,6 +462,9 @@ func (pt *point) tooFew() string {
 		durable := "durable"
 		if !v.durable() {
 			durable = "not durable"
+		}
+		if deleted.After(v.data) {
+			durable += ", deleted since"
 		}
 		list = append(list, fmt.Sprintf("version %s has %d of %d survivors (fragments %v), %s", v.data.Internal(), have.Len(), pt.code.K(), have, durable))
 	}

@@ -244,6 +244,8 @@ func (pt *point) settle(ctx context.Context, j *job, t *pointTarget, cause error
 		if u.Need > 0 {
 			r.Action += fmt.Sprintf(" (%d of %d)", u.Have, u.Need)
 		}
+	case pt.ref != nil && t.to.deleted == pt.ref.data:
+		r.Action = before + tied
 	case other:
 		r.Action = before + "holds another version, which is newer, and did not take this one"
 	default:

@@ -532,6 +532,48 @@ func TestADeletedObject(t *testing.T) {
 	l.repair(n, PointWhole, map[int]string{left: "rebuilt"})
 }
 
+// Data that others hold of a tombstone's very time is there, as Swift's proxy has it, and the device with the tombstone takes none of it. Where it has
+// too few archives nothing is repaired, and least of all what is older than the tombstone.
+func TestATombstoneOfTheDatasVeryTimeDeletesOnlyItsDevice(t *testing.T) { // rule 36
+	t.Parallel()
+	n := name("o")
+	for _, missing := range [][]int{{left}, {left, far}} {
+		l := newPointLab(t)
+		o := peers.NewObjectAt(t, l.code, l.pol, n, single, segment, at(20))
+		l.spread(o, missing...)
+		l.peers[left].Hold(peers.Tombstone(n, at(20)))
+		actions, repaired := map[int]string{left: tied}, 0
+		if len(missing) > 1 {
+			actions[far], repaired = "rebuilt", 1
+		}
+		v, err := l.pointing(&PointRequest{Object: n}, (*Pass).Verify)
+		if err != nil || v.State != PointLeft || v.Left != len(missing) || v.Nodes[left].Action != tied || !v.Verdict.Decodes {
+			t.Errorf("verify: %+v, %v", v, err)
+		}
+		if r := l.repair(n, PointLeft, actions); r.Left != 1 || r.Repaired != repaired || len(l.peers[left].Stored()) > 0 {
+			t.Errorf("%+v", r)
+		}
+		// A tombstone on a local disk is none that others would get.
+		l = newPointLab(t)
+		l.spread(o, own)
+		l.peers[own].Hold(peers.Tombstone(n, at(20)))
+		l.disk.PutTombstone(t, part(n), n, at(20))
+		l.repair(n, PointLeft, map[int]string{own: tied})
+	}
+	l := newPointLab(t)
+	l.hold(peers.NewObjectAt(t, l.code, l.pol, n, single, segment, at(10)), left, far)
+	l.peers[left].Hold(peers.Tombstone(n, at(20)))
+	l.peers[far].Hold(peers.NewObjectAt(t, l.code, l.pol, n, single, segment, at(20)).Archive(far))
+	if r, err := l.point(&PointRequest{Object: n}); err != nil || r.State != PointHopeless || !strings.Contains(r.Reason, "deleted since") {
+		t.Errorf("%+v, %v", r, err)
+	}
+	for _, p := range l.peers {
+		if len(p.Sessions()) > 0 {
+			t.Error("something was offered")
+		}
+	}
+}
+
 func TestAHashIsEnoughWhereAFileTellsTheName(t *testing.T) {
 	t.Parallel()
 	l := newPointLab(t)

@@ -94,6 +94,8 @@ func (pt *point) verdict(why string) *PointReport {
 		case n.handoff && len(n.held) > 0:
 			r.Action = "belongs elsewhere" // a pass brings it there
 		case n.handoff:
+		case len(n.held) == 0 && pt.ref != nil && n.deleted == pt.ref.data:
+			r.Action, r.Left = tied, true
 		case len(n.held) == 0 && !n.deleted.IsZero():
 			r.Action, r.Left = "holds a tombstone", true
 		case len(n.held) == 0:
