@@ -193,7 +193,7 @@ func (c *Cluster) proxyConf() []byte {
 			"pipeline = catch_errors gatekeeper healthcheck cache listing_formats tempauth proxy-server"}},
 		egg("app", "proxy-server", "proxy", "account_autocreate = true",
 			"node_timeout = 60", "recoverable_node_timeout = 60", "conn_timeout = 10", "post_quorum_timeout = 60",
-			"error_suppression_interval = 0.1"),
+			"error_suppression_interval = 0"),
 		egg("filter", "catch_errors", "catch_errors"),
 		egg("filter", "gatekeeper", "gatekeeper"),
 		egg("filter", "healthcheck", "healthcheck"),

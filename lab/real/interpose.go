@@ -10,6 +10,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strconv"
+	"strings"
 	"sync"
 )
 
@@ -91,8 +92,18 @@ func (c *Cluster) again(ctx context.Context, other func(node int) (*server, erro
 	}
 	ctx, cancel := context.WithTimeout(ctx, startLimit)
 	defer cancel()
-	if err := startTogether(ctx, list); err != nil {
-		return err
+	var swifts []*server
+	for _, s := range list {
+		if strings.HasPrefix(s.argv[0], "/usr/bin/swift-") {
+			swifts = append(swifts, s)
+		} else if err := s.start(); err != nil {
+			return err
+		}
+	}
+	if len(swifts) > 0 {
+		if err := startTogether(ctx, swifts); err != nil {
+			return err
+		}
 	}
 	for _, s := range list {
 		if err := s.ready(ctx); err != nil {
