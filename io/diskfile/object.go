@@ -162,7 +162,10 @@ func (m *Manager) open(dir, hash string, c *choice, view *View) (*Object, error)
 
 func (m *Manager) load(o *Object, dir string, c *choice, view *View) (err error) {
 	var st unix.Stat_t
-	if err := unix.Fstat(int(o.file.Fd()), &st); err != nil {
+	for err = unix.EINTR; err == unix.EINTR; {
+		err = unix.Fstat(int(o.file.Fd()), &st)
+	}
+	if err != nil {
 		return fmt.Errorf("cannot stat fragment archive: %w", &fs.PathError{Op: "stat", Path: o.Path, Err: err})
 	}
 	if st.Mode&unix.S_IFMT != unix.S_IFREG {

@@ -492,7 +492,11 @@ func (r *Relinker) flush(ctx context.Context, part, to int) error {
 	if err := r.present(); err != nil {
 		return err
 	}
-	if unlock, any := r.lockFor(ctx, to, batch, func(o *relinking) string { return o.new }, func(o *relinking) bool { return len(o.links) > 0 }); any {
+	unlock, any, err := r.lockFor(ctx, to, batch, func(o *relinking) string { return o.new }, func(o *relinking) bool { return len(o.links) > 0 })
+	if err != nil {
+		return err
+	}
+	if any {
 		for _, o := range batch {
 			for _, name := range o.links {
 				r.makeLink(to, o, name)
@@ -504,7 +508,10 @@ func (r *Relinker) flush(ctx context.Context, part, to int) error {
 		return nil
 	}
 	done := func(o *relinking) bool { return o.missing == 0 && len(o.files) > 0 }
-	if unlock, any := r.lockFor(ctx, part, batch, func(o *relinking) string { return o.old }, done); any {
+	if unlock, any, err = r.lockFor(ctx, part, batch, func(o *relinking) string { return o.old }, done); err != nil {
+		return err
+	}
+	if any {
 		for _, o := range batch {
 			if done(o) {
 				r.remove(o)
@@ -516,8 +523,8 @@ func (r *Relinker) flush(ctx context.Context, part, to int) error {
 }
 
 // lockFor invalidates the suffixes of the objects that are meant, and keeps the partition's lock. Without the lock the work is
-// done all the same, as by Swift.
-func (r *Relinker) lockFor(ctx context.Context, part int, batch []*relinking, place func(*relinking) string, meant func(*relinking) bool) (unlock func(), any bool) {
+// done all the same, as by Swift, but on a device that is not there any more: it would keep the old hashes.
+func (r *Relinker) lockFor(ctx context.Context, part int, batch []*relinking, place func(*relinking) string, meant func(*relinking) bool) (unlock func(), any bool, err error) {
 	var lines []string
 	var first string
 	for _, o := range batch {
@@ -527,10 +534,10 @@ func (r *Relinker) lockFor(ctx context.Context, part int, batch []*relinking, pl
 		}
 	}
 	if len(lines) == 0 {
-		return nil, false
+		return nil, false, nil
 	}
 	if r.c.DryRun {
-		return func() {}, true
+		return func() {}, true, nil
 	}
 	slices.Sort(lines)
 	lines = slices.Compact(lines)
@@ -538,12 +545,15 @@ func (r *Relinker) lockFor(ctx context.Context, part int, batch []*relinking, pl
 	lock, err := r.lock(ctx, part, path)
 	if err == nil {
 		if err = r.m.noteInvalid(path, strings.Join(lines, "")); err == nil {
-			return lock.Unlock, true
+			return lock.Unlock, true, nil
 		}
 		lock.Unlock()
 	}
+	if gone := r.present(); gone != nil {
+		return nil, false, gone
+	}
 	r.c.Tell(RelinkEvent{Kind: RelinkInvalid, Old: r.path(first), Err: err})
-	return func() {}, true
+	return func() {}, true, nil
 }
 
 // lock takes a partition's lock. The partition is made below what was opened: by its path it could be made on the disk of the system,

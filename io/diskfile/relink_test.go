@@ -31,7 +31,7 @@ func TestARelinkersLockStaysOnItsDevice(t *testing.T) {
 	if err := os.MkdirAll(filepath.Join(point, m.policy.DataDir(), "5"), 0o755); err != nil {
 		t.Fatal(err)
 	}
-	r, err := m.Relinker("sda", RelinkConfig{Power: 8})
+	r, err := m.Relinker("sda", RelinkConfig{Power: 8, Tell: func(RelinkEvent) {}})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -50,6 +50,12 @@ func TestARelinkersLockStaysOnItsDevice(t *testing.T) {
 		if _, err := r.lock(t.Context(), part, m.PartitionPath("sda", part)); !errors.Is(err, fs.ErrNotExist) {
 			t.Errorf("partition %d: %v", part, err)
 		}
+	}
+	// And nothing is linked or removed without the lock, on a disk that somebody may mount again: its old hashes would stay.
+	batch := []*relinking{{to: 12, old: "5/abc/x", new: "12/abc/x", links: []string{"file"}}}
+	_, any, err := r.lockFor(t.Context(), 12, batch, func(o *relinking) string { return o.new }, func(*relinking) bool { return true })
+	if gone := (*NotMountedError)(nil); any || !errors.As(err, &gone) {
+		t.Errorf("%v, %v", any, err)
 	}
 	if left, err := os.ReadDir(point); err != nil || len(left) > 0 {
 		t.Errorf("%v is there now, %v", left, err)

@@ -131,15 +131,36 @@ func (b *objectBody) parts(ranges []span, contentType, boundary string) Stream {
 
 // unseen sends bytes that nobody looks at.
 func (b *objectBody) unseen(c *netfast.Conn, r span) error {
-	for r.start < r.end {
-		n := min(dropWindow, r.end-r.start)
-		if err := c.SendFile(b.o.File(), r.start, n); err != nil {
+	if b.drop {
+		return b.copied(c, r)
+	}
+	if err := c.SendFile(b.o.File(), r.start, r.end-r.start); err != nil {
+		return b.failed(err)
+	}
+	return nil
+}
+
+// copied is unseen of what the page cache shall not keep: pages that sendfile has handed to the socket can not be dropped before the
+// client has taken them.
+func (b *objectBody) copied(c *netfast.Conn, r span) error {
+	piece := pieces.Get().(*[pieceSize]byte)
+	defer pieces.Put(piece)
+	dropped := r.start
+	for off := r.start; off < r.end; {
+		p := piece[:min(pieceSize, r.end-off)]
+		if n, err := b.o.ReadAt(p, off); n < len(p) {
+			if err == io.EOF {
+				err = io.ErrUnexpectedEOF
+			}
 			return b.failed(err)
 		}
-		if b.drop {
-			b.o.DropCache(r.start, n)
+		if _, err := c.Write(p); err != nil {
+			return err
 		}
-		r.start += n
+		if off += int64(len(p)); off-dropped > dropWindow || off == r.end {
+			b.o.DropCache(r.start, off-r.start) // as in seen
+			dropped = off
+		}
 	}
 	return nil
 }
@@ -245,8 +266,10 @@ func (b *objectBody) seen(c *netfast.Conn, head []byte, end int64) error {
 		}
 		var err error
 		switch {
-		case head != nil && off == end: // all at once
+		case head != nil && (off == end || b.drop): // all at once
 			_, err = c.Writev(&net.Buffers{head, p})
+		case b.drop: // see copied
+			_, err = c.Write(p)
 		case head != nil:
 			err = c.Corked(func() error {
 				if _, err := c.Write(head); err != nil {
@@ -262,7 +285,7 @@ func (b *objectBody) seen(c *netfast.Conn, head []byte, end int64) error {
 		}
 		head = nil
 		if b.drop && (off-b.dropped > dropWindow || off == end) {
-			b.o.DropCache(b.dropped, off-b.dropped)
+			b.o.DropCache(0, off) // of a folio all or nothing goes: what the end of the last window had cut, too
 			b.dropped = off
 		}
 	}

@@ -192,8 +192,8 @@ func TestStalledReadersAreHungUpOn(t *testing.T) {
 	large := randomBytes(32 << 20)
 	dir := filepath.Join(devices, hashDir(testSwift().Policies[0], 7, "/a/c/o"))
 	writeObjectFile(t, filepath.Join(dir, t2+".data"), large, metadata("/a/c/o", t2, large))
-	s := ours(t, devices, map[string]string{"client_timeout": "0.3"})
-	for _, header := range []string{"A: b", "Range: bytes=1-"} { // through memory, by sendfile
+	s := ours(t, devices, map[string]string{"client_timeout": "0.3", "keep_cache_size": "100000000"})
+	for _, header := range []string{"A: b", "Range: bytes=1-", "X-Auth-Token: a", "X-Auth-Token: a\r\nRange: bytes=1-"} { // by sendfile, through memory
 		w := dial(t, s.addr)
 		io.WriteString(w, request("GET", "/sda/7/a/c/o", header))
 		if _, err := w.r.Peek(1); err != nil {
