@@ -264,26 +264,17 @@ func (b *objectBody) seen(c *netfast.Conn, head []byte, end int64) error {
 				}
 			}
 		}
+		// The very bytes that were hashed: what sendfile sends may have been read from the disk once more.
 		var err error
-		switch {
-		case head != nil && (off == end || b.drop): // all at once
+		if head != nil {
 			_, err = c.Writev(&net.Buffers{head, p})
-		case b.drop: // see copied
+			head = nil
+		} else {
 			_, err = c.Write(p)
-		case head != nil:
-			err = c.Corked(func() error {
-				if _, err := c.Write(head); err != nil {
-					return err
-				}
-				return c.SendFile(b.o.File(), 0, off)
-			})
-		default: // what was looked at lies in the page cache, and need not be copied
-			err = c.SendFile(b.o.File(), off-int64(len(p)), int64(len(p)))
 		}
 		if err != nil {
-			return b.failed(err)
+			return err
 		}
-		head = nil
 		if b.drop && (off-b.dropped > dropWindow || off == end) {
 			b.o.DropCache(0, off) // of a folio all or nothing goes: what the end of the last window had cut, too
 			b.dropped = off
