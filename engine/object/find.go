@@ -160,7 +160,10 @@ func (o *Object) known(replies []*reply, than timestamp.Timestamp) (list []strin
 			continue
 		}
 		if !r.Durable.IsZero() {
-			have[r.Durable], durable[r.Durable] = have[r.Durable], append(durable[r.Durable], r.node.String())
+			if _, listed := have[r.Durable]; !listed {
+				have[r.Durable] = codec.Set{}
+			}
+			durable[r.Durable] = append(durable[r.Durable], r.node.String())
 		}
 		for at, indexes := range r.sets {
 			have[at] = have[at].Or(codec.SetOf(indexes...))
