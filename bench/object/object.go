@@ -52,7 +52,6 @@ type Sample struct {
 
 const (
 	container = "bench"
-	account   = "AUTH_test"
 	patience  = time.Minute // as long as the lab's proxy waits
 )
 
@@ -263,7 +262,7 @@ func (r *run) viaProxy(ctx context.Context, verb, object string, size int) error
 }
 
 func (r *run) without(ctx context.Context, verb, object string, size int) error {
-	object = "/" + account + "/" + container + "/" + object
+	object = "/" + r.Account() + "/" + container + "/" + object
 	if verb == "PUT" {
 		stored, err := r.direct.Put(ctx, r.policy, object, bytes.NewReader(r.data[:size]), engine.PutOptions{
 			Size: int64(size), Fields: []netfast.Field{{Key: "Content-Type", Value: "application/octet-stream"}}})
