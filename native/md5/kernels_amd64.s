@@ -386,170 +386,164 @@ DATA sines<>+1520(SB)/4, $0xc4ac5665
 DATA sines<>+1524(SB)/4, $0xc4ac5665
 DATA sines<>+1528(SB)/4, $0xc4ac5665
 DATA sines<>+1532(SB)/4, $0xc4ac5665
-DATA sines<>+1536(SB)/4, $0xf4292244
-DATA sines<>+1540(SB)/4, $0xf4292244
-DATA sines<>+1544(SB)/4, $0xf4292244
-DATA sines<>+1548(SB)/4, $0xf4292244
-DATA sines<>+1552(SB)/4, $0xf4292244
-DATA sines<>+1556(SB)/4, $0xf4292244
-DATA sines<>+1560(SB)/4, $0xf4292244
-DATA sines<>+1564(SB)/4, $0xf4292244
-DATA sines<>+1568(SB)/4, $0x432aff97
-DATA sines<>+1572(SB)/4, $0x432aff97
-DATA sines<>+1576(SB)/4, $0x432aff97
-DATA sines<>+1580(SB)/4, $0x432aff97
-DATA sines<>+1584(SB)/4, $0x432aff97
-DATA sines<>+1588(SB)/4, $0x432aff97
-DATA sines<>+1592(SB)/4, $0x432aff97
-DATA sines<>+1596(SB)/4, $0x432aff97
-DATA sines<>+1600(SB)/4, $0xab9423a7
-DATA sines<>+1604(SB)/4, $0xab9423a7
-DATA sines<>+1608(SB)/4, $0xab9423a7
-DATA sines<>+1612(SB)/4, $0xab9423a7
-DATA sines<>+1616(SB)/4, $0xab9423a7
-DATA sines<>+1620(SB)/4, $0xab9423a7
-DATA sines<>+1624(SB)/4, $0xab9423a7
-DATA sines<>+1628(SB)/4, $0xab9423a7
-DATA sines<>+1632(SB)/4, $0xfc93a039
-DATA sines<>+1636(SB)/4, $0xfc93a039
-DATA sines<>+1640(SB)/4, $0xfc93a039
-DATA sines<>+1644(SB)/4, $0xfc93a039
-DATA sines<>+1648(SB)/4, $0xfc93a039
-DATA sines<>+1652(SB)/4, $0xfc93a039
-DATA sines<>+1656(SB)/4, $0xfc93a039
-DATA sines<>+1660(SB)/4, $0xfc93a039
-DATA sines<>+1664(SB)/4, $0x655b59c3
-DATA sines<>+1668(SB)/4, $0x655b59c3
-DATA sines<>+1672(SB)/4, $0x655b59c3
-DATA sines<>+1676(SB)/4, $0x655b59c3
-DATA sines<>+1680(SB)/4, $0x655b59c3
-DATA sines<>+1684(SB)/4, $0x655b59c3
-DATA sines<>+1688(SB)/4, $0x655b59c3
-DATA sines<>+1692(SB)/4, $0x655b59c3
-DATA sines<>+1696(SB)/4, $0x8f0ccc92
-DATA sines<>+1700(SB)/4, $0x8f0ccc92
-DATA sines<>+1704(SB)/4, $0x8f0ccc92
-DATA sines<>+1708(SB)/4, $0x8f0ccc92
-DATA sines<>+1712(SB)/4, $0x8f0ccc92
-DATA sines<>+1716(SB)/4, $0x8f0ccc92
-DATA sines<>+1720(SB)/4, $0x8f0ccc92
-DATA sines<>+1724(SB)/4, $0x8f0ccc92
-DATA sines<>+1728(SB)/4, $0xffeff47d
-DATA sines<>+1732(SB)/4, $0xffeff47d
-DATA sines<>+1736(SB)/4, $0xffeff47d
-DATA sines<>+1740(SB)/4, $0xffeff47d
-DATA sines<>+1744(SB)/4, $0xffeff47d
-DATA sines<>+1748(SB)/4, $0xffeff47d
-DATA sines<>+1752(SB)/4, $0xffeff47d
-DATA sines<>+1756(SB)/4, $0xffeff47d
-DATA sines<>+1760(SB)/4, $0x85845dd1
-DATA sines<>+1764(SB)/4, $0x85845dd1
-DATA sines<>+1768(SB)/4, $0x85845dd1
-DATA sines<>+1772(SB)/4, $0x85845dd1
-DATA sines<>+1776(SB)/4, $0x85845dd1
-DATA sines<>+1780(SB)/4, $0x85845dd1
-DATA sines<>+1784(SB)/4, $0x85845dd1
-DATA sines<>+1788(SB)/4, $0x85845dd1
-DATA sines<>+1792(SB)/4, $0x6fa87e4f
-DATA sines<>+1796(SB)/4, $0x6fa87e4f
-DATA sines<>+1800(SB)/4, $0x6fa87e4f
-DATA sines<>+1804(SB)/4, $0x6fa87e4f
-DATA sines<>+1808(SB)/4, $0x6fa87e4f
-DATA sines<>+1812(SB)/4, $0x6fa87e4f
-DATA sines<>+1816(SB)/4, $0x6fa87e4f
-DATA sines<>+1820(SB)/4, $0x6fa87e4f
-DATA sines<>+1824(SB)/4, $0xfe2ce6e0
-DATA sines<>+1828(SB)/4, $0xfe2ce6e0
-DATA sines<>+1832(SB)/4, $0xfe2ce6e0
-DATA sines<>+1836(SB)/4, $0xfe2ce6e0
-DATA sines<>+1840(SB)/4, $0xfe2ce6e0
-DATA sines<>+1844(SB)/4, $0xfe2ce6e0
-DATA sines<>+1848(SB)/4, $0xfe2ce6e0
-DATA sines<>+1852(SB)/4, $0xfe2ce6e0
-DATA sines<>+1856(SB)/4, $0xa3014314
-DATA sines<>+1860(SB)/4, $0xa3014314
-DATA sines<>+1864(SB)/4, $0xa3014314
-DATA sines<>+1868(SB)/4, $0xa3014314
-DATA sines<>+1872(SB)/4, $0xa3014314
-DATA sines<>+1876(SB)/4, $0xa3014314
-DATA sines<>+1880(SB)/4, $0xa3014314
-DATA sines<>+1884(SB)/4, $0xa3014314
-DATA sines<>+1888(SB)/4, $0x4e0811a1
-DATA sines<>+1892(SB)/4, $0x4e0811a1
-DATA sines<>+1896(SB)/4, $0x4e0811a1
-DATA sines<>+1900(SB)/4, $0x4e0811a1
-DATA sines<>+1904(SB)/4, $0x4e0811a1
-DATA sines<>+1908(SB)/4, $0x4e0811a1
-DATA sines<>+1912(SB)/4, $0x4e0811a1
-DATA sines<>+1916(SB)/4, $0x4e0811a1
-DATA sines<>+1920(SB)/4, $0xf7537e82
-DATA sines<>+1924(SB)/4, $0xf7537e82
-DATA sines<>+1928(SB)/4, $0xf7537e82
-DATA sines<>+1932(SB)/4, $0xf7537e82
-DATA sines<>+1936(SB)/4, $0xf7537e82
-DATA sines<>+1940(SB)/4, $0xf7537e82
-DATA sines<>+1944(SB)/4, $0xf7537e82
-DATA sines<>+1948(SB)/4, $0xf7537e82
-DATA sines<>+1952(SB)/4, $0xbd3af235
-DATA sines<>+1956(SB)/4, $0xbd3af235
-DATA sines<>+1960(SB)/4, $0xbd3af235
-DATA sines<>+1964(SB)/4, $0xbd3af235
-DATA sines<>+1968(SB)/4, $0xbd3af235
-DATA sines<>+1972(SB)/4, $0xbd3af235
-DATA sines<>+1976(SB)/4, $0xbd3af235
-DATA sines<>+1980(SB)/4, $0xbd3af235
-DATA sines<>+1984(SB)/4, $0x2ad7d2bb
-DATA sines<>+1988(SB)/4, $0x2ad7d2bb
-DATA sines<>+1992(SB)/4, $0x2ad7d2bb
-DATA sines<>+1996(SB)/4, $0x2ad7d2bb
-DATA sines<>+2000(SB)/4, $0x2ad7d2bb
-DATA sines<>+2004(SB)/4, $0x2ad7d2bb
-DATA sines<>+2008(SB)/4, $0x2ad7d2bb
-DATA sines<>+2012(SB)/4, $0x2ad7d2bb
-DATA sines<>+2016(SB)/4, $0xeb86d391
-DATA sines<>+2020(SB)/4, $0xeb86d391
-DATA sines<>+2024(SB)/4, $0xeb86d391
-DATA sines<>+2028(SB)/4, $0xeb86d391
-DATA sines<>+2032(SB)/4, $0xeb86d391
-DATA sines<>+2036(SB)/4, $0xeb86d391
-DATA sines<>+2040(SB)/4, $0xeb86d391
-DATA sines<>+2044(SB)/4, $0xeb86d391
-DATA sines<>+2048(SB)/4, $0xffffffff
-DATA sines<>+2052(SB)/4, $0xffffffff
-DATA sines<>+2056(SB)/4, $0xffffffff
-DATA sines<>+2060(SB)/4, $0xffffffff
-DATA sines<>+2064(SB)/4, $0xffffffff
-DATA sines<>+2068(SB)/4, $0xffffffff
-DATA sines<>+2072(SB)/4, $0xffffffff
-DATA sines<>+2076(SB)/4, $0xffffffff
-GLOBL sines<>(SB), RODATA|NOPTR, $2080
+DATA sines<>+1536(SB)/4, $0xf4292243
+DATA sines<>+1540(SB)/4, $0xf4292243
+DATA sines<>+1544(SB)/4, $0xf4292243
+DATA sines<>+1548(SB)/4, $0xf4292243
+DATA sines<>+1552(SB)/4, $0xf4292243
+DATA sines<>+1556(SB)/4, $0xf4292243
+DATA sines<>+1560(SB)/4, $0xf4292243
+DATA sines<>+1564(SB)/4, $0xf4292243
+DATA sines<>+1568(SB)/4, $0x432aff96
+DATA sines<>+1572(SB)/4, $0x432aff96
+DATA sines<>+1576(SB)/4, $0x432aff96
+DATA sines<>+1580(SB)/4, $0x432aff96
+DATA sines<>+1584(SB)/4, $0x432aff96
+DATA sines<>+1588(SB)/4, $0x432aff96
+DATA sines<>+1592(SB)/4, $0x432aff96
+DATA sines<>+1596(SB)/4, $0x432aff96
+DATA sines<>+1600(SB)/4, $0xab9423a6
+DATA sines<>+1604(SB)/4, $0xab9423a6
+DATA sines<>+1608(SB)/4, $0xab9423a6
+DATA sines<>+1612(SB)/4, $0xab9423a6
+DATA sines<>+1616(SB)/4, $0xab9423a6
+DATA sines<>+1620(SB)/4, $0xab9423a6
+DATA sines<>+1624(SB)/4, $0xab9423a6
+DATA sines<>+1628(SB)/4, $0xab9423a6
+DATA sines<>+1632(SB)/4, $0xfc93a038
+DATA sines<>+1636(SB)/4, $0xfc93a038
+DATA sines<>+1640(SB)/4, $0xfc93a038
+DATA sines<>+1644(SB)/4, $0xfc93a038
+DATA sines<>+1648(SB)/4, $0xfc93a038
+DATA sines<>+1652(SB)/4, $0xfc93a038
+DATA sines<>+1656(SB)/4, $0xfc93a038
+DATA sines<>+1660(SB)/4, $0xfc93a038
+DATA sines<>+1664(SB)/4, $0x655b59c2
+DATA sines<>+1668(SB)/4, $0x655b59c2
+DATA sines<>+1672(SB)/4, $0x655b59c2
+DATA sines<>+1676(SB)/4, $0x655b59c2
+DATA sines<>+1680(SB)/4, $0x655b59c2
+DATA sines<>+1684(SB)/4, $0x655b59c2
+DATA sines<>+1688(SB)/4, $0x655b59c2
+DATA sines<>+1692(SB)/4, $0x655b59c2
+DATA sines<>+1696(SB)/4, $0x8f0ccc91
+DATA sines<>+1700(SB)/4, $0x8f0ccc91
+DATA sines<>+1704(SB)/4, $0x8f0ccc91
+DATA sines<>+1708(SB)/4, $0x8f0ccc91
+DATA sines<>+1712(SB)/4, $0x8f0ccc91
+DATA sines<>+1716(SB)/4, $0x8f0ccc91
+DATA sines<>+1720(SB)/4, $0x8f0ccc91
+DATA sines<>+1724(SB)/4, $0x8f0ccc91
+DATA sines<>+1728(SB)/4, $0xffeff47c
+DATA sines<>+1732(SB)/4, $0xffeff47c
+DATA sines<>+1736(SB)/4, $0xffeff47c
+DATA sines<>+1740(SB)/4, $0xffeff47c
+DATA sines<>+1744(SB)/4, $0xffeff47c
+DATA sines<>+1748(SB)/4, $0xffeff47c
+DATA sines<>+1752(SB)/4, $0xffeff47c
+DATA sines<>+1756(SB)/4, $0xffeff47c
+DATA sines<>+1760(SB)/4, $0x85845dd0
+DATA sines<>+1764(SB)/4, $0x85845dd0
+DATA sines<>+1768(SB)/4, $0x85845dd0
+DATA sines<>+1772(SB)/4, $0x85845dd0
+DATA sines<>+1776(SB)/4, $0x85845dd0
+DATA sines<>+1780(SB)/4, $0x85845dd0
+DATA sines<>+1784(SB)/4, $0x85845dd0
+DATA sines<>+1788(SB)/4, $0x85845dd0
+DATA sines<>+1792(SB)/4, $0x6fa87e4e
+DATA sines<>+1796(SB)/4, $0x6fa87e4e
+DATA sines<>+1800(SB)/4, $0x6fa87e4e
+DATA sines<>+1804(SB)/4, $0x6fa87e4e
+DATA sines<>+1808(SB)/4, $0x6fa87e4e
+DATA sines<>+1812(SB)/4, $0x6fa87e4e
+DATA sines<>+1816(SB)/4, $0x6fa87e4e
+DATA sines<>+1820(SB)/4, $0x6fa87e4e
+DATA sines<>+1824(SB)/4, $0xfe2ce6df
+DATA sines<>+1828(SB)/4, $0xfe2ce6df
+DATA sines<>+1832(SB)/4, $0xfe2ce6df
+DATA sines<>+1836(SB)/4, $0xfe2ce6df
+DATA sines<>+1840(SB)/4, $0xfe2ce6df
+DATA sines<>+1844(SB)/4, $0xfe2ce6df
+DATA sines<>+1848(SB)/4, $0xfe2ce6df
+DATA sines<>+1852(SB)/4, $0xfe2ce6df
+DATA sines<>+1856(SB)/4, $0xa3014313
+DATA sines<>+1860(SB)/4, $0xa3014313
+DATA sines<>+1864(SB)/4, $0xa3014313
+DATA sines<>+1868(SB)/4, $0xa3014313
+DATA sines<>+1872(SB)/4, $0xa3014313
+DATA sines<>+1876(SB)/4, $0xa3014313
+DATA sines<>+1880(SB)/4, $0xa3014313
+DATA sines<>+1884(SB)/4, $0xa3014313
+DATA sines<>+1888(SB)/4, $0x4e0811a0
+DATA sines<>+1892(SB)/4, $0x4e0811a0
+DATA sines<>+1896(SB)/4, $0x4e0811a0
+DATA sines<>+1900(SB)/4, $0x4e0811a0
+DATA sines<>+1904(SB)/4, $0x4e0811a0
+DATA sines<>+1908(SB)/4, $0x4e0811a0
+DATA sines<>+1912(SB)/4, $0x4e0811a0
+DATA sines<>+1916(SB)/4, $0x4e0811a0
+DATA sines<>+1920(SB)/4, $0xf7537e81
+DATA sines<>+1924(SB)/4, $0xf7537e81
+DATA sines<>+1928(SB)/4, $0xf7537e81
+DATA sines<>+1932(SB)/4, $0xf7537e81
+DATA sines<>+1936(SB)/4, $0xf7537e81
+DATA sines<>+1940(SB)/4, $0xf7537e81
+DATA sines<>+1944(SB)/4, $0xf7537e81
+DATA sines<>+1948(SB)/4, $0xf7537e81
+DATA sines<>+1952(SB)/4, $0xbd3af234
+DATA sines<>+1956(SB)/4, $0xbd3af234
+DATA sines<>+1960(SB)/4, $0xbd3af234
+DATA sines<>+1964(SB)/4, $0xbd3af234
+DATA sines<>+1968(SB)/4, $0xbd3af234
+DATA sines<>+1972(SB)/4, $0xbd3af234
+DATA sines<>+1976(SB)/4, $0xbd3af234
+DATA sines<>+1980(SB)/4, $0xbd3af234
+DATA sines<>+1984(SB)/4, $0x2ad7d2ba
+DATA sines<>+1988(SB)/4, $0x2ad7d2ba
+DATA sines<>+1992(SB)/4, $0x2ad7d2ba
+DATA sines<>+1996(SB)/4, $0x2ad7d2ba
+DATA sines<>+2000(SB)/4, $0x2ad7d2ba
+DATA sines<>+2004(SB)/4, $0x2ad7d2ba
+DATA sines<>+2008(SB)/4, $0x2ad7d2ba
+DATA sines<>+2012(SB)/4, $0x2ad7d2ba
+DATA sines<>+2016(SB)/4, $0xeb86d390
+DATA sines<>+2020(SB)/4, $0xeb86d390
+DATA sines<>+2024(SB)/4, $0xeb86d390
+DATA sines<>+2028(SB)/4, $0xeb86d390
+DATA sines<>+2032(SB)/4, $0xeb86d390
+DATA sines<>+2036(SB)/4, $0xeb86d390
+DATA sines<>+2040(SB)/4, $0xeb86d390
+DATA sines<>+2044(SB)/4, $0xeb86d390
+GLOBL sines<>(SB), RODATA|NOPTR, $2048
 
 // func blocks8(state *[4][8]uint32, data *[8]*byte, n int)
 // Requires: AVX, AVX2
-TEXT ·blocks8(SB), $512-24
+TEXT ·blocks8(SB), $544-24
 	MOVQ state+0(FP), AX
 	MOVQ data+8(FP), CX
 	MOVQ n+16(FP), DX
 	LEAQ sines<>+0(SB), BX
-	XORQ SI, SI
+	LEAQ 31(SP), SI
+	ANDQ $-32, SI
+	XORQ DI, DI
 
 block:
-	MOVQ           (CX), DI
-	MOVQ           32(CX), R8
-	VBROADCASTI128 (DI)(SI*1), Y0
-	VINSERTI128    $0x01, (R8)(SI*1), Y0, Y0
-	MOVQ           8(CX), DI
-	MOVQ           40(CX), R8
-	VBROADCASTI128 (DI)(SI*1), Y1
-	VINSERTI128    $0x01, (R8)(SI*1), Y1, Y1
-	MOVQ           16(CX), DI
-	MOVQ           48(CX), R8
-	VBROADCASTI128 (DI)(SI*1), Y2
-	VINSERTI128    $0x01, (R8)(SI*1), Y2, Y2
-	MOVQ           24(CX), DI
-	MOVQ           56(CX), R8
-	VBROADCASTI128 (DI)(SI*1), Y3
-	VINSERTI128    $0x01, (R8)(SI*1), Y3, Y3
+	MOVQ           (CX), R8
+	MOVQ           32(CX), R9
+	VBROADCASTI128 (R8)(DI*1), Y0
+	VINSERTI128    $0x01, (R9)(DI*1), Y0, Y0
+	MOVQ           8(CX), R8
+	MOVQ           40(CX), R9
+	VBROADCASTI128 (R8)(DI*1), Y1
+	VINSERTI128    $0x01, (R9)(DI*1), Y1, Y1
+	MOVQ           16(CX), R8
+	MOVQ           48(CX), R9
+	VBROADCASTI128 (R8)(DI*1), Y2
+	VINSERTI128    $0x01, (R9)(DI*1), Y2, Y2
+	MOVQ           24(CX), R8
+	MOVQ           56(CX), R9
+	VBROADCASTI128 (R8)(DI*1), Y3
+	VINSERTI128    $0x01, (R9)(DI*1), Y3, Y3
 	VPUNPCKLDQ     Y1, Y0, Y4
 	VPUNPCKHDQ     Y1, Y0, Y5
 	VPUNPCKLDQ     Y3, Y2, Y1
@@ -558,26 +552,26 @@ block:
 	VPUNPCKHQDQ    Y1, Y4, Y1
 	VPUNPCKLQDQ    Y3, Y5, Y2
 	VPUNPCKHQDQ    Y3, Y5, Y3
-	VMOVDQU        Y0, (SP)
-	VMOVDQU        Y1, 32(SP)
-	VMOVDQU        Y2, 64(SP)
-	VMOVDQU        Y3, 96(SP)
-	MOVQ           (CX), DI
-	MOVQ           32(CX), R8
-	VBROADCASTI128 16(DI)(SI*1), Y0
-	VINSERTI128    $0x01, 16(R8)(SI*1), Y0, Y0
-	MOVQ           8(CX), DI
-	MOVQ           40(CX), R8
-	VBROADCASTI128 16(DI)(SI*1), Y1
-	VINSERTI128    $0x01, 16(R8)(SI*1), Y1, Y1
-	MOVQ           16(CX), DI
-	MOVQ           48(CX), R8
-	VBROADCASTI128 16(DI)(SI*1), Y2
-	VINSERTI128    $0x01, 16(R8)(SI*1), Y2, Y2
-	MOVQ           24(CX), DI
-	MOVQ           56(CX), R8
-	VBROADCASTI128 16(DI)(SI*1), Y3
-	VINSERTI128    $0x01, 16(R8)(SI*1), Y3, Y3
+	VMOVDQU        Y0, (SI)
+	VMOVDQU        Y1, 32(SI)
+	VMOVDQU        Y2, 64(SI)
+	VMOVDQU        Y3, 96(SI)
+	MOVQ           (CX), R8
+	MOVQ           32(CX), R9
+	VBROADCASTI128 16(R8)(DI*1), Y0
+	VINSERTI128    $0x01, 16(R9)(DI*1), Y0, Y0
+	MOVQ           8(CX), R8
+	MOVQ           40(CX), R9
+	VBROADCASTI128 16(R8)(DI*1), Y1
+	VINSERTI128    $0x01, 16(R9)(DI*1), Y1, Y1
+	MOVQ           16(CX), R8
+	MOVQ           48(CX), R9
+	VBROADCASTI128 16(R8)(DI*1), Y2
+	VINSERTI128    $0x01, 16(R9)(DI*1), Y2, Y2
+	MOVQ           24(CX), R8
+	MOVQ           56(CX), R9
+	VBROADCASTI128 16(R8)(DI*1), Y3
+	VINSERTI128    $0x01, 16(R9)(DI*1), Y3, Y3
 	VPUNPCKLDQ     Y1, Y0, Y4
 	VPUNPCKHDQ     Y1, Y0, Y5
 	VPUNPCKLDQ     Y3, Y2, Y1
@@ -586,26 +580,26 @@ block:
 	VPUNPCKHQDQ    Y1, Y4, Y1
 	VPUNPCKLQDQ    Y3, Y5, Y2
 	VPUNPCKHQDQ    Y3, Y5, Y3
-	VMOVDQU        Y0, 128(SP)
-	VMOVDQU        Y1, 160(SP)
-	VMOVDQU        Y2, 192(SP)
-	VMOVDQU        Y3, 224(SP)
-	MOVQ           (CX), DI
-	MOVQ           32(CX), R8
-	VBROADCASTI128 32(DI)(SI*1), Y0
-	VINSERTI128    $0x01, 32(R8)(SI*1), Y0, Y0
-	MOVQ           8(CX), DI
-	MOVQ           40(CX), R8
-	VBROADCASTI128 32(DI)(SI*1), Y1
-	VINSERTI128    $0x01, 32(R8)(SI*1), Y1, Y1
-	MOVQ           16(CX), DI
-	MOVQ           48(CX), R8
-	VBROADCASTI128 32(DI)(SI*1), Y2
-	VINSERTI128    $0x01, 32(R8)(SI*1), Y2, Y2
-	MOVQ           24(CX), DI
-	MOVQ           56(CX), R8
-	VBROADCASTI128 32(DI)(SI*1), Y3
-	VINSERTI128    $0x01, 32(R8)(SI*1), Y3, Y3
+	VMOVDQU        Y0, 128(SI)
+	VMOVDQU        Y1, 160(SI)
+	VMOVDQU        Y2, 192(SI)
+	VMOVDQU        Y3, 224(SI)
+	MOVQ           (CX), R8
+	MOVQ           32(CX), R9
+	VBROADCASTI128 32(R8)(DI*1), Y0
+	VINSERTI128    $0x01, 32(R9)(DI*1), Y0, Y0
+	MOVQ           8(CX), R8
+	MOVQ           40(CX), R9
+	VBROADCASTI128 32(R8)(DI*1), Y1
+	VINSERTI128    $0x01, 32(R9)(DI*1), Y1, Y1
+	MOVQ           16(CX), R8
+	MOVQ           48(CX), R9
+	VBROADCASTI128 32(R8)(DI*1), Y2
+	VINSERTI128    $0x01, 32(R9)(DI*1), Y2, Y2
+	MOVQ           24(CX), R8
+	MOVQ           56(CX), R9
+	VBROADCASTI128 32(R8)(DI*1), Y3
+	VINSERTI128    $0x01, 32(R9)(DI*1), Y3, Y3
 	VPUNPCKLDQ     Y1, Y0, Y4
 	VPUNPCKHDQ     Y1, Y0, Y5
 	VPUNPCKLDQ     Y3, Y2, Y1
@@ -614,26 +608,26 @@ block:
 	VPUNPCKHQDQ    Y1, Y4, Y1
 	VPUNPCKLQDQ    Y3, Y5, Y2
 	VPUNPCKHQDQ    Y3, Y5, Y3
-	VMOVDQU        Y0, 256(SP)
-	VMOVDQU        Y1, 288(SP)
-	VMOVDQU        Y2, 320(SP)
-	VMOVDQU        Y3, 352(SP)
-	MOVQ           (CX), DI
-	MOVQ           32(CX), R8
-	VBROADCASTI128 48(DI)(SI*1), Y0
-	VINSERTI128    $0x01, 48(R8)(SI*1), Y0, Y0
-	MOVQ           8(CX), DI
-	MOVQ           40(CX), R8
-	VBROADCASTI128 48(DI)(SI*1), Y1
-	VINSERTI128    $0x01, 48(R8)(SI*1), Y1, Y1
-	MOVQ           16(CX), DI
-	MOVQ           48(CX), R8
-	VBROADCASTI128 48(DI)(SI*1), Y2
-	VINSERTI128    $0x01, 48(R8)(SI*1), Y2, Y2
-	MOVQ           24(CX), DI
-	MOVQ           56(CX), R8
-	VBROADCASTI128 48(DI)(SI*1), Y3
-	VINSERTI128    $0x01, 48(R8)(SI*1), Y3, Y3
+	VMOVDQU        Y0, 256(SI)
+	VMOVDQU        Y1, 288(SI)
+	VMOVDQU        Y2, 320(SI)
+	VMOVDQU        Y3, 352(SI)
+	MOVQ           (CX), R8
+	MOVQ           32(CX), R9
+	VBROADCASTI128 48(R8)(DI*1), Y0
+	VINSERTI128    $0x01, 48(R9)(DI*1), Y0, Y0
+	MOVQ           8(CX), R8
+	MOVQ           40(CX), R9
+	VBROADCASTI128 48(R8)(DI*1), Y1
+	VINSERTI128    $0x01, 48(R9)(DI*1), Y1, Y1
+	MOVQ           16(CX), R8
+	MOVQ           48(CX), R9
+	VBROADCASTI128 48(R8)(DI*1), Y2
+	VINSERTI128    $0x01, 48(R9)(DI*1), Y2, Y2
+	MOVQ           24(CX), R8
+	MOVQ           56(CX), R9
+	VBROADCASTI128 48(R8)(DI*1), Y3
+	VINSERTI128    $0x01, 48(R9)(DI*1), Y3, Y3
 	VPUNPCKLDQ     Y1, Y0, Y4
 	VPUNPCKHDQ     Y1, Y0, Y5
 	VPUNPCKLDQ     Y3, Y2, Y1
@@ -642,10 +636,10 @@ block:
 	VPUNPCKHQDQ    Y1, Y4, Y1
 	VPUNPCKLQDQ    Y3, Y5, Y2
 	VPUNPCKHQDQ    Y3, Y5, Y3
-	VMOVDQU        Y0, 384(SP)
-	VMOVDQU        Y1, 416(SP)
-	VMOVDQU        Y2, 448(SP)
-	VMOVDQU        Y3, 480(SP)
+	VMOVDQU        Y0, 384(SI)
+	VMOVDQU        Y1, 416(SI)
+	VMOVDQU        Y2, 448(SI)
+	VMOVDQU        Y3, 480(SI)
 	VMOVDQU        (AX), Y0
 	VMOVDQU        32(AX), Y1
 	VMOVDQU        64(AX), Y2
@@ -653,7 +647,7 @@ block:
 	VPXOR          Y2, Y3, Y4
 	VPAND          Y1, Y4, Y4
 	VPXOR          Y3, Y4, Y4
-	VPADDD         (SP), Y0, Y0
+	VPADDD         (SI), Y0, Y0
 	VPADDD         (BX), Y0, Y0
 	VPADDD         Y4, Y0, Y0
 	VPSLLD         $0x07, Y0, Y4
@@ -663,7 +657,7 @@ block:
 	VPXOR          Y1, Y2, Y4
 	VPAND          Y0, Y4, Y4
 	VPXOR          Y2, Y4, Y4
-	VPADDD         32(SP), Y3, Y3
+	VPADDD         32(SI), Y3, Y3
 	VPADDD         32(BX), Y3, Y3
 	VPADDD         Y4, Y3, Y3
 	VPSLLD         $0x0c, Y3, Y4
@@ -673,7 +667,7 @@ block:
 	VPXOR          Y0, Y1, Y4
 	VPAND          Y3, Y4, Y4
 	VPXOR          Y1, Y4, Y4
-	VPADDD         64(SP), Y2, Y2
+	VPADDD         64(SI), Y2, Y2
 	VPADDD         64(BX), Y2, Y2
 	VPADDD         Y4, Y2, Y2
 	VPSLLD         $0x11, Y2, Y4
@@ -683,7 +677,7 @@ block:
 	VPXOR          Y3, Y0, Y4
 	VPAND          Y2, Y4, Y4
 	VPXOR          Y0, Y4, Y4
-	VPADDD         96(SP), Y1, Y1
+	VPADDD         96(SI), Y1, Y1
 	VPADDD         96(BX), Y1, Y1
 	VPADDD         Y4, Y1, Y1
 	VPSLLD         $0x16, Y1, Y4
@@ -693,7 +687,7 @@ block:
 	VPXOR          Y2, Y3, Y4
 	VPAND          Y1, Y4, Y4
 	VPXOR          Y3, Y4, Y4
-	VPADDD         128(SP), Y0, Y0
+	VPADDD         128(SI), Y0, Y0
 	VPADDD         128(BX), Y0, Y0
 	VPADDD         Y4, Y0, Y0
 	VPSLLD         $0x07, Y0, Y4
@@ -703,7 +697,7 @@ block:
 	VPXOR          Y1, Y2, Y4
 	VPAND          Y0, Y4, Y4
 	VPXOR          Y2, Y4, Y4
-	VPADDD         160(SP), Y3, Y3
+	VPADDD         160(SI), Y3, Y3
 	VPADDD         160(BX), Y3, Y3
 	VPADDD         Y4, Y3, Y3
 	VPSLLD         $0x0c, Y3, Y4
@@ -713,7 +707,7 @@ block:
 	VPXOR          Y0, Y1, Y4
 	VPAND          Y3, Y4, Y4
 	VPXOR          Y1, Y4, Y4
-	VPADDD         192(SP), Y2, Y2
+	VPADDD         192(SI), Y2, Y2
 	VPADDD         192(BX), Y2, Y2
 	VPADDD         Y4, Y2, Y2
 	VPSLLD         $0x11, Y2, Y4
@@ -723,7 +717,7 @@ block:
 	VPXOR          Y3, Y0, Y4
 	VPAND          Y2, Y4, Y4
 	VPXOR          Y0, Y4, Y4
-	VPADDD         224(SP), Y1, Y1
+	VPADDD         224(SI), Y1, Y1
 	VPADDD         224(BX), Y1, Y1
 	VPADDD         Y4, Y1, Y1
 	VPSLLD         $0x16, Y1, Y4
@@ -733,7 +727,7 @@ block:
 	VPXOR          Y2, Y3, Y4
 	VPAND          Y1, Y4, Y4
 	VPXOR          Y3, Y4, Y4
-	VPADDD         256(SP), Y0, Y0
+	VPADDD         256(SI), Y0, Y0
 	VPADDD         256(BX), Y0, Y0
 	VPADDD         Y4, Y0, Y0
 	VPSLLD         $0x07, Y0, Y4
@@ -743,7 +737,7 @@ block:
 	VPXOR          Y1, Y2, Y4
 	VPAND          Y0, Y4, Y4
 	VPXOR          Y2, Y4, Y4
-	VPADDD         288(SP), Y3, Y3
+	VPADDD         288(SI), Y3, Y3
 	VPADDD         288(BX), Y3, Y3
 	VPADDD         Y4, Y3, Y3
 	VPSLLD         $0x0c, Y3, Y4
@@ -753,7 +747,7 @@ block:
 	VPXOR          Y0, Y1, Y4
 	VPAND          Y3, Y4, Y4
 	VPXOR          Y1, Y4, Y4
-	VPADDD         320(SP), Y2, Y2
+	VPADDD         320(SI), Y2, Y2
 	VPADDD         320(BX), Y2, Y2
 	VPADDD         Y4, Y2, Y2
 	VPSLLD         $0x11, Y2, Y4
@@ -763,7 +757,7 @@ block:
 	VPXOR          Y3, Y0, Y4
 	VPAND          Y2, Y4, Y4
 	VPXOR          Y0, Y4, Y4
-	VPADDD         352(SP), Y1, Y1
+	VPADDD         352(SI), Y1, Y1
 	VPADDD         352(BX), Y1, Y1
 	VPADDD         Y4, Y1, Y1
 	VPSLLD         $0x16, Y1, Y4
@@ -773,7 +767,7 @@ block:
 	VPXOR          Y2, Y3, Y4
 	VPAND          Y1, Y4, Y4
 	VPXOR          Y3, Y4, Y4
-	VPADDD         384(SP), Y0, Y0
+	VPADDD         384(SI), Y0, Y0
 	VPADDD         384(BX), Y0, Y0
 	VPADDD         Y4, Y0, Y0
 	VPSLLD         $0x07, Y0, Y4
@@ -783,7 +777,7 @@ block:
 	VPXOR          Y1, Y2, Y4
 	VPAND          Y0, Y4, Y4
 	VPXOR          Y2, Y4, Y4
-	VPADDD         416(SP), Y3, Y3
+	VPADDD         416(SI), Y3, Y3
 	VPADDD         416(BX), Y3, Y3
 	VPADDD         Y4, Y3, Y3
 	VPSLLD         $0x0c, Y3, Y4
@@ -793,7 +787,7 @@ block:
 	VPXOR          Y0, Y1, Y4
 	VPAND          Y3, Y4, Y4
 	VPXOR          Y1, Y4, Y4
-	VPADDD         448(SP), Y2, Y2
+	VPADDD         448(SI), Y2, Y2
 	VPADDD         448(BX), Y2, Y2
 	VPADDD         Y4, Y2, Y2
 	VPSLLD         $0x11, Y2, Y4
@@ -803,167 +797,167 @@ block:
 	VPXOR          Y3, Y0, Y4
 	VPAND          Y2, Y4, Y4
 	VPXOR          Y0, Y4, Y4
-	VPADDD         480(SP), Y1, Y1
+	VPADDD         480(SI), Y1, Y1
 	VPADDD         480(BX), Y1, Y1
 	VPADDD         Y4, Y1, Y1
 	VPSLLD         $0x16, Y1, Y4
 	VPSRLD         $0x0a, Y1, Y1
 	VPOR           Y4, Y1, Y1
 	VPADDD         Y2, Y1, Y1
-	VPXOR          Y1, Y2, Y4
-	VPAND          Y3, Y4, Y4
-	VPXOR          Y2, Y4, Y4
-	VPADDD         32(SP), Y0, Y0
+	VPANDN         Y2, Y3, Y4
+	VPADDD         Y4, Y0, Y0
+	VPAND          Y1, Y3, Y4
+	VPADDD         32(SI), Y0, Y0
 	VPADDD         512(BX), Y0, Y0
 	VPADDD         Y4, Y0, Y0
 	VPSLLD         $0x05, Y0, Y4
 	VPSRLD         $0x1b, Y0, Y0
 	VPOR           Y4, Y0, Y0
 	VPADDD         Y1, Y0, Y0
-	VPXOR          Y0, Y1, Y4
-	VPAND          Y2, Y4, Y4
-	VPXOR          Y1, Y4, Y4
-	VPADDD         192(SP), Y3, Y3
+	VPANDN         Y1, Y2, Y4
+	VPADDD         Y4, Y3, Y3
+	VPAND          Y0, Y2, Y4
+	VPADDD         192(SI), Y3, Y3
 	VPADDD         544(BX), Y3, Y3
 	VPADDD         Y4, Y3, Y3
 	VPSLLD         $0x09, Y3, Y4
 	VPSRLD         $0x17, Y3, Y3
 	VPOR           Y4, Y3, Y3
 	VPADDD         Y0, Y3, Y3
-	VPXOR          Y3, Y0, Y4
-	VPAND          Y1, Y4, Y4
-	VPXOR          Y0, Y4, Y4
-	VPADDD         352(SP), Y2, Y2
+	VPANDN         Y0, Y1, Y4
+	VPADDD         Y4, Y2, Y2
+	VPAND          Y3, Y1, Y4
+	VPADDD         352(SI), Y2, Y2
 	VPADDD         576(BX), Y2, Y2
 	VPADDD         Y4, Y2, Y2
 	VPSLLD         $0x0e, Y2, Y4
 	VPSRLD         $0x12, Y2, Y2
 	VPOR           Y4, Y2, Y2
 	VPADDD         Y3, Y2, Y2
-	VPXOR          Y2, Y3, Y4
-	VPAND          Y0, Y4, Y4
-	VPXOR          Y3, Y4, Y4
-	VPADDD         (SP), Y1, Y1
+	VPANDN         Y3, Y0, Y4
+	VPADDD         Y4, Y1, Y1
+	VPAND          Y2, Y0, Y4
+	VPADDD         (SI), Y1, Y1
 	VPADDD         608(BX), Y1, Y1
 	VPADDD         Y4, Y1, Y1
 	VPSLLD         $0x14, Y1, Y4
 	VPSRLD         $0x0c, Y1, Y1
 	VPOR           Y4, Y1, Y1
 	VPADDD         Y2, Y1, Y1
-	VPXOR          Y1, Y2, Y4
-	VPAND          Y3, Y4, Y4
-	VPXOR          Y2, Y4, Y4
-	VPADDD         160(SP), Y0, Y0
+	VPANDN         Y2, Y3, Y4
+	VPADDD         Y4, Y0, Y0
+	VPAND          Y1, Y3, Y4
+	VPADDD         160(SI), Y0, Y0
 	VPADDD         640(BX), Y0, Y0
 	VPADDD         Y4, Y0, Y0
 	VPSLLD         $0x05, Y0, Y4
 	VPSRLD         $0x1b, Y0, Y0
 	VPOR           Y4, Y0, Y0
 	VPADDD         Y1, Y0, Y0
-	VPXOR          Y0, Y1, Y4
-	VPAND          Y2, Y4, Y4
-	VPXOR          Y1, Y4, Y4
-	VPADDD         320(SP), Y3, Y3
+	VPANDN         Y1, Y2, Y4
+	VPADDD         Y4, Y3, Y3
+	VPAND          Y0, Y2, Y4
+	VPADDD         320(SI), Y3, Y3
 	VPADDD         672(BX), Y3, Y3
 	VPADDD         Y4, Y3, Y3
 	VPSLLD         $0x09, Y3, Y4
 	VPSRLD         $0x17, Y3, Y3
 	VPOR           Y4, Y3, Y3
 	VPADDD         Y0, Y3, Y3
-	VPXOR          Y3, Y0, Y4
-	VPAND          Y1, Y4, Y4
-	VPXOR          Y0, Y4, Y4
-	VPADDD         480(SP), Y2, Y2
+	VPANDN         Y0, Y1, Y4
+	VPADDD         Y4, Y2, Y2
+	VPAND          Y3, Y1, Y4
+	VPADDD         480(SI), Y2, Y2
 	VPADDD         704(BX), Y2, Y2
 	VPADDD         Y4, Y2, Y2
 	VPSLLD         $0x0e, Y2, Y4
 	VPSRLD         $0x12, Y2, Y2
 	VPOR           Y4, Y2, Y2
 	VPADDD         Y3, Y2, Y2
-	VPXOR          Y2, Y3, Y4
-	VPAND          Y0, Y4, Y4
-	VPXOR          Y3, Y4, Y4
-	VPADDD         128(SP), Y1, Y1
+	VPANDN         Y3, Y0, Y4
+	VPADDD         Y4, Y1, Y1
+	VPAND          Y2, Y0, Y4
+	VPADDD         128(SI), Y1, Y1
 	VPADDD         736(BX), Y1, Y1
 	VPADDD         Y4, Y1, Y1
 	VPSLLD         $0x14, Y1, Y4
 	VPSRLD         $0x0c, Y1, Y1
 	VPOR           Y4, Y1, Y1
 	VPADDD         Y2, Y1, Y1
-	VPXOR          Y1, Y2, Y4
-	VPAND          Y3, Y4, Y4
-	VPXOR          Y2, Y4, Y4
-	VPADDD         288(SP), Y0, Y0
+	VPANDN         Y2, Y3, Y4
+	VPADDD         Y4, Y0, Y0
+	VPAND          Y1, Y3, Y4
+	VPADDD         288(SI), Y0, Y0
 	VPADDD         768(BX), Y0, Y0
 	VPADDD         Y4, Y0, Y0
 	VPSLLD         $0x05, Y0, Y4
 	VPSRLD         $0x1b, Y0, Y0
 	VPOR           Y4, Y0, Y0
 	VPADDD         Y1, Y0, Y0
-	VPXOR          Y0, Y1, Y4
-	VPAND          Y2, Y4, Y4
-	VPXOR          Y1, Y4, Y4
-	VPADDD         448(SP), Y3, Y3
+	VPANDN         Y1, Y2, Y4
+	VPADDD         Y4, Y3, Y3
+	VPAND          Y0, Y2, Y4
+	VPADDD         448(SI), Y3, Y3
 	VPADDD         800(BX), Y3, Y3
 	VPADDD         Y4, Y3, Y3
 	VPSLLD         $0x09, Y3, Y4
 	VPSRLD         $0x17, Y3, Y3
 	VPOR           Y4, Y3, Y3
 	VPADDD         Y0, Y3, Y3
-	VPXOR          Y3, Y0, Y4
-	VPAND          Y1, Y4, Y4
-	VPXOR          Y0, Y4, Y4
-	VPADDD         96(SP), Y2, Y2
+	VPANDN         Y0, Y1, Y4
+	VPADDD         Y4, Y2, Y2
+	VPAND          Y3, Y1, Y4
+	VPADDD         96(SI), Y2, Y2
 	VPADDD         832(BX), Y2, Y2
 	VPADDD         Y4, Y2, Y2
 	VPSLLD         $0x0e, Y2, Y4
 	VPSRLD         $0x12, Y2, Y2
 	VPOR           Y4, Y2, Y2
 	VPADDD         Y3, Y2, Y2
-	VPXOR          Y2, Y3, Y4
-	VPAND          Y0, Y4, Y4
-	VPXOR          Y3, Y4, Y4
-	VPADDD         256(SP), Y1, Y1
+	VPANDN         Y3, Y0, Y4
+	VPADDD         Y4, Y1, Y1
+	VPAND          Y2, Y0, Y4
+	VPADDD         256(SI), Y1, Y1
 	VPADDD         864(BX), Y1, Y1
 	VPADDD         Y4, Y1, Y1
 	VPSLLD         $0x14, Y1, Y4
 	VPSRLD         $0x0c, Y1, Y1
 	VPOR           Y4, Y1, Y1
 	VPADDD         Y2, Y1, Y1
-	VPXOR          Y1, Y2, Y4
-	VPAND          Y3, Y4, Y4
-	VPXOR          Y2, Y4, Y4
-	VPADDD         416(SP), Y0, Y0
+	VPANDN         Y2, Y3, Y4
+	VPADDD         Y4, Y0, Y0
+	VPAND          Y1, Y3, Y4
+	VPADDD         416(SI), Y0, Y0
 	VPADDD         896(BX), Y0, Y0
 	VPADDD         Y4, Y0, Y0
 	VPSLLD         $0x05, Y0, Y4
 	VPSRLD         $0x1b, Y0, Y0
 	VPOR           Y4, Y0, Y0
 	VPADDD         Y1, Y0, Y0
-	VPXOR          Y0, Y1, Y4
-	VPAND          Y2, Y4, Y4
-	VPXOR          Y1, Y4, Y4
-	VPADDD         64(SP), Y3, Y3
+	VPANDN         Y1, Y2, Y4
+	VPADDD         Y4, Y3, Y3
+	VPAND          Y0, Y2, Y4
+	VPADDD         64(SI), Y3, Y3
 	VPADDD         928(BX), Y3, Y3
 	VPADDD         Y4, Y3, Y3
 	VPSLLD         $0x09, Y3, Y4
 	VPSRLD         $0x17, Y3, Y3
 	VPOR           Y4, Y3, Y3
 	VPADDD         Y0, Y3, Y3
-	VPXOR          Y3, Y0, Y4
-	VPAND          Y1, Y4, Y4
-	VPXOR          Y0, Y4, Y4
-	VPADDD         224(SP), Y2, Y2
+	VPANDN         Y0, Y1, Y4
+	VPADDD         Y4, Y2, Y2
+	VPAND          Y3, Y1, Y4
+	VPADDD         224(SI), Y2, Y2
 	VPADDD         960(BX), Y2, Y2
 	VPADDD         Y4, Y2, Y2
 	VPSLLD         $0x0e, Y2, Y4
 	VPSRLD         $0x12, Y2, Y2
 	VPOR           Y4, Y2, Y2
 	VPADDD         Y3, Y2, Y2
-	VPXOR          Y2, Y3, Y4
-	VPAND          Y0, Y4, Y4
-	VPXOR          Y3, Y4, Y4
-	VPADDD         384(SP), Y1, Y1
+	VPANDN         Y3, Y0, Y4
+	VPADDD         Y4, Y1, Y1
+	VPAND          Y2, Y0, Y4
+	VPADDD         384(SI), Y1, Y1
 	VPADDD         992(BX), Y1, Y1
 	VPADDD         Y4, Y1, Y1
 	VPSLLD         $0x14, Y1, Y4
@@ -972,7 +966,7 @@ block:
 	VPADDD         Y2, Y1, Y1
 	VPXOR          Y2, Y3, Y4
 	VPXOR          Y1, Y4, Y4
-	VPADDD         160(SP), Y0, Y0
+	VPADDD         160(SI), Y0, Y0
 	VPADDD         1024(BX), Y0, Y0
 	VPADDD         Y4, Y0, Y0
 	VPSLLD         $0x04, Y0, Y4
@@ -981,7 +975,7 @@ block:
 	VPADDD         Y1, Y0, Y0
 	VPXOR          Y1, Y2, Y4
 	VPXOR          Y0, Y4, Y4
-	VPADDD         256(SP), Y3, Y3
+	VPADDD         256(SI), Y3, Y3
 	VPADDD         1056(BX), Y3, Y3
 	VPADDD         Y4, Y3, Y3
 	VPSLLD         $0x0b, Y3, Y4
@@ -990,7 +984,7 @@ block:
 	VPADDD         Y0, Y3, Y3
 	VPXOR          Y0, Y1, Y4
 	VPXOR          Y3, Y4, Y4
-	VPADDD         352(SP), Y2, Y2
+	VPADDD         352(SI), Y2, Y2
 	VPADDD         1088(BX), Y2, Y2
 	VPADDD         Y4, Y2, Y2
 	VPSLLD         $0x10, Y2, Y4
@@ -999,7 +993,7 @@ block:
 	VPADDD         Y3, Y2, Y2
 	VPXOR          Y3, Y0, Y4
 	VPXOR          Y2, Y4, Y4
-	VPADDD         448(SP), Y1, Y1
+	VPADDD         448(SI), Y1, Y1
 	VPADDD         1120(BX), Y1, Y1
 	VPADDD         Y4, Y1, Y1
 	VPSLLD         $0x17, Y1, Y4
@@ -1008,7 +1002,7 @@ block:
 	VPADDD         Y2, Y1, Y1
 	VPXOR          Y2, Y3, Y4
 	VPXOR          Y1, Y4, Y4
-	VPADDD         32(SP), Y0, Y0
+	VPADDD         32(SI), Y0, Y0
 	VPADDD         1152(BX), Y0, Y0
 	VPADDD         Y4, Y0, Y0
 	VPSLLD         $0x04, Y0, Y4
@@ -1017,7 +1011,7 @@ block:
 	VPADDD         Y1, Y0, Y0
 	VPXOR          Y1, Y2, Y4
 	VPXOR          Y0, Y4, Y4
-	VPADDD         128(SP), Y3, Y3
+	VPADDD         128(SI), Y3, Y3
 	VPADDD         1184(BX), Y3, Y3
 	VPADDD         Y4, Y3, Y3
 	VPSLLD         $0x0b, Y3, Y4
@@ -1026,7 +1020,7 @@ block:
 	VPADDD         Y0, Y3, Y3
 	VPXOR          Y0, Y1, Y4
 	VPXOR          Y3, Y4, Y4
-	VPADDD         224(SP), Y2, Y2
+	VPADDD         224(SI), Y2, Y2
 	VPADDD         1216(BX), Y2, Y2
 	VPADDD         Y4, Y2, Y2
 	VPSLLD         $0x10, Y2, Y4
@@ -1035,7 +1029,7 @@ block:
 	VPADDD         Y3, Y2, Y2
 	VPXOR          Y3, Y0, Y4
 	VPXOR          Y2, Y4, Y4
-	VPADDD         320(SP), Y1, Y1
+	VPADDD         320(SI), Y1, Y1
 	VPADDD         1248(BX), Y1, Y1
 	VPADDD         Y4, Y1, Y1
 	VPSLLD         $0x17, Y1, Y4
@@ -1044,7 +1038,7 @@ block:
 	VPADDD         Y2, Y1, Y1
 	VPXOR          Y2, Y3, Y4
 	VPXOR          Y1, Y4, Y4
-	VPADDD         416(SP), Y0, Y0
+	VPADDD         416(SI), Y0, Y0
 	VPADDD         1280(BX), Y0, Y0
 	VPADDD         Y4, Y0, Y0
 	VPSLLD         $0x04, Y0, Y4
@@ -1053,7 +1047,7 @@ block:
 	VPADDD         Y1, Y0, Y0
 	VPXOR          Y1, Y2, Y4
 	VPXOR          Y0, Y4, Y4
-	VPADDD         (SP), Y3, Y3
+	VPADDD         (SI), Y3, Y3
 	VPADDD         1312(BX), Y3, Y3
 	VPADDD         Y4, Y3, Y3
 	VPSLLD         $0x0b, Y3, Y4
@@ -1062,7 +1056,7 @@ block:
 	VPADDD         Y0, Y3, Y3
 	VPXOR          Y0, Y1, Y4
 	VPXOR          Y3, Y4, Y4
-	VPADDD         96(SP), Y2, Y2
+	VPADDD         96(SI), Y2, Y2
 	VPADDD         1344(BX), Y2, Y2
 	VPADDD         Y4, Y2, Y2
 	VPSLLD         $0x10, Y2, Y4
@@ -1071,7 +1065,7 @@ block:
 	VPADDD         Y3, Y2, Y2
 	VPXOR          Y3, Y0, Y4
 	VPXOR          Y2, Y4, Y4
-	VPADDD         192(SP), Y1, Y1
+	VPADDD         192(SI), Y1, Y1
 	VPADDD         1376(BX), Y1, Y1
 	VPADDD         Y4, Y1, Y1
 	VPSLLD         $0x17, Y1, Y4
@@ -1080,7 +1074,7 @@ block:
 	VPADDD         Y2, Y1, Y1
 	VPXOR          Y2, Y3, Y4
 	VPXOR          Y1, Y4, Y4
-	VPADDD         288(SP), Y0, Y0
+	VPADDD         288(SI), Y0, Y0
 	VPADDD         1408(BX), Y0, Y0
 	VPADDD         Y4, Y0, Y0
 	VPSLLD         $0x04, Y0, Y4
@@ -1089,7 +1083,7 @@ block:
 	VPADDD         Y1, Y0, Y0
 	VPXOR          Y1, Y2, Y4
 	VPXOR          Y0, Y4, Y4
-	VPADDD         384(SP), Y3, Y3
+	VPADDD         384(SI), Y3, Y3
 	VPADDD         1440(BX), Y3, Y3
 	VPADDD         Y4, Y3, Y3
 	VPSLLD         $0x0b, Y3, Y4
@@ -1098,7 +1092,7 @@ block:
 	VPADDD         Y0, Y3, Y3
 	VPXOR          Y0, Y1, Y4
 	VPXOR          Y3, Y4, Y4
-	VPADDD         480(SP), Y2, Y2
+	VPADDD         480(SI), Y2, Y2
 	VPADDD         1472(BX), Y2, Y2
 	VPADDD         Y4, Y2, Y2
 	VPSLLD         $0x10, Y2, Y4
@@ -1107,169 +1101,153 @@ block:
 	VPADDD         Y3, Y2, Y2
 	VPXOR          Y3, Y0, Y4
 	VPXOR          Y2, Y4, Y4
-	VPADDD         64(SP), Y1, Y1
+	VPADDD         64(SI), Y1, Y1
 	VPADDD         1504(BX), Y1, Y1
 	VPADDD         Y4, Y1, Y1
 	VPSLLD         $0x17, Y1, Y4
 	VPSRLD         $0x09, Y1, Y1
 	VPOR           Y4, Y1, Y1
 	VPADDD         Y2, Y1, Y1
-	VPXOR          2048(BX), Y3, Y4
-	VPOR           Y1, Y4, Y4
+	VPANDN         Y3, Y1, Y4
 	VPXOR          Y2, Y4, Y4
-	VPADDD         (SP), Y0, Y0
+	VPADDD         (SI), Y0, Y0
 	VPADDD         1536(BX), Y0, Y0
-	VPADDD         Y4, Y0, Y0
+	VPSUBD         Y4, Y0, Y0
 	VPSLLD         $0x06, Y0, Y4
 	VPSRLD         $0x1a, Y0, Y0
 	VPOR           Y4, Y0, Y0
 	VPADDD         Y1, Y0, Y0
-	VPXOR          2048(BX), Y2, Y4
-	VPOR           Y0, Y4, Y4
+	VPANDN         Y2, Y0, Y4
 	VPXOR          Y1, Y4, Y4
-	VPADDD         224(SP), Y3, Y3
+	VPADDD         224(SI), Y3, Y3
 	VPADDD         1568(BX), Y3, Y3
-	VPADDD         Y4, Y3, Y3
+	VPSUBD         Y4, Y3, Y3
 	VPSLLD         $0x0a, Y3, Y4
 	VPSRLD         $0x16, Y3, Y3
 	VPOR           Y4, Y3, Y3
 	VPADDD         Y0, Y3, Y3
-	VPXOR          2048(BX), Y1, Y4
-	VPOR           Y3, Y4, Y4
+	VPANDN         Y1, Y3, Y4
 	VPXOR          Y0, Y4, Y4
-	VPADDD         448(SP), Y2, Y2
+	VPADDD         448(SI), Y2, Y2
 	VPADDD         1600(BX), Y2, Y2
-	VPADDD         Y4, Y2, Y2
+	VPSUBD         Y4, Y2, Y2
 	VPSLLD         $0x0f, Y2, Y4
 	VPSRLD         $0x11, Y2, Y2
 	VPOR           Y4, Y2, Y2
 	VPADDD         Y3, Y2, Y2
-	VPXOR          2048(BX), Y0, Y4
-	VPOR           Y2, Y4, Y4
+	VPANDN         Y0, Y2, Y4
 	VPXOR          Y3, Y4, Y4
-	VPADDD         160(SP), Y1, Y1
+	VPADDD         160(SI), Y1, Y1
 	VPADDD         1632(BX), Y1, Y1
-	VPADDD         Y4, Y1, Y1
+	VPSUBD         Y4, Y1, Y1
 	VPSLLD         $0x15, Y1, Y4
 	VPSRLD         $0x0b, Y1, Y1
 	VPOR           Y4, Y1, Y1
 	VPADDD         Y2, Y1, Y1
-	VPXOR          2048(BX), Y3, Y4
-	VPOR           Y1, Y4, Y4
+	VPANDN         Y3, Y1, Y4
 	VPXOR          Y2, Y4, Y4
-	VPADDD         384(SP), Y0, Y0
+	VPADDD         384(SI), Y0, Y0
 	VPADDD         1664(BX), Y0, Y0
-	VPADDD         Y4, Y0, Y0
+	VPSUBD         Y4, Y0, Y0
 	VPSLLD         $0x06, Y0, Y4
 	VPSRLD         $0x1a, Y0, Y0
 	VPOR           Y4, Y0, Y0
 	VPADDD         Y1, Y0, Y0
-	VPXOR          2048(BX), Y2, Y4
-	VPOR           Y0, Y4, Y4
+	VPANDN         Y2, Y0, Y4
 	VPXOR          Y1, Y4, Y4
-	VPADDD         96(SP), Y3, Y3
+	VPADDD         96(SI), Y3, Y3
 	VPADDD         1696(BX), Y3, Y3
-	VPADDD         Y4, Y3, Y3
+	VPSUBD         Y4, Y3, Y3
 	VPSLLD         $0x0a, Y3, Y4
 	VPSRLD         $0x16, Y3, Y3
 	VPOR           Y4, Y3, Y3
 	VPADDD         Y0, Y3, Y3
-	VPXOR          2048(BX), Y1, Y4
-	VPOR           Y3, Y4, Y4
+	VPANDN         Y1, Y3, Y4
 	VPXOR          Y0, Y4, Y4
-	VPADDD         320(SP), Y2, Y2
+	VPADDD         320(SI), Y2, Y2
 	VPADDD         1728(BX), Y2, Y2
-	VPADDD         Y4, Y2, Y2
+	VPSUBD         Y4, Y2, Y2
 	VPSLLD         $0x0f, Y2, Y4
 	VPSRLD         $0x11, Y2, Y2
 	VPOR           Y4, Y2, Y2
 	VPADDD         Y3, Y2, Y2
-	VPXOR          2048(BX), Y0, Y4
-	VPOR           Y2, Y4, Y4
+	VPANDN         Y0, Y2, Y4
 	VPXOR          Y3, Y4, Y4
-	VPADDD         32(SP), Y1, Y1
+	VPADDD         32(SI), Y1, Y1
 	VPADDD         1760(BX), Y1, Y1
-	VPADDD         Y4, Y1, Y1
+	VPSUBD         Y4, Y1, Y1
 	VPSLLD         $0x15, Y1, Y4
 	VPSRLD         $0x0b, Y1, Y1
 	VPOR           Y4, Y1, Y1
 	VPADDD         Y2, Y1, Y1
-	VPXOR          2048(BX), Y3, Y4
-	VPOR           Y1, Y4, Y4
+	VPANDN         Y3, Y1, Y4
 	VPXOR          Y2, Y4, Y4
-	VPADDD         256(SP), Y0, Y0
+	VPADDD         256(SI), Y0, Y0
 	VPADDD         1792(BX), Y0, Y0
-	VPADDD         Y4, Y0, Y0
+	VPSUBD         Y4, Y0, Y0
 	VPSLLD         $0x06, Y0, Y4
 	VPSRLD         $0x1a, Y0, Y0
 	VPOR           Y4, Y0, Y0
 	VPADDD         Y1, Y0, Y0
-	VPXOR          2048(BX), Y2, Y4
-	VPOR           Y0, Y4, Y4
+	VPANDN         Y2, Y0, Y4
 	VPXOR          Y1, Y4, Y4
-	VPADDD         480(SP), Y3, Y3
+	VPADDD         480(SI), Y3, Y3
 	VPADDD         1824(BX), Y3, Y3
-	VPADDD         Y4, Y3, Y3
+	VPSUBD         Y4, Y3, Y3
 	VPSLLD         $0x0a, Y3, Y4
 	VPSRLD         $0x16, Y3, Y3
 	VPOR           Y4, Y3, Y3
 	VPADDD         Y0, Y3, Y3
-	VPXOR          2048(BX), Y1, Y4
-	VPOR           Y3, Y4, Y4
+	VPANDN         Y1, Y3, Y4
 	VPXOR          Y0, Y4, Y4
-	VPADDD         192(SP), Y2, Y2
+	VPADDD         192(SI), Y2, Y2
 	VPADDD         1856(BX), Y2, Y2
-	VPADDD         Y4, Y2, Y2
+	VPSUBD         Y4, Y2, Y2
 	VPSLLD         $0x0f, Y2, Y4
 	VPSRLD         $0x11, Y2, Y2
 	VPOR           Y4, Y2, Y2
 	VPADDD         Y3, Y2, Y2
-	VPXOR          2048(BX), Y0, Y4
-	VPOR           Y2, Y4, Y4
+	VPANDN         Y0, Y2, Y4
 	VPXOR          Y3, Y4, Y4
-	VPADDD         416(SP), Y1, Y1
+	VPADDD         416(SI), Y1, Y1
 	VPADDD         1888(BX), Y1, Y1
-	VPADDD         Y4, Y1, Y1
+	VPSUBD         Y4, Y1, Y1
 	VPSLLD         $0x15, Y1, Y4
 	VPSRLD         $0x0b, Y1, Y1
 	VPOR           Y4, Y1, Y1
 	VPADDD         Y2, Y1, Y1
-	VPXOR          2048(BX), Y3, Y4
-	VPOR           Y1, Y4, Y4
+	VPANDN         Y3, Y1, Y4
 	VPXOR          Y2, Y4, Y4
-	VPADDD         128(SP), Y0, Y0
+	VPADDD         128(SI), Y0, Y0
 	VPADDD         1920(BX), Y0, Y0
-	VPADDD         Y4, Y0, Y0
+	VPSUBD         Y4, Y0, Y0
 	VPSLLD         $0x06, Y0, Y4
 	VPSRLD         $0x1a, Y0, Y0
 	VPOR           Y4, Y0, Y0
 	VPADDD         Y1, Y0, Y0
-	VPXOR          2048(BX), Y2, Y4
-	VPOR           Y0, Y4, Y4
+	VPANDN         Y2, Y0, Y4
 	VPXOR          Y1, Y4, Y4
-	VPADDD         352(SP), Y3, Y3
+	VPADDD         352(SI), Y3, Y3
 	VPADDD         1952(BX), Y3, Y3
-	VPADDD         Y4, Y3, Y3
+	VPSUBD         Y4, Y3, Y3
 	VPSLLD         $0x0a, Y3, Y4
 	VPSRLD         $0x16, Y3, Y3
 	VPOR           Y4, Y3, Y3
 	VPADDD         Y0, Y3, Y3
-	VPXOR          2048(BX), Y1, Y4
-	VPOR           Y3, Y4, Y4
+	VPANDN         Y1, Y3, Y4
 	VPXOR          Y0, Y4, Y4
-	VPADDD         64(SP), Y2, Y2
+	VPADDD         64(SI), Y2, Y2
 	VPADDD         1984(BX), Y2, Y2
-	VPADDD         Y4, Y2, Y2
+	VPSUBD         Y4, Y2, Y2
 	VPSLLD         $0x0f, Y2, Y4
 	VPSRLD         $0x11, Y2, Y2
 	VPOR           Y4, Y2, Y2
 	VPADDD         Y3, Y2, Y2
-	VPXOR          2048(BX), Y0, Y4
-	VPOR           Y2, Y4, Y4
+	VPANDN         Y0, Y2, Y4
 	VPXOR          Y3, Y4, Y4
-	VPADDD         288(SP), Y1, Y1
+	VPADDD         288(SI), Y1, Y1
 	VPADDD         2016(BX), Y1, Y1
-	VPADDD         Y4, Y1, Y1
+	VPSUBD         Y4, Y1, Y1
 	VPSLLD         $0x15, Y1, Y4
 	VPSRLD         $0x0b, Y1, Y1
 	VPOR           Y4, Y1, Y1
@@ -1282,7 +1260,7 @@ block:
 	VMOVDQU        Y2, 64(AX)
 	VPADDD         96(AX), Y3, Y3
 	VMOVDQU        Y3, 96(AX)
-	ADDQ           $0x40, SI
+	ADDQ           $0x40, DI
 	DECQ           DX
 	JNZ            block
 	VZEROUPPER
@@ -1290,30 +1268,32 @@ block:
 
 // func blocks16(state *[4][16]uint32, data *[16]*byte, n int)
 // Requires: AVX, AVX2
-TEXT ·blocks16(SB), $1024-24
+TEXT ·blocks16(SB), $1056-24
 	MOVQ state+0(FP), AX
 	MOVQ data+8(FP), CX
 	MOVQ n+16(FP), DX
 	LEAQ sines<>+0(SB), BX
-	XORQ SI, SI
+	LEAQ 31(SP), SI
+	ANDQ $-32, SI
+	XORQ DI, DI
 
 block:
-	MOVQ           (CX), DI
-	MOVQ           32(CX), R8
-	VBROADCASTI128 (DI)(SI*1), Y0
-	VINSERTI128    $0x01, (R8)(SI*1), Y0, Y0
-	MOVQ           8(CX), DI
-	MOVQ           40(CX), R8
-	VBROADCASTI128 (DI)(SI*1), Y1
-	VINSERTI128    $0x01, (R8)(SI*1), Y1, Y1
-	MOVQ           16(CX), DI
-	MOVQ           48(CX), R8
-	VBROADCASTI128 (DI)(SI*1), Y2
-	VINSERTI128    $0x01, (R8)(SI*1), Y2, Y2
-	MOVQ           24(CX), DI
-	MOVQ           56(CX), R8
-	VBROADCASTI128 (DI)(SI*1), Y3
-	VINSERTI128    $0x01, (R8)(SI*1), Y3, Y3
+	MOVQ           (CX), R8
+	MOVQ           32(CX), R9
+	VBROADCASTI128 (R8)(DI*1), Y0
+	VINSERTI128    $0x01, (R9)(DI*1), Y0, Y0
+	MOVQ           8(CX), R8
+	MOVQ           40(CX), R9
+	VBROADCASTI128 (R8)(DI*1), Y1
+	VINSERTI128    $0x01, (R9)(DI*1), Y1, Y1
+	MOVQ           16(CX), R8
+	MOVQ           48(CX), R9
+	VBROADCASTI128 (R8)(DI*1), Y2
+	VINSERTI128    $0x01, (R9)(DI*1), Y2, Y2
+	MOVQ           24(CX), R8
+	MOVQ           56(CX), R9
+	VBROADCASTI128 (R8)(DI*1), Y3
+	VINSERTI128    $0x01, (R9)(DI*1), Y3, Y3
 	VPUNPCKLDQ     Y1, Y0, Y4
 	VPUNPCKHDQ     Y1, Y0, Y5
 	VPUNPCKLDQ     Y3, Y2, Y1
@@ -1322,26 +1302,26 @@ block:
 	VPUNPCKHQDQ    Y1, Y4, Y1
 	VPUNPCKLQDQ    Y3, Y5, Y2
 	VPUNPCKHQDQ    Y3, Y5, Y3
-	VMOVDQU        Y0, (SP)
-	VMOVDQU        Y1, 32(SP)
-	VMOVDQU        Y2, 64(SP)
-	VMOVDQU        Y3, 96(SP)
-	MOVQ           (CX), DI
-	MOVQ           32(CX), R8
-	VBROADCASTI128 16(DI)(SI*1), Y0
-	VINSERTI128    $0x01, 16(R8)(SI*1), Y0, Y0
-	MOVQ           8(CX), DI
-	MOVQ           40(CX), R8
-	VBROADCASTI128 16(DI)(SI*1), Y1
-	VINSERTI128    $0x01, 16(R8)(SI*1), Y1, Y1
-	MOVQ           16(CX), DI
-	MOVQ           48(CX), R8
-	VBROADCASTI128 16(DI)(SI*1), Y2
-	VINSERTI128    $0x01, 16(R8)(SI*1), Y2, Y2
-	MOVQ           24(CX), DI
-	MOVQ           56(CX), R8
-	VBROADCASTI128 16(DI)(SI*1), Y3
-	VINSERTI128    $0x01, 16(R8)(SI*1), Y3, Y3
+	VMOVDQU        Y0, (SI)
+	VMOVDQU        Y1, 32(SI)
+	VMOVDQU        Y2, 64(SI)
+	VMOVDQU        Y3, 96(SI)
+	MOVQ           (CX), R8
+	MOVQ           32(CX), R9
+	VBROADCASTI128 16(R8)(DI*1), Y0
+	VINSERTI128    $0x01, 16(R9)(DI*1), Y0, Y0
+	MOVQ           8(CX), R8
+	MOVQ           40(CX), R9
+	VBROADCASTI128 16(R8)(DI*1), Y1
+	VINSERTI128    $0x01, 16(R9)(DI*1), Y1, Y1
+	MOVQ           16(CX), R8
+	MOVQ           48(CX), R9
+	VBROADCASTI128 16(R8)(DI*1), Y2
+	VINSERTI128    $0x01, 16(R9)(DI*1), Y2, Y2
+	MOVQ           24(CX), R8
+	MOVQ           56(CX), R9
+	VBROADCASTI128 16(R8)(DI*1), Y3
+	VINSERTI128    $0x01, 16(R9)(DI*1), Y3, Y3
 	VPUNPCKLDQ     Y1, Y0, Y4
 	VPUNPCKHDQ     Y1, Y0, Y5
 	VPUNPCKLDQ     Y3, Y2, Y1
@@ -1350,26 +1330,26 @@ block:
 	VPUNPCKHQDQ    Y1, Y4, Y1
 	VPUNPCKLQDQ    Y3, Y5, Y2
 	VPUNPCKHQDQ    Y3, Y5, Y3
-	VMOVDQU        Y0, 128(SP)
-	VMOVDQU        Y1, 160(SP)
-	VMOVDQU        Y2, 192(SP)
-	VMOVDQU        Y3, 224(SP)
-	MOVQ           (CX), DI
-	MOVQ           32(CX), R8
-	VBROADCASTI128 32(DI)(SI*1), Y0
-	VINSERTI128    $0x01, 32(R8)(SI*1), Y0, Y0
-	MOVQ           8(CX), DI
-	MOVQ           40(CX), R8
-	VBROADCASTI128 32(DI)(SI*1), Y1
-	VINSERTI128    $0x01, 32(R8)(SI*1), Y1, Y1
-	MOVQ           16(CX), DI
-	MOVQ           48(CX), R8
-	VBROADCASTI128 32(DI)(SI*1), Y2
-	VINSERTI128    $0x01, 32(R8)(SI*1), Y2, Y2
-	MOVQ           24(CX), DI
-	MOVQ           56(CX), R8
-	VBROADCASTI128 32(DI)(SI*1), Y3
-	VINSERTI128    $0x01, 32(R8)(SI*1), Y3, Y3
+	VMOVDQU        Y0, 128(SI)
+	VMOVDQU        Y1, 160(SI)
+	VMOVDQU        Y2, 192(SI)
+	VMOVDQU        Y3, 224(SI)
+	MOVQ           (CX), R8
+	MOVQ           32(CX), R9
+	VBROADCASTI128 32(R8)(DI*1), Y0
+	VINSERTI128    $0x01, 32(R9)(DI*1), Y0, Y0
+	MOVQ           8(CX), R8
+	MOVQ           40(CX), R9
+	VBROADCASTI128 32(R8)(DI*1), Y1
+	VINSERTI128    $0x01, 32(R9)(DI*1), Y1, Y1
+	MOVQ           16(CX), R8
+	MOVQ           48(CX), R9
+	VBROADCASTI128 32(R8)(DI*1), Y2
+	VINSERTI128    $0x01, 32(R9)(DI*1), Y2, Y2
+	MOVQ           24(CX), R8
+	MOVQ           56(CX), R9
+	VBROADCASTI128 32(R8)(DI*1), Y3
+	VINSERTI128    $0x01, 32(R9)(DI*1), Y3, Y3
 	VPUNPCKLDQ     Y1, Y0, Y4
 	VPUNPCKHDQ     Y1, Y0, Y5
 	VPUNPCKLDQ     Y3, Y2, Y1
@@ -1378,26 +1358,26 @@ block:
 	VPUNPCKHQDQ    Y1, Y4, Y1
 	VPUNPCKLQDQ    Y3, Y5, Y2
 	VPUNPCKHQDQ    Y3, Y5, Y3
-	VMOVDQU        Y0, 256(SP)
-	VMOVDQU        Y1, 288(SP)
-	VMOVDQU        Y2, 320(SP)
-	VMOVDQU        Y3, 352(SP)
-	MOVQ           (CX), DI
-	MOVQ           32(CX), R8
-	VBROADCASTI128 48(DI)(SI*1), Y0
-	VINSERTI128    $0x01, 48(R8)(SI*1), Y0, Y0
-	MOVQ           8(CX), DI
-	MOVQ           40(CX), R8
-	VBROADCASTI128 48(DI)(SI*1), Y1
-	VINSERTI128    $0x01, 48(R8)(SI*1), Y1, Y1
-	MOVQ           16(CX), DI
-	MOVQ           48(CX), R8
-	VBROADCASTI128 48(DI)(SI*1), Y2
-	VINSERTI128    $0x01, 48(R8)(SI*1), Y2, Y2
-	MOVQ           24(CX), DI
-	MOVQ           56(CX), R8
-	VBROADCASTI128 48(DI)(SI*1), Y3
-	VINSERTI128    $0x01, 48(R8)(SI*1), Y3, Y3
+	VMOVDQU        Y0, 256(SI)
+	VMOVDQU        Y1, 288(SI)
+	VMOVDQU        Y2, 320(SI)
+	VMOVDQU        Y3, 352(SI)
+	MOVQ           (CX), R8
+	MOVQ           32(CX), R9
+	VBROADCASTI128 48(R8)(DI*1), Y0
+	VINSERTI128    $0x01, 48(R9)(DI*1), Y0, Y0
+	MOVQ           8(CX), R8
+	MOVQ           40(CX), R9
+	VBROADCASTI128 48(R8)(DI*1), Y1
+	VINSERTI128    $0x01, 48(R9)(DI*1), Y1, Y1
+	MOVQ           16(CX), R8
+	MOVQ           48(CX), R9
+	VBROADCASTI128 48(R8)(DI*1), Y2
+	VINSERTI128    $0x01, 48(R9)(DI*1), Y2, Y2
+	MOVQ           24(CX), R8
+	MOVQ           56(CX), R9
+	VBROADCASTI128 48(R8)(DI*1), Y3
+	VINSERTI128    $0x01, 48(R9)(DI*1), Y3, Y3
 	VPUNPCKLDQ     Y1, Y0, Y4
 	VPUNPCKHDQ     Y1, Y0, Y5
 	VPUNPCKLDQ     Y3, Y2, Y1
@@ -1406,26 +1386,26 @@ block:
 	VPUNPCKHQDQ    Y1, Y4, Y1
 	VPUNPCKLQDQ    Y3, Y5, Y2
 	VPUNPCKHQDQ    Y3, Y5, Y3
-	VMOVDQU        Y0, 384(SP)
-	VMOVDQU        Y1, 416(SP)
-	VMOVDQU        Y2, 448(SP)
-	VMOVDQU        Y3, 480(SP)
-	MOVQ           64(CX), DI
-	MOVQ           96(CX), R8
-	VBROADCASTI128 (DI)(SI*1), Y0
-	VINSERTI128    $0x01, (R8)(SI*1), Y0, Y0
-	MOVQ           72(CX), DI
-	MOVQ           104(CX), R8
-	VBROADCASTI128 (DI)(SI*1), Y1
-	VINSERTI128    $0x01, (R8)(SI*1), Y1, Y1
-	MOVQ           80(CX), DI
-	MOVQ           112(CX), R8
-	VBROADCASTI128 (DI)(SI*1), Y2
-	VINSERTI128    $0x01, (R8)(SI*1), Y2, Y2
-	MOVQ           88(CX), DI
-	MOVQ           120(CX), R8
-	VBROADCASTI128 (DI)(SI*1), Y3
-	VINSERTI128    $0x01, (R8)(SI*1), Y3, Y3
+	VMOVDQU        Y0, 384(SI)
+	VMOVDQU        Y1, 416(SI)
+	VMOVDQU        Y2, 448(SI)
+	VMOVDQU        Y3, 480(SI)
+	MOVQ           64(CX), R8
+	MOVQ           96(CX), R9
+	VBROADCASTI128 (R8)(DI*1), Y0
+	VINSERTI128    $0x01, (R9)(DI*1), Y0, Y0
+	MOVQ           72(CX), R8
+	MOVQ           104(CX), R9
+	VBROADCASTI128 (R8)(DI*1), Y1
+	VINSERTI128    $0x01, (R9)(DI*1), Y1, Y1
+	MOVQ           80(CX), R8
+	MOVQ           112(CX), R9
+	VBROADCASTI128 (R8)(DI*1), Y2
+	VINSERTI128    $0x01, (R9)(DI*1), Y2, Y2
+	MOVQ           88(CX), R8
+	MOVQ           120(CX), R9
+	VBROADCASTI128 (R8)(DI*1), Y3
+	VINSERTI128    $0x01, (R9)(DI*1), Y3, Y3
 	VPUNPCKLDQ     Y1, Y0, Y4
 	VPUNPCKHDQ     Y1, Y0, Y5
 	VPUNPCKLDQ     Y3, Y2, Y1
@@ -1434,26 +1414,26 @@ block:
 	VPUNPCKHQDQ    Y1, Y4, Y1
 	VPUNPCKLQDQ    Y3, Y5, Y2
 	VPUNPCKHQDQ    Y3, Y5, Y3
-	VMOVDQU        Y0, 512(SP)
-	VMOVDQU        Y1, 544(SP)
-	VMOVDQU        Y2, 576(SP)
-	VMOVDQU        Y3, 608(SP)
-	MOVQ           64(CX), DI
-	MOVQ           96(CX), R8
-	VBROADCASTI128 16(DI)(SI*1), Y0
-	VINSERTI128    $0x01, 16(R8)(SI*1), Y0, Y0
-	MOVQ           72(CX), DI
-	MOVQ           104(CX), R8
-	VBROADCASTI128 16(DI)(SI*1), Y1
-	VINSERTI128    $0x01, 16(R8)(SI*1), Y1, Y1
-	MOVQ           80(CX), DI
-	MOVQ           112(CX), R8
-	VBROADCASTI128 16(DI)(SI*1), Y2
-	VINSERTI128    $0x01, 16(R8)(SI*1), Y2, Y2
-	MOVQ           88(CX), DI
-	MOVQ           120(CX), R8
-	VBROADCASTI128 16(DI)(SI*1), Y3
-	VINSERTI128    $0x01, 16(R8)(SI*1), Y3, Y3
+	VMOVDQU        Y0, 512(SI)
+	VMOVDQU        Y1, 544(SI)
+	VMOVDQU        Y2, 576(SI)
+	VMOVDQU        Y3, 608(SI)
+	MOVQ           64(CX), R8
+	MOVQ           96(CX), R9
+	VBROADCASTI128 16(R8)(DI*1), Y0
+	VINSERTI128    $0x01, 16(R9)(DI*1), Y0, Y0
+	MOVQ           72(CX), R8
+	MOVQ           104(CX), R9
+	VBROADCASTI128 16(R8)(DI*1), Y1
+	VINSERTI128    $0x01, 16(R9)(DI*1), Y1, Y1
+	MOVQ           80(CX), R8
+	MOVQ           112(CX), R9
+	VBROADCASTI128 16(R8)(DI*1), Y2
+	VINSERTI128    $0x01, 16(R9)(DI*1), Y2, Y2
+	MOVQ           88(CX), R8
+	MOVQ           120(CX), R9
+	VBROADCASTI128 16(R8)(DI*1), Y3
+	VINSERTI128    $0x01, 16(R9)(DI*1), Y3, Y3
 	VPUNPCKLDQ     Y1, Y0, Y4
 	VPUNPCKHDQ     Y1, Y0, Y5
 	VPUNPCKLDQ     Y3, Y2, Y1
@@ -1462,26 +1442,26 @@ block:
 	VPUNPCKHQDQ    Y1, Y4, Y1
 	VPUNPCKLQDQ    Y3, Y5, Y2
 	VPUNPCKHQDQ    Y3, Y5, Y3
-	VMOVDQU        Y0, 640(SP)
-	VMOVDQU        Y1, 672(SP)
-	VMOVDQU        Y2, 704(SP)
-	VMOVDQU        Y3, 736(SP)
-	MOVQ           64(CX), DI
-	MOVQ           96(CX), R8
-	VBROADCASTI128 32(DI)(SI*1), Y0
-	VINSERTI128    $0x01, 32(R8)(SI*1), Y0, Y0
-	MOVQ           72(CX), DI
-	MOVQ           104(CX), R8
-	VBROADCASTI128 32(DI)(SI*1), Y1
-	VINSERTI128    $0x01, 32(R8)(SI*1), Y1, Y1
-	MOVQ           80(CX), DI
-	MOVQ           112(CX), R8
-	VBROADCASTI128 32(DI)(SI*1), Y2
-	VINSERTI128    $0x01, 32(R8)(SI*1), Y2, Y2
-	MOVQ           88(CX), DI
-	MOVQ           120(CX), R8
-	VBROADCASTI128 32(DI)(SI*1), Y3
-	VINSERTI128    $0x01, 32(R8)(SI*1), Y3, Y3
+	VMOVDQU        Y0, 640(SI)
+	VMOVDQU        Y1, 672(SI)
+	VMOVDQU        Y2, 704(SI)
+	VMOVDQU        Y3, 736(SI)
+	MOVQ           64(CX), R8
+	MOVQ           96(CX), R9
+	VBROADCASTI128 32(R8)(DI*1), Y0
+	VINSERTI128    $0x01, 32(R9)(DI*1), Y0, Y0
+	MOVQ           72(CX), R8
+	MOVQ           104(CX), R9
+	VBROADCASTI128 32(R8)(DI*1), Y1
+	VINSERTI128    $0x01, 32(R9)(DI*1), Y1, Y1
+	MOVQ           80(CX), R8
+	MOVQ           112(CX), R9
+	VBROADCASTI128 32(R8)(DI*1), Y2
+	VINSERTI128    $0x01, 32(R9)(DI*1), Y2, Y2
+	MOVQ           88(CX), R8
+	MOVQ           120(CX), R9
+	VBROADCASTI128 32(R8)(DI*1), Y3
+	VINSERTI128    $0x01, 32(R9)(DI*1), Y3, Y3
 	VPUNPCKLDQ     Y1, Y0, Y4
 	VPUNPCKHDQ     Y1, Y0, Y5
 	VPUNPCKLDQ     Y3, Y2, Y1
@@ -1490,26 +1470,26 @@ block:
 	VPUNPCKHQDQ    Y1, Y4, Y1
 	VPUNPCKLQDQ    Y3, Y5, Y2
 	VPUNPCKHQDQ    Y3, Y5, Y3
-	VMOVDQU        Y0, 768(SP)
-	VMOVDQU        Y1, 800(SP)
-	VMOVDQU        Y2, 832(SP)
-	VMOVDQU        Y3, 864(SP)
-	MOVQ           64(CX), DI
-	MOVQ           96(CX), R8
-	VBROADCASTI128 48(DI)(SI*1), Y0
-	VINSERTI128    $0x01, 48(R8)(SI*1), Y0, Y0
-	MOVQ           72(CX), DI
-	MOVQ           104(CX), R8
-	VBROADCASTI128 48(DI)(SI*1), Y1
-	VINSERTI128    $0x01, 48(R8)(SI*1), Y1, Y1
-	MOVQ           80(CX), DI
-	MOVQ           112(CX), R8
-	VBROADCASTI128 48(DI)(SI*1), Y2
-	VINSERTI128    $0x01, 48(R8)(SI*1), Y2, Y2
-	MOVQ           88(CX), DI
-	MOVQ           120(CX), R8
-	VBROADCASTI128 48(DI)(SI*1), Y3
-	VINSERTI128    $0x01, 48(R8)(SI*1), Y3, Y3
+	VMOVDQU        Y0, 768(SI)
+	VMOVDQU        Y1, 800(SI)
+	VMOVDQU        Y2, 832(SI)
+	VMOVDQU        Y3, 864(SI)
+	MOVQ           64(CX), R8
+	MOVQ           96(CX), R9
+	VBROADCASTI128 48(R8)(DI*1), Y0
+	VINSERTI128    $0x01, 48(R9)(DI*1), Y0, Y0
+	MOVQ           72(CX), R8
+	MOVQ           104(CX), R9
+	VBROADCASTI128 48(R8)(DI*1), Y1
+	VINSERTI128    $0x01, 48(R9)(DI*1), Y1, Y1
+	MOVQ           80(CX), R8
+	MOVQ           112(CX), R9
+	VBROADCASTI128 48(R8)(DI*1), Y2
+	VINSERTI128    $0x01, 48(R9)(DI*1), Y2, Y2
+	MOVQ           88(CX), R8
+	MOVQ           120(CX), R9
+	VBROADCASTI128 48(R8)(DI*1), Y3
+	VINSERTI128    $0x01, 48(R9)(DI*1), Y3, Y3
 	VPUNPCKLDQ     Y1, Y0, Y4
 	VPUNPCKHDQ     Y1, Y0, Y5
 	VPUNPCKLDQ     Y3, Y2, Y1
@@ -1518,10 +1498,10 @@ block:
 	VPUNPCKHQDQ    Y1, Y4, Y1
 	VPUNPCKLQDQ    Y3, Y5, Y2
 	VPUNPCKHQDQ    Y3, Y5, Y3
-	VMOVDQU        Y0, 896(SP)
-	VMOVDQU        Y1, 928(SP)
-	VMOVDQU        Y2, 960(SP)
-	VMOVDQU        Y3, 992(SP)
+	VMOVDQU        Y0, 896(SI)
+	VMOVDQU        Y1, 928(SI)
+	VMOVDQU        Y2, 960(SI)
+	VMOVDQU        Y3, 992(SI)
 	VMOVDQU        (AX), Y0
 	VMOVDQU        64(AX), Y1
 	VMOVDQU        128(AX), Y2
@@ -1536,9 +1516,9 @@ block:
 	VPXOR          Y6, Y7, Y9
 	VPAND          Y5, Y9, Y9
 	VPXOR          Y7, Y9, Y9
-	VPADDD         (SP), Y0, Y0
+	VPADDD         (SI), Y0, Y0
 	VPADDD         (BX), Y0, Y0
-	VPADDD         512(SP), Y4, Y4
+	VPADDD         512(SI), Y4, Y4
 	VPADDD         (BX), Y4, Y4
 	VPADDD         Y8, Y0, Y0
 	VPADDD         Y9, Y4, Y4
@@ -1556,9 +1536,9 @@ block:
 	VPXOR          Y5, Y6, Y9
 	VPAND          Y4, Y9, Y9
 	VPXOR          Y6, Y9, Y9
-	VPADDD         32(SP), Y3, Y3
+	VPADDD         32(SI), Y3, Y3
 	VPADDD         32(BX), Y3, Y3
-	VPADDD         544(SP), Y7, Y7
+	VPADDD         544(SI), Y7, Y7
 	VPADDD         32(BX), Y7, Y7
 	VPADDD         Y8, Y3, Y3
 	VPADDD         Y9, Y7, Y7
@@ -1576,9 +1556,9 @@ block:
 	VPXOR          Y4, Y5, Y9
 	VPAND          Y7, Y9, Y9
 	VPXOR          Y5, Y9, Y9
-	VPADDD         64(SP), Y2, Y2
+	VPADDD         64(SI), Y2, Y2
 	VPADDD         64(BX), Y2, Y2
-	VPADDD         576(SP), Y6, Y6
+	VPADDD         576(SI), Y6, Y6
 	VPADDD         64(BX), Y6, Y6
 	VPADDD         Y8, Y2, Y2
 	VPADDD         Y9, Y6, Y6
@@ -1596,9 +1576,9 @@ block:
 	VPXOR          Y7, Y4, Y9
 	VPAND          Y6, Y9, Y9
 	VPXOR          Y4, Y9, Y9
-	VPADDD         96(SP), Y1, Y1
+	VPADDD         96(SI), Y1, Y1
 	VPADDD         96(BX), Y1, Y1
-	VPADDD         608(SP), Y5, Y5
+	VPADDD         608(SI), Y5, Y5
 	VPADDD         96(BX), Y5, Y5
 	VPADDD         Y8, Y1, Y1
 	VPADDD         Y9, Y5, Y5
@@ -1616,9 +1596,9 @@ block:
 	VPXOR          Y6, Y7, Y9
 	VPAND          Y5, Y9, Y9
 	VPXOR          Y7, Y9, Y9
-	VPADDD         128(SP), Y0, Y0
+	VPADDD         128(SI), Y0, Y0
 	VPADDD         128(BX), Y0, Y0
-	VPADDD         640(SP), Y4, Y4
+	VPADDD         640(SI), Y4, Y4
 	VPADDD         128(BX), Y4, Y4
 	VPADDD         Y8, Y0, Y0
 	VPADDD         Y9, Y4, Y4
@@ -1636,9 +1616,9 @@ block:
 	VPXOR          Y5, Y6, Y9
 	VPAND          Y4, Y9, Y9
 	VPXOR          Y6, Y9, Y9
-	VPADDD         160(SP), Y3, Y3
+	VPADDD         160(SI), Y3, Y3
 	VPADDD         160(BX), Y3, Y3
-	VPADDD         672(SP), Y7, Y7
+	VPADDD         672(SI), Y7, Y7
 	VPADDD         160(BX), Y7, Y7
 	VPADDD         Y8, Y3, Y3
 	VPADDD         Y9, Y7, Y7
@@ -1656,9 +1636,9 @@ block:
 	VPXOR          Y4, Y5, Y9
 	VPAND          Y7, Y9, Y9
 	VPXOR          Y5, Y9, Y9
-	VPADDD         192(SP), Y2, Y2
+	VPADDD         192(SI), Y2, Y2
 	VPADDD         192(BX), Y2, Y2
-	VPADDD         704(SP), Y6, Y6
+	VPADDD         704(SI), Y6, Y6
 	VPADDD         192(BX), Y6, Y6
 	VPADDD         Y8, Y2, Y2
 	VPADDD         Y9, Y6, Y6
@@ -1676,9 +1656,9 @@ block:
 	VPXOR          Y7, Y4, Y9
 	VPAND          Y6, Y9, Y9
 	VPXOR          Y4, Y9, Y9
-	VPADDD         224(SP), Y1, Y1
+	VPADDD         224(SI), Y1, Y1
 	VPADDD         224(BX), Y1, Y1
-	VPADDD         736(SP), Y5, Y5
+	VPADDD         736(SI), Y5, Y5
 	VPADDD         224(BX), Y5, Y5
 	VPADDD         Y8, Y1, Y1
 	VPADDD         Y9, Y5, Y5
@@ -1696,9 +1676,9 @@ block:
 	VPXOR          Y6, Y7, Y9
 	VPAND          Y5, Y9, Y9
 	VPXOR          Y7, Y9, Y9
-	VPADDD         256(SP), Y0, Y0
+	VPADDD         256(SI), Y0, Y0
 	VPADDD         256(BX), Y0, Y0
-	VPADDD         768(SP), Y4, Y4
+	VPADDD         768(SI), Y4, Y4
 	VPADDD         256(BX), Y4, Y4
 	VPADDD         Y8, Y0, Y0
 	VPADDD         Y9, Y4, Y4
@@ -1716,9 +1696,9 @@ block:
 	VPXOR          Y5, Y6, Y9
 	VPAND          Y4, Y9, Y9
 	VPXOR          Y6, Y9, Y9
-	VPADDD         288(SP), Y3, Y3
+	VPADDD         288(SI), Y3, Y3
 	VPADDD         288(BX), Y3, Y3
-	VPADDD         800(SP), Y7, Y7
+	VPADDD         800(SI), Y7, Y7
 	VPADDD         288(BX), Y7, Y7
 	VPADDD         Y8, Y3, Y3
 	VPADDD         Y9, Y7, Y7
@@ -1736,9 +1716,9 @@ block:
 	VPXOR          Y4, Y5, Y9
 	VPAND          Y7, Y9, Y9
 	VPXOR          Y5, Y9, Y9
-	VPADDD         320(SP), Y2, Y2
+	VPADDD         320(SI), Y2, Y2
 	VPADDD         320(BX), Y2, Y2
-	VPADDD         832(SP), Y6, Y6
+	VPADDD         832(SI), Y6, Y6
 	VPADDD         320(BX), Y6, Y6
 	VPADDD         Y8, Y2, Y2
 	VPADDD         Y9, Y6, Y6
@@ -1756,9 +1736,9 @@ block:
 	VPXOR          Y7, Y4, Y9
 	VPAND          Y6, Y9, Y9
 	VPXOR          Y4, Y9, Y9
-	VPADDD         352(SP), Y1, Y1
+	VPADDD         352(SI), Y1, Y1
 	VPADDD         352(BX), Y1, Y1
-	VPADDD         864(SP), Y5, Y5
+	VPADDD         864(SI), Y5, Y5
 	VPADDD         352(BX), Y5, Y5
 	VPADDD         Y8, Y1, Y1
 	VPADDD         Y9, Y5, Y5
@@ -1776,9 +1756,9 @@ block:
 	VPXOR          Y6, Y7, Y9
 	VPAND          Y5, Y9, Y9
 	VPXOR          Y7, Y9, Y9
-	VPADDD         384(SP), Y0, Y0
+	VPADDD         384(SI), Y0, Y0
 	VPADDD         384(BX), Y0, Y0
-	VPADDD         896(SP), Y4, Y4
+	VPADDD         896(SI), Y4, Y4
 	VPADDD         384(BX), Y4, Y4
 	VPADDD         Y8, Y0, Y0
 	VPADDD         Y9, Y4, Y4
@@ -1796,9 +1776,9 @@ block:
 	VPXOR          Y5, Y6, Y9
 	VPAND          Y4, Y9, Y9
 	VPXOR          Y6, Y9, Y9
-	VPADDD         416(SP), Y3, Y3
+	VPADDD         416(SI), Y3, Y3
 	VPADDD         416(BX), Y3, Y3
-	VPADDD         928(SP), Y7, Y7
+	VPADDD         928(SI), Y7, Y7
 	VPADDD         416(BX), Y7, Y7
 	VPADDD         Y8, Y3, Y3
 	VPADDD         Y9, Y7, Y7
@@ -1816,9 +1796,9 @@ block:
 	VPXOR          Y4, Y5, Y9
 	VPAND          Y7, Y9, Y9
 	VPXOR          Y5, Y9, Y9
-	VPADDD         448(SP), Y2, Y2
+	VPADDD         448(SI), Y2, Y2
 	VPADDD         448(BX), Y2, Y2
-	VPADDD         960(SP), Y6, Y6
+	VPADDD         960(SI), Y6, Y6
 	VPADDD         448(BX), Y6, Y6
 	VPADDD         Y8, Y2, Y2
 	VPADDD         Y9, Y6, Y6
@@ -1836,9 +1816,9 @@ block:
 	VPXOR          Y7, Y4, Y9
 	VPAND          Y6, Y9, Y9
 	VPXOR          Y4, Y9, Y9
-	VPADDD         480(SP), Y1, Y1
+	VPADDD         480(SI), Y1, Y1
 	VPADDD         480(BX), Y1, Y1
-	VPADDD         992(SP), Y5, Y5
+	VPADDD         992(SI), Y5, Y5
 	VPADDD         480(BX), Y5, Y5
 	VPADDD         Y8, Y1, Y1
 	VPADDD         Y9, Y5, Y5
@@ -1850,15 +1830,15 @@ block:
 	VPOR           Y9, Y5, Y5
 	VPADDD         Y2, Y1, Y1
 	VPADDD         Y6, Y5, Y5
-	VPXOR          Y1, Y2, Y8
-	VPAND          Y3, Y8, Y8
-	VPXOR          Y2, Y8, Y8
-	VPXOR          Y5, Y6, Y9
-	VPAND          Y7, Y9, Y9
-	VPXOR          Y6, Y9, Y9
-	VPADDD         32(SP), Y0, Y0
+	VPANDN         Y2, Y3, Y8
+	VPADDD         Y8, Y0, Y0
+	VPAND          Y1, Y3, Y8
+	VPANDN         Y6, Y7, Y9
+	VPADDD         Y9, Y4, Y4
+	VPAND          Y5, Y7, Y9
+	VPADDD         32(SI), Y0, Y0
 	VPADDD         512(BX), Y0, Y0
-	VPADDD         544(SP), Y4, Y4
+	VPADDD         544(SI), Y4, Y4
 	VPADDD         512(BX), Y4, Y4
 	VPADDD         Y8, Y0, Y0
 	VPADDD         Y9, Y4, Y4
@@ -1870,15 +1850,15 @@ block:
 	VPOR           Y9, Y4, Y4
 	VPADDD         Y1, Y0, Y0
 	VPADDD         Y5, Y4, Y4
-	VPXOR          Y0, Y1, Y8
-	VPAND          Y2, Y8, Y8
-	VPXOR          Y1, Y8, Y8
-	VPXOR          Y4, Y5, Y9
-	VPAND          Y6, Y9, Y9
-	VPXOR          Y5, Y9, Y9
-	VPADDD         192(SP), Y3, Y3
+	VPANDN         Y1, Y2, Y8
+	VPADDD         Y8, Y3, Y3
+	VPAND          Y0, Y2, Y8
+	VPANDN         Y5, Y6, Y9
+	VPADDD         Y9, Y7, Y7
+	VPAND          Y4, Y6, Y9
+	VPADDD         192(SI), Y3, Y3
 	VPADDD         544(BX), Y3, Y3
-	VPADDD         704(SP), Y7, Y7
+	VPADDD         704(SI), Y7, Y7
 	VPADDD         544(BX), Y7, Y7
 	VPADDD         Y8, Y3, Y3
 	VPADDD         Y9, Y7, Y7
@@ -1890,15 +1870,15 @@ block:
 	VPOR           Y9, Y7, Y7
 	VPADDD         Y0, Y3, Y3
 	VPADDD         Y4, Y7, Y7
-	VPXOR          Y3, Y0, Y8
-	VPAND          Y1, Y8, Y8
-	VPXOR          Y0, Y8, Y8
-	VPXOR          Y7, Y4, Y9
-	VPAND          Y5, Y9, Y9
-	VPXOR          Y4, Y9, Y9
-	VPADDD         352(SP), Y2, Y2
+	VPANDN         Y0, Y1, Y8
+	VPADDD         Y8, Y2, Y2
+	VPAND          Y3, Y1, Y8
+	VPANDN         Y4, Y5, Y9
+	VPADDD         Y9, Y6, Y6
+	VPAND          Y7, Y5, Y9
+	VPADDD         352(SI), Y2, Y2
 	VPADDD         576(BX), Y2, Y2
-	VPADDD         864(SP), Y6, Y6
+	VPADDD         864(SI), Y6, Y6
 	VPADDD         576(BX), Y6, Y6
 	VPADDD         Y8, Y2, Y2
 	VPADDD         Y9, Y6, Y6
@@ -1910,15 +1890,15 @@ block:
 	VPOR           Y9, Y6, Y6
 	VPADDD         Y3, Y2, Y2
 	VPADDD         Y7, Y6, Y6
-	VPXOR          Y2, Y3, Y8
-	VPAND          Y0, Y8, Y8
-	VPXOR          Y3, Y8, Y8
-	VPXOR          Y6, Y7, Y9
-	VPAND          Y4, Y9, Y9
-	VPXOR          Y7, Y9, Y9
-	VPADDD         (SP), Y1, Y1
+	VPANDN         Y3, Y0, Y8
+	VPADDD         Y8, Y1, Y1
+	VPAND          Y2, Y0, Y8
+	VPANDN         Y7, Y4, Y9
+	VPADDD         Y9, Y5, Y5
+	VPAND          Y6, Y4, Y9
+	VPADDD         (SI), Y1, Y1
 	VPADDD         608(BX), Y1, Y1
-	VPADDD         512(SP), Y5, Y5
+	VPADDD         512(SI), Y5, Y5
 	VPADDD         608(BX), Y5, Y5
 	VPADDD         Y8, Y1, Y1
 	VPADDD         Y9, Y5, Y5
@@ -1930,15 +1910,15 @@ block:
 	VPOR           Y9, Y5, Y5
 	VPADDD         Y2, Y1, Y1
 	VPADDD         Y6, Y5, Y5
-	VPXOR          Y1, Y2, Y8
-	VPAND          Y3, Y8, Y8
-	VPXOR          Y2, Y8, Y8
-	VPXOR          Y5, Y6, Y9
-	VPAND          Y7, Y9, Y9
-	VPXOR          Y6, Y9, Y9
-	VPADDD         160(SP), Y0, Y0
+	VPANDN         Y2, Y3, Y8
+	VPADDD         Y8, Y0, Y0
+	VPAND          Y1, Y3, Y8
+	VPANDN         Y6, Y7, Y9
+	VPADDD         Y9, Y4, Y4
+	VPAND          Y5, Y7, Y9
+	VPADDD         160(SI), Y0, Y0
 	VPADDD         640(BX), Y0, Y0
-	VPADDD         672(SP), Y4, Y4
+	VPADDD         672(SI), Y4, Y4
 	VPADDD         640(BX), Y4, Y4
 	VPADDD         Y8, Y0, Y0
 	VPADDD         Y9, Y4, Y4
@@ -1950,15 +1930,15 @@ block:
 	VPOR           Y9, Y4, Y4
 	VPADDD         Y1, Y0, Y0
 	VPADDD         Y5, Y4, Y4
-	VPXOR          Y0, Y1, Y8
-	VPAND          Y2, Y8, Y8
-	VPXOR          Y1, Y8, Y8
-	VPXOR          Y4, Y5, Y9
-	VPAND          Y6, Y9, Y9
-	VPXOR          Y5, Y9, Y9
-	VPADDD         320(SP), Y3, Y3
+	VPANDN         Y1, Y2, Y8
+	VPADDD         Y8, Y3, Y3
+	VPAND          Y0, Y2, Y8
+	VPANDN         Y5, Y6, Y9
+	VPADDD         Y9, Y7, Y7
+	VPAND          Y4, Y6, Y9
+	VPADDD         320(SI), Y3, Y3
 	VPADDD         672(BX), Y3, Y3
-	VPADDD         832(SP), Y7, Y7
+	VPADDD         832(SI), Y7, Y7
 	VPADDD         672(BX), Y7, Y7
 	VPADDD         Y8, Y3, Y3
 	VPADDD         Y9, Y7, Y7
@@ -1970,15 +1950,15 @@ block:
 	VPOR           Y9, Y7, Y7
 	VPADDD         Y0, Y3, Y3
 	VPADDD         Y4, Y7, Y7
-	VPXOR          Y3, Y0, Y8
-	VPAND          Y1, Y8, Y8
-	VPXOR          Y0, Y8, Y8
-	VPXOR          Y7, Y4, Y9
-	VPAND          Y5, Y9, Y9
-	VPXOR          Y4, Y9, Y9
-	VPADDD         480(SP), Y2, Y2
+	VPANDN         Y0, Y1, Y8
+	VPADDD         Y8, Y2, Y2
+	VPAND          Y3, Y1, Y8
+	VPANDN         Y4, Y5, Y9
+	VPADDD         Y9, Y6, Y6
+	VPAND          Y7, Y5, Y9
+	VPADDD         480(SI), Y2, Y2
 	VPADDD         704(BX), Y2, Y2
-	VPADDD         992(SP), Y6, Y6
+	VPADDD         992(SI), Y6, Y6
 	VPADDD         704(BX), Y6, Y6
 	VPADDD         Y8, Y2, Y2
 	VPADDD         Y9, Y6, Y6
@@ -1990,15 +1970,15 @@ block:
 	VPOR           Y9, Y6, Y6
 	VPADDD         Y3, Y2, Y2
 	VPADDD         Y7, Y6, Y6
-	VPXOR          Y2, Y3, Y8
-	VPAND          Y0, Y8, Y8
-	VPXOR          Y3, Y8, Y8
-	VPXOR          Y6, Y7, Y9
-	VPAND          Y4, Y9, Y9
-	VPXOR          Y7, Y9, Y9
-	VPADDD         128(SP), Y1, Y1
+	VPANDN         Y3, Y0, Y8
+	VPADDD         Y8, Y1, Y1
+	VPAND          Y2, Y0, Y8
+	VPANDN         Y7, Y4, Y9
+	VPADDD         Y9, Y5, Y5
+	VPAND          Y6, Y4, Y9
+	VPADDD         128(SI), Y1, Y1
 	VPADDD         736(BX), Y1, Y1
-	VPADDD         640(SP), Y5, Y5
+	VPADDD         640(SI), Y5, Y5
 	VPADDD         736(BX), Y5, Y5
 	VPADDD         Y8, Y1, Y1
 	VPADDD         Y9, Y5, Y5
@@ -2010,15 +1990,15 @@ block:
 	VPOR           Y9, Y5, Y5
 	VPADDD         Y2, Y1, Y1
 	VPADDD         Y6, Y5, Y5
-	VPXOR          Y1, Y2, Y8
-	VPAND          Y3, Y8, Y8
-	VPXOR          Y2, Y8, Y8
-	VPXOR          Y5, Y6, Y9
-	VPAND          Y7, Y9, Y9
-	VPXOR          Y6, Y9, Y9
-	VPADDD         288(SP), Y0, Y0
+	VPANDN         Y2, Y3, Y8
+	VPADDD         Y8, Y0, Y0
+	VPAND          Y1, Y3, Y8
+	VPANDN         Y6, Y7, Y9
+	VPADDD         Y9, Y4, Y4
+	VPAND          Y5, Y7, Y9
+	VPADDD         288(SI), Y0, Y0
 	VPADDD         768(BX), Y0, Y0
-	VPADDD         800(SP), Y4, Y4
+	VPADDD         800(SI), Y4, Y4
 	VPADDD         768(BX), Y4, Y4
 	VPADDD         Y8, Y0, Y0
 	VPADDD         Y9, Y4, Y4
@@ -2030,15 +2010,15 @@ block:
 	VPOR           Y9, Y4, Y4
 	VPADDD         Y1, Y0, Y0
 	VPADDD         Y5, Y4, Y4
-	VPXOR          Y0, Y1, Y8
-	VPAND          Y2, Y8, Y8
-	VPXOR          Y1, Y8, Y8
-	VPXOR          Y4, Y5, Y9
-	VPAND          Y6, Y9, Y9
-	VPXOR          Y5, Y9, Y9
-	VPADDD         448(SP), Y3, Y3
+	VPANDN         Y1, Y2, Y8
+	VPADDD         Y8, Y3, Y3
+	VPAND          Y0, Y2, Y8
+	VPANDN         Y5, Y6, Y9
+	VPADDD         Y9, Y7, Y7
+	VPAND          Y4, Y6, Y9
+	VPADDD         448(SI), Y3, Y3
 	VPADDD         800(BX), Y3, Y3
-	VPADDD         960(SP), Y7, Y7
+	VPADDD         960(SI), Y7, Y7
 	VPADDD         800(BX), Y7, Y7
 	VPADDD         Y8, Y3, Y3
 	VPADDD         Y9, Y7, Y7
@@ -2050,15 +2030,15 @@ block:
 	VPOR           Y9, Y7, Y7
 	VPADDD         Y0, Y3, Y3
 	VPADDD         Y4, Y7, Y7
-	VPXOR          Y3, Y0, Y8
-	VPAND          Y1, Y8, Y8
-	VPXOR          Y0, Y8, Y8
-	VPXOR          Y7, Y4, Y9
-	VPAND          Y5, Y9, Y9
-	VPXOR          Y4, Y9, Y9
-	VPADDD         96(SP), Y2, Y2
+	VPANDN         Y0, Y1, Y8
+	VPADDD         Y8, Y2, Y2
+	VPAND          Y3, Y1, Y8
+	VPANDN         Y4, Y5, Y9
+	VPADDD         Y9, Y6, Y6
+	VPAND          Y7, Y5, Y9
+	VPADDD         96(SI), Y2, Y2
 	VPADDD         832(BX), Y2, Y2
-	VPADDD         608(SP), Y6, Y6
+	VPADDD         608(SI), Y6, Y6
 	VPADDD         832(BX), Y6, Y6
 	VPADDD         Y8, Y2, Y2
 	VPADDD         Y9, Y6, Y6
@@ -2070,15 +2050,15 @@ block:
 	VPOR           Y9, Y6, Y6
 	VPADDD         Y3, Y2, Y2
 	VPADDD         Y7, Y6, Y6
-	VPXOR          Y2, Y3, Y8
-	VPAND          Y0, Y8, Y8
-	VPXOR          Y3, Y8, Y8
-	VPXOR          Y6, Y7, Y9
-	VPAND          Y4, Y9, Y9
-	VPXOR          Y7, Y9, Y9
-	VPADDD         256(SP), Y1, Y1
+	VPANDN         Y3, Y0, Y8
+	VPADDD         Y8, Y1, Y1
+	VPAND          Y2, Y0, Y8
+	VPANDN         Y7, Y4, Y9
+	VPADDD         Y9, Y5, Y5
+	VPAND          Y6, Y4, Y9
+	VPADDD         256(SI), Y1, Y1
 	VPADDD         864(BX), Y1, Y1
-	VPADDD         768(SP), Y5, Y5
+	VPADDD         768(SI), Y5, Y5
 	VPADDD         864(BX), Y5, Y5
 	VPADDD         Y8, Y1, Y1
 	VPADDD         Y9, Y5, Y5
@@ -2090,15 +2070,15 @@ block:
 	VPOR           Y9, Y5, Y5
 	VPADDD         Y2, Y1, Y1
 	VPADDD         Y6, Y5, Y5
-	VPXOR          Y1, Y2, Y8
-	VPAND          Y3, Y8, Y8
-	VPXOR          Y2, Y8, Y8
-	VPXOR          Y5, Y6, Y9
-	VPAND          Y7, Y9, Y9
-	VPXOR          Y6, Y9, Y9
-	VPADDD         416(SP), Y0, Y0
+	VPANDN         Y2, Y3, Y8
+	VPADDD         Y8, Y0, Y0
+	VPAND          Y1, Y3, Y8
+	VPANDN         Y6, Y7, Y9
+	VPADDD         Y9, Y4, Y4
+	VPAND          Y5, Y7, Y9
+	VPADDD         416(SI), Y0, Y0
 	VPADDD         896(BX), Y0, Y0
-	VPADDD         928(SP), Y4, Y4
+	VPADDD         928(SI), Y4, Y4
 	VPADDD         896(BX), Y4, Y4
 	VPADDD         Y8, Y0, Y0
 	VPADDD         Y9, Y4, Y4
@@ -2110,15 +2090,15 @@ block:
 	VPOR           Y9, Y4, Y4
 	VPADDD         Y1, Y0, Y0
 	VPADDD         Y5, Y4, Y4
-	VPXOR          Y0, Y1, Y8
-	VPAND          Y2, Y8, Y8
-	VPXOR          Y1, Y8, Y8
-	VPXOR          Y4, Y5, Y9
-	VPAND          Y6, Y9, Y9
-	VPXOR          Y5, Y9, Y9
-	VPADDD         64(SP), Y3, Y3
+	VPANDN         Y1, Y2, Y8
+	VPADDD         Y8, Y3, Y3
+	VPAND          Y0, Y2, Y8
+	VPANDN         Y5, Y6, Y9
+	VPADDD         Y9, Y7, Y7
+	VPAND          Y4, Y6, Y9
+	VPADDD         64(SI), Y3, Y3
 	VPADDD         928(BX), Y3, Y3
-	VPADDD         576(SP), Y7, Y7
+	VPADDD         576(SI), Y7, Y7
 	VPADDD         928(BX), Y7, Y7
 	VPADDD         Y8, Y3, Y3
 	VPADDD         Y9, Y7, Y7
@@ -2130,15 +2110,15 @@ block:
 	VPOR           Y9, Y7, Y7
 	VPADDD         Y0, Y3, Y3
 	VPADDD         Y4, Y7, Y7
-	VPXOR          Y3, Y0, Y8
-	VPAND          Y1, Y8, Y8
-	VPXOR          Y0, Y8, Y8
-	VPXOR          Y7, Y4, Y9
-	VPAND          Y5, Y9, Y9
-	VPXOR          Y4, Y9, Y9
-	VPADDD         224(SP), Y2, Y2
+	VPANDN         Y0, Y1, Y8
+	VPADDD         Y8, Y2, Y2
+	VPAND          Y3, Y1, Y8
+	VPANDN         Y4, Y5, Y9
+	VPADDD         Y9, Y6, Y6
+	VPAND          Y7, Y5, Y9
+	VPADDD         224(SI), Y2, Y2
 	VPADDD         960(BX), Y2, Y2
-	VPADDD         736(SP), Y6, Y6
+	VPADDD         736(SI), Y6, Y6
 	VPADDD         960(BX), Y6, Y6
 	VPADDD         Y8, Y2, Y2
 	VPADDD         Y9, Y6, Y6
@@ -2150,15 +2130,15 @@ block:
 	VPOR           Y9, Y6, Y6
 	VPADDD         Y3, Y2, Y2
 	VPADDD         Y7, Y6, Y6
-	VPXOR          Y2, Y3, Y8
-	VPAND          Y0, Y8, Y8
-	VPXOR          Y3, Y8, Y8
-	VPXOR          Y6, Y7, Y9
-	VPAND          Y4, Y9, Y9
-	VPXOR          Y7, Y9, Y9
-	VPADDD         384(SP), Y1, Y1
+	VPANDN         Y3, Y0, Y8
+	VPADDD         Y8, Y1, Y1
+	VPAND          Y2, Y0, Y8
+	VPANDN         Y7, Y4, Y9
+	VPADDD         Y9, Y5, Y5
+	VPAND          Y6, Y4, Y9
+	VPADDD         384(SI), Y1, Y1
 	VPADDD         992(BX), Y1, Y1
-	VPADDD         896(SP), Y5, Y5
+	VPADDD         896(SI), Y5, Y5
 	VPADDD         992(BX), Y5, Y5
 	VPADDD         Y8, Y1, Y1
 	VPADDD         Y9, Y5, Y5
@@ -2174,9 +2154,9 @@ block:
 	VPXOR          Y1, Y8, Y8
 	VPXOR          Y6, Y7, Y9
 	VPXOR          Y5, Y9, Y9
-	VPADDD         160(SP), Y0, Y0
+	VPADDD         160(SI), Y0, Y0
 	VPADDD         1024(BX), Y0, Y0
-	VPADDD         672(SP), Y4, Y4
+	VPADDD         672(SI), Y4, Y4
 	VPADDD         1024(BX), Y4, Y4
 	VPADDD         Y8, Y0, Y0
 	VPADDD         Y9, Y4, Y4
@@ -2192,9 +2172,9 @@ block:
 	VPXOR          Y0, Y8, Y8
 	VPXOR          Y5, Y6, Y9
 	VPXOR          Y4, Y9, Y9
-	VPADDD         256(SP), Y3, Y3
+	VPADDD         256(SI), Y3, Y3
 	VPADDD         1056(BX), Y3, Y3
-	VPADDD         768(SP), Y7, Y7
+	VPADDD         768(SI), Y7, Y7
 	VPADDD         1056(BX), Y7, Y7
 	VPADDD         Y8, Y3, Y3
 	VPADDD         Y9, Y7, Y7
@@ -2210,9 +2190,9 @@ block:
 	VPXOR          Y3, Y8, Y8
 	VPXOR          Y4, Y5, Y9
 	VPXOR          Y7, Y9, Y9
-	VPADDD         352(SP), Y2, Y2
+	VPADDD         352(SI), Y2, Y2
 	VPADDD         1088(BX), Y2, Y2
-	VPADDD         864(SP), Y6, Y6
+	VPADDD         864(SI), Y6, Y6
 	VPADDD         1088(BX), Y6, Y6
 	VPADDD         Y8, Y2, Y2
 	VPADDD         Y9, Y6, Y6
@@ -2228,9 +2208,9 @@ block:
 	VPXOR          Y2, Y8, Y8
 	VPXOR          Y7, Y4, Y9
 	VPXOR          Y6, Y9, Y9
-	VPADDD         448(SP), Y1, Y1
+	VPADDD         448(SI), Y1, Y1
 	VPADDD         1120(BX), Y1, Y1
-	VPADDD         960(SP), Y5, Y5
+	VPADDD         960(SI), Y5, Y5
 	VPADDD         1120(BX), Y5, Y5
 	VPADDD         Y8, Y1, Y1
 	VPADDD         Y9, Y5, Y5
@@ -2246,9 +2226,9 @@ block:
 	VPXOR          Y1, Y8, Y8
 	VPXOR          Y6, Y7, Y9
 	VPXOR          Y5, Y9, Y9
-	VPADDD         32(SP), Y0, Y0
+	VPADDD         32(SI), Y0, Y0
 	VPADDD         1152(BX), Y0, Y0
-	VPADDD         544(SP), Y4, Y4
+	VPADDD         544(SI), Y4, Y4
 	VPADDD         1152(BX), Y4, Y4
 	VPADDD         Y8, Y0, Y0
 	VPADDD         Y9, Y4, Y4
@@ -2264,9 +2244,9 @@ block:
 	VPXOR          Y0, Y8, Y8
 	VPXOR          Y5, Y6, Y9
 	VPXOR          Y4, Y9, Y9
-	VPADDD         128(SP), Y3, Y3
+	VPADDD         128(SI), Y3, Y3
 	VPADDD         1184(BX), Y3, Y3
-	VPADDD         640(SP), Y7, Y7
+	VPADDD         640(SI), Y7, Y7
 	VPADDD         1184(BX), Y7, Y7
 	VPADDD         Y8, Y3, Y3
 	VPADDD         Y9, Y7, Y7
@@ -2282,9 +2262,9 @@ block:
 	VPXOR          Y3, Y8, Y8
 	VPXOR          Y4, Y5, Y9
 	VPXOR          Y7, Y9, Y9
-	VPADDD         224(SP), Y2, Y2
+	VPADDD         224(SI), Y2, Y2
 	VPADDD         1216(BX), Y2, Y2
-	VPADDD         736(SP), Y6, Y6
+	VPADDD         736(SI), Y6, Y6
 	VPADDD         1216(BX), Y6, Y6
 	VPADDD         Y8, Y2, Y2
 	VPADDD         Y9, Y6, Y6
@@ -2300,9 +2280,9 @@ block:
 	VPXOR          Y2, Y8, Y8
 	VPXOR          Y7, Y4, Y9
 	VPXOR          Y6, Y9, Y9
-	VPADDD         320(SP), Y1, Y1
+	VPADDD         320(SI), Y1, Y1
 	VPADDD         1248(BX), Y1, Y1
-	VPADDD         832(SP), Y5, Y5
+	VPADDD         832(SI), Y5, Y5
 	VPADDD         1248(BX), Y5, Y5
 	VPADDD         Y8, Y1, Y1
 	VPADDD         Y9, Y5, Y5
@@ -2318,9 +2298,9 @@ block:
 	VPXOR          Y1, Y8, Y8
 	VPXOR          Y6, Y7, Y9
 	VPXOR          Y5, Y9, Y9
-	VPADDD         416(SP), Y0, Y0
+	VPADDD         416(SI), Y0, Y0
 	VPADDD         1280(BX), Y0, Y0
-	VPADDD         928(SP), Y4, Y4
+	VPADDD         928(SI), Y4, Y4
 	VPADDD         1280(BX), Y4, Y4
 	VPADDD         Y8, Y0, Y0
 	VPADDD         Y9, Y4, Y4
@@ -2336,9 +2316,9 @@ block:
 	VPXOR          Y0, Y8, Y8
 	VPXOR          Y5, Y6, Y9
 	VPXOR          Y4, Y9, Y9
-	VPADDD         (SP), Y3, Y3
+	VPADDD         (SI), Y3, Y3
 	VPADDD         1312(BX), Y3, Y3
-	VPADDD         512(SP), Y7, Y7
+	VPADDD         512(SI), Y7, Y7
 	VPADDD         1312(BX), Y7, Y7
 	VPADDD         Y8, Y3, Y3
 	VPADDD         Y9, Y7, Y7
@@ -2354,9 +2334,9 @@ block:
 	VPXOR          Y3, Y8, Y8
 	VPXOR          Y4, Y5, Y9
 	VPXOR          Y7, Y9, Y9
-	VPADDD         96(SP), Y2, Y2
+	VPADDD         96(SI), Y2, Y2
 	VPADDD         1344(BX), Y2, Y2
-	VPADDD         608(SP), Y6, Y6
+	VPADDD         608(SI), Y6, Y6
 	VPADDD         1344(BX), Y6, Y6
 	VPADDD         Y8, Y2, Y2
 	VPADDD         Y9, Y6, Y6
@@ -2372,9 +2352,9 @@ block:
 	VPXOR          Y2, Y8, Y8
 	VPXOR          Y7, Y4, Y9
 	VPXOR          Y6, Y9, Y9
-	VPADDD         192(SP), Y1, Y1
+	VPADDD         192(SI), Y1, Y1
 	VPADDD         1376(BX), Y1, Y1
-	VPADDD         704(SP), Y5, Y5
+	VPADDD         704(SI), Y5, Y5
 	VPADDD         1376(BX), Y5, Y5
 	VPADDD         Y8, Y1, Y1
 	VPADDD         Y9, Y5, Y5
@@ -2390,9 +2370,9 @@ block:
 	VPXOR          Y1, Y8, Y8
 	VPXOR          Y6, Y7, Y9
 	VPXOR          Y5, Y9, Y9
-	VPADDD         288(SP), Y0, Y0
+	VPADDD         288(SI), Y0, Y0
 	VPADDD         1408(BX), Y0, Y0
-	VPADDD         800(SP), Y4, Y4
+	VPADDD         800(SI), Y4, Y4
 	VPADDD         1408(BX), Y4, Y4
 	VPADDD         Y8, Y0, Y0
 	VPADDD         Y9, Y4, Y4
@@ -2408,9 +2388,9 @@ block:
 	VPXOR          Y0, Y8, Y8
 	VPXOR          Y5, Y6, Y9
 	VPXOR          Y4, Y9, Y9
-	VPADDD         384(SP), Y3, Y3
+	VPADDD         384(SI), Y3, Y3
 	VPADDD         1440(BX), Y3, Y3
-	VPADDD         896(SP), Y7, Y7
+	VPADDD         896(SI), Y7, Y7
 	VPADDD         1440(BX), Y7, Y7
 	VPADDD         Y8, Y3, Y3
 	VPADDD         Y9, Y7, Y7
@@ -2426,9 +2406,9 @@ block:
 	VPXOR          Y3, Y8, Y8
 	VPXOR          Y4, Y5, Y9
 	VPXOR          Y7, Y9, Y9
-	VPADDD         480(SP), Y2, Y2
+	VPADDD         480(SI), Y2, Y2
 	VPADDD         1472(BX), Y2, Y2
-	VPADDD         992(SP), Y6, Y6
+	VPADDD         992(SI), Y6, Y6
 	VPADDD         1472(BX), Y6, Y6
 	VPADDD         Y8, Y2, Y2
 	VPADDD         Y9, Y6, Y6
@@ -2444,9 +2424,9 @@ block:
 	VPXOR          Y2, Y8, Y8
 	VPXOR          Y7, Y4, Y9
 	VPXOR          Y6, Y9, Y9
-	VPADDD         64(SP), Y1, Y1
+	VPADDD         64(SI), Y1, Y1
 	VPADDD         1504(BX), Y1, Y1
-	VPADDD         576(SP), Y5, Y5
+	VPADDD         576(SI), Y5, Y5
 	VPADDD         1504(BX), Y5, Y5
 	VPADDD         Y8, Y1, Y1
 	VPADDD         Y9, Y5, Y5
@@ -2458,18 +2438,16 @@ block:
 	VPOR           Y9, Y5, Y5
 	VPADDD         Y2, Y1, Y1
 	VPADDD         Y6, Y5, Y5
-	VPXOR          2048(BX), Y3, Y8
-	VPOR           Y1, Y8, Y8
+	VPANDN         Y3, Y1, Y8
 	VPXOR          Y2, Y8, Y8
-	VPXOR          2048(BX), Y7, Y9
-	VPOR           Y5, Y9, Y9
+	VPANDN         Y7, Y5, Y9
 	VPXOR          Y6, Y9, Y9
-	VPADDD         (SP), Y0, Y0
+	VPADDD         (SI), Y0, Y0
 	VPADDD         1536(BX), Y0, Y0
-	VPADDD         512(SP), Y4, Y4
+	VPADDD         512(SI), Y4, Y4
 	VPADDD         1536(BX), Y4, Y4
-	VPADDD         Y8, Y0, Y0
-	VPADDD         Y9, Y4, Y4
+	VPSUBD         Y8, Y0, Y0
+	VPSUBD         Y9, Y4, Y4
 	VPSLLD         $0x06, Y0, Y8
 	VPSRLD         $0x1a, Y0, Y0
 	VPOR           Y8, Y0, Y0
@@ -2478,18 +2456,16 @@ block:
 	VPOR           Y9, Y4, Y4
 	VPADDD         Y1, Y0, Y0
 	VPADDD         Y5, Y4, Y4
-	VPXOR          2048(BX), Y2, Y8
-	VPOR           Y0, Y8, Y8
+	VPANDN         Y2, Y0, Y8
 	VPXOR          Y1, Y8, Y8
-	VPXOR          2048(BX), Y6, Y9
-	VPOR           Y4, Y9, Y9
+	VPANDN         Y6, Y4, Y9
 	VPXOR          Y5, Y9, Y9
-	VPADDD         224(SP), Y3, Y3
+	VPADDD         224(SI), Y3, Y3
 	VPADDD         1568(BX), Y3, Y3
-	VPADDD         736(SP), Y7, Y7
+	VPADDD         736(SI), Y7, Y7
 	VPADDD         1568(BX), Y7, Y7
-	VPADDD         Y8, Y3, Y3
-	VPADDD         Y9, Y7, Y7
+	VPSUBD         Y8, Y3, Y3
+	VPSUBD         Y9, Y7, Y7
 	VPSLLD         $0x0a, Y3, Y8
 	VPSRLD         $0x16, Y3, Y3
 	VPOR           Y8, Y3, Y3
@@ -2498,18 +2474,16 @@ block:
 	VPOR           Y9, Y7, Y7
 	VPADDD         Y0, Y3, Y3
 	VPADDD         Y4, Y7, Y7
-	VPXOR          2048(BX), Y1, Y8
-	VPOR           Y3, Y8, Y8
+	VPANDN         Y1, Y3, Y8
 	VPXOR          Y0, Y8, Y8
-	VPXOR          2048(BX), Y5, Y9
-	VPOR           Y7, Y9, Y9
+	VPANDN         Y5, Y7, Y9
 	VPXOR          Y4, Y9, Y9
-	VPADDD         448(SP), Y2, Y2
+	VPADDD         448(SI), Y2, Y2
 	VPADDD         1600(BX), Y2, Y2
-	VPADDD         960(SP), Y6, Y6
+	VPADDD         960(SI), Y6, Y6
 	VPADDD         1600(BX), Y6, Y6
-	VPADDD         Y8, Y2, Y2
-	VPADDD         Y9, Y6, Y6
+	VPSUBD         Y8, Y2, Y2
+	VPSUBD         Y9, Y6, Y6
 	VPSLLD         $0x0f, Y2, Y8
 	VPSRLD         $0x11, Y2, Y2
 	VPOR           Y8, Y2, Y2
@@ -2518,18 +2492,16 @@ block:
 	VPOR           Y9, Y6, Y6
 	VPADDD         Y3, Y2, Y2
 	VPADDD         Y7, Y6, Y6
-	VPXOR          2048(BX), Y0, Y8
-	VPOR           Y2, Y8, Y8
+	VPANDN         Y0, Y2, Y8
 	VPXOR          Y3, Y8, Y8
-	VPXOR          2048(BX), Y4, Y9
-	VPOR           Y6, Y9, Y9
+	VPANDN         Y4, Y6, Y9
 	VPXOR          Y7, Y9, Y9
-	VPADDD         160(SP), Y1, Y1
+	VPADDD         160(SI), Y1, Y1
 	VPADDD         1632(BX), Y1, Y1
-	VPADDD         672(SP), Y5, Y5
+	VPADDD         672(SI), Y5, Y5
 	VPADDD         1632(BX), Y5, Y5
-	VPADDD         Y8, Y1, Y1
-	VPADDD         Y9, Y5, Y5
+	VPSUBD         Y8, Y1, Y1
+	VPSUBD         Y9, Y5, Y5
 	VPSLLD         $0x15, Y1, Y8
 	VPSRLD         $0x0b, Y1, Y1
 	VPOR           Y8, Y1, Y1
@@ -2538,18 +2510,16 @@ block:
 	VPOR           Y9, Y5, Y5
 	VPADDD         Y2, Y1, Y1
 	VPADDD         Y6, Y5, Y5
-	VPXOR          2048(BX), Y3, Y8
-	VPOR           Y1, Y8, Y8
+	VPANDN         Y3, Y1, Y8
 	VPXOR          Y2, Y8, Y8
-	VPXOR          2048(BX), Y7, Y9
-	VPOR           Y5, Y9, Y9
+	VPANDN         Y7, Y5, Y9
 	VPXOR          Y6, Y9, Y9
-	VPADDD         384(SP), Y0, Y0
+	VPADDD         384(SI), Y0, Y0
 	VPADDD         1664(BX), Y0, Y0
-	VPADDD         896(SP), Y4, Y4
+	VPADDD         896(SI), Y4, Y4
 	VPADDD         1664(BX), Y4, Y4
-	VPADDD         Y8, Y0, Y0
-	VPADDD         Y9, Y4, Y4
+	VPSUBD         Y8, Y0, Y0
+	VPSUBD         Y9, Y4, Y4
 	VPSLLD         $0x06, Y0, Y8
 	VPSRLD         $0x1a, Y0, Y0
 	VPOR           Y8, Y0, Y0
@@ -2558,18 +2528,16 @@ block:
 	VPOR           Y9, Y4, Y4
 	VPADDD         Y1, Y0, Y0
 	VPADDD         Y5, Y4, Y4
-	VPXOR          2048(BX), Y2, Y8
-	VPOR           Y0, Y8, Y8
+	VPANDN         Y2, Y0, Y8
 	VPXOR          Y1, Y8, Y8
-	VPXOR          2048(BX), Y6, Y9
-	VPOR           Y4, Y9, Y9
+	VPANDN         Y6, Y4, Y9
 	VPXOR          Y5, Y9, Y9
-	VPADDD         96(SP), Y3, Y3
+	VPADDD         96(SI), Y3, Y3
 	VPADDD         1696(BX), Y3, Y3
-	VPADDD         608(SP), Y7, Y7
+	VPADDD         608(SI), Y7, Y7
 	VPADDD         1696(BX), Y7, Y7
-	VPADDD         Y8, Y3, Y3
-	VPADDD         Y9, Y7, Y7
+	VPSUBD         Y8, Y3, Y3
+	VPSUBD         Y9, Y7, Y7
 	VPSLLD         $0x0a, Y3, Y8
 	VPSRLD         $0x16, Y3, Y3
 	VPOR           Y8, Y3, Y3
@@ -2578,18 +2546,16 @@ block:
 	VPOR           Y9, Y7, Y7
 	VPADDD         Y0, Y3, Y3
 	VPADDD         Y4, Y7, Y7
-	VPXOR          2048(BX), Y1, Y8
-	VPOR           Y3, Y8, Y8
+	VPANDN         Y1, Y3, Y8
 	VPXOR          Y0, Y8, Y8
-	VPXOR          2048(BX), Y5, Y9
-	VPOR           Y7, Y9, Y9
+	VPANDN         Y5, Y7, Y9
 	VPXOR          Y4, Y9, Y9
-	VPADDD         320(SP), Y2, Y2
+	VPADDD         320(SI), Y2, Y2
 	VPADDD         1728(BX), Y2, Y2
-	VPADDD         832(SP), Y6, Y6
+	VPADDD         832(SI), Y6, Y6
 	VPADDD         1728(BX), Y6, Y6
-	VPADDD         Y8, Y2, Y2
-	VPADDD         Y9, Y6, Y6
+	VPSUBD         Y8, Y2, Y2
+	VPSUBD         Y9, Y6, Y6
 	VPSLLD         $0x0f, Y2, Y8
 	VPSRLD         $0x11, Y2, Y2
 	VPOR           Y8, Y2, Y2
@@ -2598,18 +2564,16 @@ block:
 	VPOR           Y9, Y6, Y6
 	VPADDD         Y3, Y2, Y2
 	VPADDD         Y7, Y6, Y6
-	VPXOR          2048(BX), Y0, Y8
-	VPOR           Y2, Y8, Y8
+	VPANDN         Y0, Y2, Y8
 	VPXOR          Y3, Y8, Y8
-	VPXOR          2048(BX), Y4, Y9
-	VPOR           Y6, Y9, Y9
+	VPANDN         Y4, Y6, Y9
 	VPXOR          Y7, Y9, Y9
-	VPADDD         32(SP), Y1, Y1
+	VPADDD         32(SI), Y1, Y1
 	VPADDD         1760(BX), Y1, Y1
-	VPADDD         544(SP), Y5, Y5
+	VPADDD         544(SI), Y5, Y5
 	VPADDD         1760(BX), Y5, Y5
-	VPADDD         Y8, Y1, Y1
-	VPADDD         Y9, Y5, Y5
+	VPSUBD         Y8, Y1, Y1
+	VPSUBD         Y9, Y5, Y5
 	VPSLLD         $0x15, Y1, Y8
 	VPSRLD         $0x0b, Y1, Y1
 	VPOR           Y8, Y1, Y1
@@ -2618,18 +2582,16 @@ block:
 	VPOR           Y9, Y5, Y5
 	VPADDD         Y2, Y1, Y1
 	VPADDD         Y6, Y5, Y5
-	VPXOR          2048(BX), Y3, Y8
-	VPOR           Y1, Y8, Y8
+	VPANDN         Y3, Y1, Y8
 	VPXOR          Y2, Y8, Y8
-	VPXOR          2048(BX), Y7, Y9
-	VPOR           Y5, Y9, Y9
+	VPANDN         Y7, Y5, Y9
 	VPXOR          Y6, Y9, Y9
-	VPADDD         256(SP), Y0, Y0
+	VPADDD         256(SI), Y0, Y0
 	VPADDD         1792(BX), Y0, Y0
-	VPADDD         768(SP), Y4, Y4
+	VPADDD         768(SI), Y4, Y4
 	VPADDD         1792(BX), Y4, Y4
-	VPADDD         Y8, Y0, Y0
-	VPADDD         Y9, Y4, Y4
+	VPSUBD         Y8, Y0, Y0
+	VPSUBD         Y9, Y4, Y4
 	VPSLLD         $0x06, Y0, Y8
 	VPSRLD         $0x1a, Y0, Y0
 	VPOR           Y8, Y0, Y0
@@ -2638,18 +2600,16 @@ block:
 	VPOR           Y9, Y4, Y4
 	VPADDD         Y1, Y0, Y0
 	VPADDD         Y5, Y4, Y4
-	VPXOR          2048(BX), Y2, Y8
-	VPOR           Y0, Y8, Y8
+	VPANDN         Y2, Y0, Y8
 	VPXOR          Y1, Y8, Y8
-	VPXOR          2048(BX), Y6, Y9
-	VPOR           Y4, Y9, Y9
+	VPANDN         Y6, Y4, Y9
 	VPXOR          Y5, Y9, Y9
-	VPADDD         480(SP), Y3, Y3
+	VPADDD         480(SI), Y3, Y3
 	VPADDD         1824(BX), Y3, Y3
-	VPADDD         992(SP), Y7, Y7
+	VPADDD         992(SI), Y7, Y7
 	VPADDD         1824(BX), Y7, Y7
-	VPADDD         Y8, Y3, Y3
-	VPADDD         Y9, Y7, Y7
+	VPSUBD         Y8, Y3, Y3
+	VPSUBD         Y9, Y7, Y7
 	VPSLLD         $0x0a, Y3, Y8
 	VPSRLD         $0x16, Y3, Y3
 	VPOR           Y8, Y3, Y3
@@ -2658,18 +2618,16 @@ block:
 	VPOR           Y9, Y7, Y7
 	VPADDD         Y0, Y3, Y3
 	VPADDD         Y4, Y7, Y7
-	VPXOR          2048(BX), Y1, Y8
-	VPOR           Y3, Y8, Y8
+	VPANDN         Y1, Y3, Y8
 	VPXOR          Y0, Y8, Y8
-	VPXOR          2048(BX), Y5, Y9
-	VPOR           Y7, Y9, Y9
+	VPANDN         Y5, Y7, Y9
 	VPXOR          Y4, Y9, Y9
-	VPADDD         192(SP), Y2, Y2
+	VPADDD         192(SI), Y2, Y2
 	VPADDD         1856(BX), Y2, Y2
-	VPADDD         704(SP), Y6, Y6
+	VPADDD         704(SI), Y6, Y6
 	VPADDD         1856(BX), Y6, Y6
-	VPADDD         Y8, Y2, Y2
-	VPADDD         Y9, Y6, Y6
+	VPSUBD         Y8, Y2, Y2
+	VPSUBD         Y9, Y6, Y6
 	VPSLLD         $0x0f, Y2, Y8
 	VPSRLD         $0x11, Y2, Y2
 	VPOR           Y8, Y2, Y2
@@ -2678,18 +2636,16 @@ block:
 	VPOR           Y9, Y6, Y6
 	VPADDD         Y3, Y2, Y2
 	VPADDD         Y7, Y6, Y6
-	VPXOR          2048(BX), Y0, Y8
-	VPOR           Y2, Y8, Y8
+	VPANDN         Y0, Y2, Y8
 	VPXOR          Y3, Y8, Y8
-	VPXOR          2048(BX), Y4, Y9
-	VPOR           Y6, Y9, Y9
+	VPANDN         Y4, Y6, Y9
 	VPXOR          Y7, Y9, Y9
-	VPADDD         416(SP), Y1, Y1
+	VPADDD         416(SI), Y1, Y1
 	VPADDD         1888(BX), Y1, Y1
-	VPADDD         928(SP), Y5, Y5
+	VPADDD         928(SI), Y5, Y5
 	VPADDD         1888(BX), Y5, Y5
-	VPADDD         Y8, Y1, Y1
-	VPADDD         Y9, Y5, Y5
+	VPSUBD         Y8, Y1, Y1
+	VPSUBD         Y9, Y5, Y5
 	VPSLLD         $0x15, Y1, Y8
 	VPSRLD         $0x0b, Y1, Y1
 	VPOR           Y8, Y1, Y1
@@ -2698,18 +2654,16 @@ block:
 	VPOR           Y9, Y5, Y5
 	VPADDD         Y2, Y1, Y1
 	VPADDD         Y6, Y5, Y5
-	VPXOR          2048(BX), Y3, Y8
-	VPOR           Y1, Y8, Y8
+	VPANDN         Y3, Y1, Y8
 	VPXOR          Y2, Y8, Y8
-	VPXOR          2048(BX), Y7, Y9
-	VPOR           Y5, Y9, Y9
+	VPANDN         Y7, Y5, Y9
 	VPXOR          Y6, Y9, Y9
-	VPADDD         128(SP), Y0, Y0
+	VPADDD         128(SI), Y0, Y0
 	VPADDD         1920(BX), Y0, Y0
-	VPADDD         640(SP), Y4, Y4
+	VPADDD         640(SI), Y4, Y4
 	VPADDD         1920(BX), Y4, Y4
-	VPADDD         Y8, Y0, Y0
-	VPADDD         Y9, Y4, Y4
+	VPSUBD         Y8, Y0, Y0
+	VPSUBD         Y9, Y4, Y4
 	VPSLLD         $0x06, Y0, Y8
 	VPSRLD         $0x1a, Y0, Y0
 	VPOR           Y8, Y0, Y0
@@ -2718,18 +2672,16 @@ block:
 	VPOR           Y9, Y4, Y4
 	VPADDD         Y1, Y0, Y0
 	VPADDD         Y5, Y4, Y4
-	VPXOR          2048(BX), Y2, Y8
-	VPOR           Y0, Y8, Y8
+	VPANDN         Y2, Y0, Y8
 	VPXOR          Y1, Y8, Y8
-	VPXOR          2048(BX), Y6, Y9
-	VPOR           Y4, Y9, Y9
+	VPANDN         Y6, Y4, Y9
 	VPXOR          Y5, Y9, Y9
-	VPADDD         352(SP), Y3, Y3
+	VPADDD         352(SI), Y3, Y3
 	VPADDD         1952(BX), Y3, Y3
-	VPADDD         864(SP), Y7, Y7
+	VPADDD         864(SI), Y7, Y7
 	VPADDD         1952(BX), Y7, Y7
-	VPADDD         Y8, Y3, Y3
-	VPADDD         Y9, Y7, Y7
+	VPSUBD         Y8, Y3, Y3
+	VPSUBD         Y9, Y7, Y7
 	VPSLLD         $0x0a, Y3, Y8
 	VPSRLD         $0x16, Y3, Y3
 	VPOR           Y8, Y3, Y3
@@ -2738,18 +2690,16 @@ block:
 	VPOR           Y9, Y7, Y7
 	VPADDD         Y0, Y3, Y3
 	VPADDD         Y4, Y7, Y7
-	VPXOR          2048(BX), Y1, Y8
-	VPOR           Y3, Y8, Y8
+	VPANDN         Y1, Y3, Y8
 	VPXOR          Y0, Y8, Y8
-	VPXOR          2048(BX), Y5, Y9
-	VPOR           Y7, Y9, Y9
+	VPANDN         Y5, Y7, Y9
 	VPXOR          Y4, Y9, Y9
-	VPADDD         64(SP), Y2, Y2
+	VPADDD         64(SI), Y2, Y2
 	VPADDD         1984(BX), Y2, Y2
-	VPADDD         576(SP), Y6, Y6
+	VPADDD         576(SI), Y6, Y6
 	VPADDD         1984(BX), Y6, Y6
-	VPADDD         Y8, Y2, Y2
-	VPADDD         Y9, Y6, Y6
+	VPSUBD         Y8, Y2, Y2
+	VPSUBD         Y9, Y6, Y6
 	VPSLLD         $0x0f, Y2, Y8
 	VPSRLD         $0x11, Y2, Y2
 	VPOR           Y8, Y2, Y2
@@ -2758,18 +2708,16 @@ block:
 	VPOR           Y9, Y6, Y6
 	VPADDD         Y3, Y2, Y2
 	VPADDD         Y7, Y6, Y6
-	VPXOR          2048(BX), Y0, Y8
-	VPOR           Y2, Y8, Y8
+	VPANDN         Y0, Y2, Y8
 	VPXOR          Y3, Y8, Y8
-	VPXOR          2048(BX), Y4, Y9
-	VPOR           Y6, Y9, Y9
+	VPANDN         Y4, Y6, Y9
 	VPXOR          Y7, Y9, Y9
-	VPADDD         288(SP), Y1, Y1
+	VPADDD         288(SI), Y1, Y1
 	VPADDD         2016(BX), Y1, Y1
-	VPADDD         800(SP), Y5, Y5
+	VPADDD         800(SI), Y5, Y5
 	VPADDD         2016(BX), Y5, Y5
-	VPADDD         Y8, Y1, Y1
-	VPADDD         Y9, Y5, Y5
+	VPSUBD         Y8, Y1, Y1
+	VPSUBD         Y9, Y5, Y5
 	VPSLLD         $0x15, Y1, Y8
 	VPSRLD         $0x0b, Y1, Y1
 	VPOR           Y8, Y1, Y1
@@ -2794,7 +2742,7 @@ block:
 	VMOVDQU        Y6, 160(AX)
 	VPADDD         224(AX), Y7, Y7
 	VMOVDQU        Y7, 224(AX)
-	ADDQ           $0x40, SI
+	ADDQ           $0x40, DI
 	DECQ           DX
 	JNZ            block
 	VZEROUPPER

@@ -69,7 +69,8 @@ const benchBlocks = 256
 func benchStreams(lanes int) (states []*State, data []*byte, bytes int64) {
 	for range lanes {
 		s := Init
-		states, data = append(states, &s), append(data, &make([]byte, benchBlocks*BlockSize)[0])
+		b := make([]byte, benchBlocks*BlockSize+lanes*320)
+		states, data = append(states, &s), append(data, &b[len(states)*320])
 	}
 	return states, data, int64(lanes * benchBlocks * BlockSize)
 }

@@ -41,12 +41,13 @@ func word(step int) int {
 func main() {
 	table := GLOBL("sines", attr.RODATA|attr.NOPTR)
 	for step := range 64 {
-		for lane := range lanes {
-			DATA(step*width+4*lane, U32(math.Floor(math.Abs(math.Sin(float64(step+1)))*(1<<32))))
+		sine := math.Floor(math.Abs(math.Sin(float64(step+1))) * (1 << 32))
+		if step >= 48 {
+			sine-- // see mix
 		}
-	}
-	for lane := range lanes {
-		DATA(64*width+4*lane, U32(math.MaxUint32))
+		for lane := range lanes {
+			DATA(step*width+4*lane, U32(sine))
+		}
 	}
 	for _, sets := range []int{1, 2} {
 		blocks(sets, table)
@@ -68,13 +69,16 @@ func blocks(sets int, table Mem) {
 	state, data, n := Load(Param("state"), GP64()), Load(Param("data"), GP64()), Load(Param("n"), GP64())
 	sines := GP64()
 	LEAQ(table, sines)
-	local := AllocLocal(sets * words * width)
+	local := AllocLocal(sets*words*width + width)
+	begin := GP64()
+	LEAQ(local.Offset(width-1), begin)
+	ANDQ(I8(-width), begin)
 	offset := GP64()
 	XORQ(offset, offset)
 
 	all := make([]set, sets)
 	for i := range all {
-		all[i].block = local.Offset(i * words * width)
+		all[i].block = Mem{Base: begin, Disp: i * words * width}
 	}
 	Label("block")
 	for i, s := range all {
@@ -91,7 +95,7 @@ func blocks(sets int, table Mem) {
 		// Step by step, so that the sets are done side by side.
 		sums := make([]reg.VecVirtual, sets)
 		for i := range all {
-			sums[i] = mix(&all[i], step/16, Mem{Base: sines, Disp: 64 * width})
+			sums[i] = mix(&all[i], step/16)
 		}
 		for i := range all {
 			s := &all[i]
@@ -99,7 +103,11 @@ func blocks(sets int, table Mem) {
 			VPADDD(Mem{Base: sines, Disp: step * width}, s.a, s.a)
 		}
 		for i := range all {
-			VPADDD(sums[i], all[i].a, all[i].a)
+			if step < 48 {
+				VPADDD(sums[i], all[i].a, all[i].a)
+			} else {
+				VPSUBD(sums[i], all[i].a, all[i].a)
+			}
 		}
 		shift := shifts[step/16][step%4]
 		for i := range all {
@@ -129,23 +137,23 @@ func blocks(sets int, table Mem) {
 }
 
 // mix is the function of b, c and d that a round adds.
-func mix(s *set, round int, ones Mem) reg.VecVirtual {
+func mix(s *set, round int) reg.VecVirtual {
 	t := YMM()
 	switch round {
 	case 0: // b ? c : d
 		VPXOR(s.c, s.d, t)
 		VPAND(s.b, t, t)
 		VPXOR(s.d, t, t)
-	case 1: // d ? b : c
-		VPXOR(s.b, s.c, t)
-		VPAND(s.d, t, t)
-		VPXOR(s.c, t, t)
+	case 1: // d ? b : c, whose halves have no bit in common; c's is added first, since b comes last
+		VPANDN(s.c, s.d, t)
+		VPADDD(t, s.a, s.a)
+		t = YMM()
+		VPAND(s.b, s.d, t)
 	case 2:
 		VPXOR(s.c, s.d, t)
 		VPXOR(s.b, t, t)
-	default: // c ^ (b | ^d)
-		VPXOR(ones, s.d, t)
-		VPOR(s.b, t, t)
+	default: // c ^ (b | ^d) is the complement of this: -1 - it
+		VPANDN(s.d, s.b, t)
 		VPXOR(s.c, t, t)
 	}
 	return t
