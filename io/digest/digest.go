@@ -183,7 +183,11 @@ func do(streams []*Stream) {
 		}
 	}
 	lead, yielded := false, false
-	if c.left > 0 && (queue.leaders == 0 || len(queue.streams) >= lanes.Lanes/2) {
+	enough := lanes.Lanes // for one more to lead: the lanes full, or half of them with streams of one call
+	if c.left >= lanes.Lanes/2 {
+		enough = lanes.Lanes / 2
+	}
+	if c.left > 0 && (queue.leaders == 0 || len(queue.streams) >= enough) {
 		lead = true
 		queue.leaders++
 	}
