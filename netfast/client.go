@@ -36,6 +36,8 @@ type Client struct {
 
 	mu     sync.Mutex
 	health map[string]*health // of what is in trouble, by host:port and host:port/device
+	agreed map[string]bool    // to pipelining, by host:port
+	pipes  map[string]*pipe   // by host:port/device
 	idle   map[string][]*Conn // oldest first
 	reaper *time.Timer        // runs only while there is something idle
 	closed bool
@@ -58,7 +60,8 @@ func NewClient(o Options) *Client {
 	if o.IdleFor == 0 {
 		o.IdleFor = defaultIdleFor
 	}
-	return &Client{opt: o, idle: make(map[string][]*Conn), health: make(map[string]*health)}
+	return &Client{opt: o, idle: make(map[string][]*Conn), health: make(map[string]*health),
+		agreed: make(map[string]bool), pipes: make(map[string]*pipe)}
 }
 
 // Counters reads the client's counters.

@@ -37,6 +37,8 @@ var aLongTimeAgo = time.Unix(1, 0)
 type Conn struct {
 	tcp     *net.TCPConn
 	br      *bufio.Reader
+	page    *bufio.Reader // br, and what it may be instead: see widen
+	wide    *bufio.Reader
 	addr    string
 	traffic *traffic
 
@@ -47,6 +49,7 @@ type Conn struct {
 	cause atomic.Pointer[error] // of the first Interrupt
 
 	out    []byte // request head under construction
+	held   []byte // answers that wait for the next
 	single net.Buffers
 	one    [1][]byte
 
@@ -84,6 +87,9 @@ func (c *Conn) WriteBy(end time.Time) { c.writeLimit = end }
 // Read is one read(2) into p, past the connection's buffer: it is what that buffer
 // reads from. Use the Response for bodies.
 func (c *Conn) Read(p []byte) (int, error) {
+	if err := c.Flush(); err != nil {
+		return 0, err
+	}
 	by := c.readBy
 	if by.IsZero() && c.readTimeout > 0 {
 		by = time.Now().Add(c.readTimeout)
@@ -127,7 +133,40 @@ func (c *Conn) Write(p []byte) (int, error) {
 // Writev writes all of bufs with writev(2), without copying, and consumes them as
 // net.Buffers.WriteTo does.
 func (c *Conn) Writev(bufs *net.Buffers) (int64, error) {
+	if err := c.Flush(); err != nil {
+		return 0, err
+	}
 	return c.progress(func() (int64, error) { return bufs.WriteTo(c.tcp) })
+}
+
+// holdMost is how many bytes of answers wait for another one.
+const holdMost = 32 << 10
+
+// Answer is Writev of a short answer to a request. If another request has come already, it waits for that one's answer, to go out with it: until
+// the next read from the peer, or write, at the latest.
+func (c *Conn) Answer(head, body []byte) error {
+	if c.br.Buffered() > 0 && len(c.held)+len(head)+len(body) <= holdMost {
+		c.held = append(append(c.held, head...), body...)
+		return nil
+	}
+	bufs := net.Buffers{c.held, head, body}
+	if len(c.held) == 0 {
+		bufs = bufs[1:]
+	}
+	c.held = c.held[:0]
+	_, err := c.Writev(&bufs)
+	return err
+}
+
+// Flush writes the answers that wait.
+func (c *Conn) Flush() error {
+	if len(c.held) == 0 {
+		return nil
+	}
+	held := c.held
+	c.held = held[:0]
+	_, err := c.Write(held)
+	return err
 }
 
 // progress repeats a write that consumes what it has written, until it is complete, fails or

@@ -236,6 +236,9 @@ func (c *Conn) SendFile(f *os.File, off, n int64) error {
 
 // sendFile says how much was written, too.
 func (c *Conn) sendFile(f *os.File, off, n int64) (total int64, err error) {
+	if err := c.Flush(); err != nil {
+		return 0, err
+	}
 	piece := &io.LimitedReader{R: f}
 	for total < n {
 		begun := total
@@ -272,7 +275,7 @@ func (c *Conn) Corked(do func() error) error {
 // waits, for at most a while, until the peer has closed its side or stops sending; a socket
 // closed over unread bytes would be reset, and the answer lost.
 func (c *Conn) HangUp(wait time.Duration, limit int) {
-	if c.tcp.CloseWrite() == nil {
+	if c.Flush() == nil && c.tcp.CloseWrite() == nil {
 		c.ReadBy(time.Now().Add(wait))
 		drain(c.br.Read, limit)
 	}

@@ -162,8 +162,10 @@ func (r *Response) readUntil(p []byte, end time.Time) (int, error) {
 	if r.isClosed() {
 		return 0, errClosed
 	}
-	r.conn.readLimit = end
-	defer func() { r.conn.readLimit = time.Time{} }()
+	if !r.inMemory {
+		r.conn.readLimit = end
+		defer func() { r.conn.readLimit = time.Time{} }()
+	}
 	return r.pull(p)
 }
 
@@ -215,7 +217,7 @@ func (r *Response) Drain(limit int) {
 func (r *Response) Interrupt(cause error) {
 	r.state.Lock()
 	defer r.state.Unlock()
-	if !r.closed { // else the connection may be someone else's by now
+	if !r.closed && !r.inMemory { // else the connection may be someone else's by now
 		r.conn.Interrupt(cause)
 	}
 }
@@ -245,6 +247,13 @@ func (r *Response) Close() error {
 		return nil
 	}
 	r.closed = true
+	if r.inMemory {
+		if r.memory != nil {
+			shortBodies.Put(r.memory)
+			r.memory = nil
+		}
+		return nil
+	}
 	c := r.conn
 	if r.stop != nil && !r.stop() || r.client == nil || !r.ended || !r.keep || c.br.Buffered() > 0 || c.Interrupted() != nil {
 		if err := c.Close(); err != nil && !errors.Is(err, net.ErrClosed) {

@@ -13,6 +13,7 @@ import (
 	"imping/engine/rebuild"
 	"imping/io/diskfile"
 	"imping/io/slab"
+	"imping/netfast"
 	"imping/netfast/ssync"
 )
 
@@ -71,6 +72,9 @@ const (
 	// lookahead is how many objects of a group are fetched and decoded at once; only the
 	// first writes. It hides the latency of the peers' answers for small objects.
 	lookahead = 4
+	// shortAhead is lookahead where the archives are short. Half of them are begun at once, so that requests to one peer go
+	// out together.
+	shortAhead = 16
 	// staleAfter is when a prefetched object gives its connections back: a server closes
 	// after client_timeout, 60 s, without progress (rule 14).
 	staleAfter = 20 * time.Second
@@ -103,9 +107,10 @@ func (p *Pass) drive(ctx context.Context, acct *slab.Account, j *job, sessions [
 			<-t.done
 		}
 	}()
+	ahead := lookahead
 	for len(hashes) > 0 || len(running) > 0 {
 		p.finish(ctx, sessions, &ending)
-		for len(running) < lookahead && len(hashes) > 0 {
+		for more := len(running) <= ahead/2; more && len(running) < ahead && len(hashes) > 0; {
 			i := next(hashes, sessions)
 			t := p.newTask(ctx, acct, j, hashes[i], sessions)
 			hashes = slices.Delete(hashes, i, i+1)
@@ -124,6 +129,9 @@ func (p *Pass) drive(ctx context.Context, acct *slab.Account, j *job, sessions [
 		p.Progress.Times.object(time.Since(begin), t.delivered, t.times)
 		t.cancel(context.Canceled)
 		running = running[1:]
+		if ahead = lookahead; t.short {
+			ahead = shortAhead
+		}
 		for _, w := range t.wants {
 			delete(w.session.wanted, t.hash)
 		}
@@ -211,6 +219,7 @@ type task struct {
 	failed map[*session]bool // those that did not get the archive, and live
 	whole  int               // how many got it, or the tombstone
 	alone  bool              // there is no other archive of the object
+	short  bool              // its archives are: several come in one packet
 
 	times     pipeline.Times
 	delivered time.Duration // spent in writes to receivers
@@ -296,6 +305,7 @@ func (t *task) run(acct *slab.Account) {
 		return
 	}
 	defer local.Close()
+	t.short = local.Length <= netfast.ShortAnswer
 	if t.rebuild(acct, local) && local.FileMeta != nil {
 		t.metadata(local.Name, postFields(local.FileMeta))
 	}

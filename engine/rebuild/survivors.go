@@ -185,7 +185,7 @@ func (r *Rebuilder) get(ctx context.Context, o *Object, p *Peer, offset int64, e
 func (r *Rebuilder) request(o *Object, p *Peer, offset int64, exclude []int) *fragment.Request {
 	return &fragment.Request{
 		Addr: p.Addr, Device: p.Device, Partition: o.Partition, Name: o.Name, Policy: o.Policy.Index,
-		Timestamp: o.Data, Exclude: exclude, Offset: offset,
+		Timestamp: o.Data, Exclude: exclude, Offset: offset, Length: o.Length,
 	}
 }
 

@@ -31,6 +31,7 @@ type Request struct {
 	Timestamp timestamp.Timestamp
 	Exclude   []int // fragment indexes that are of no use
 	Offset    int64 // > 0: the archive from this byte on (Range)
+	Length    int64 // of the archive, as far as is known; 0: it may be long
 }
 
 // Response is the answer to a Request. Fields that the peer did not send, or sent
@@ -92,7 +93,11 @@ func ask(ctx context.Context, c *netfast.Client, method string, r *Request) (*Re
 	if r.Offset > 0 {
 		req.Header = append(req.Header, netfast.Field{Key: "Range", Value: "bytes=" + strconv.FormatInt(r.Offset, 10) + "-"})
 	}
-	body, err := c.Do(ctx, r.Addr, &req)
+	do := c.Do
+	if 0 < r.Length && r.Length <= netfast.ShortAnswer && method == "GET" {
+		do = c.DoShort
+	}
+	body, err := do(ctx, r.Addr, &req)
 	if err != nil {
 		return nil, nil, err
 	}

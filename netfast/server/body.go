@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"io"
 	"math/rand/v2"
-	"net"
 	"strconv"
 	"sync"
 	"syscall"
@@ -273,7 +272,7 @@ func (b *objectBody) seen(c *netfast.Conn, head []byte, end int64) error {
 		// The very bytes that were hashed: what sendfile sends may have been read from the disk once more.
 		var err error
 		if head != nil {
-			_, err = c.Writev(&net.Buffers{head, p})
+			err = c.Answer(head, p)
 			head = nil
 		} else {
 			_, err = c.Write(p)

@@ -87,7 +87,11 @@ func (s *Server) setIdle(c *connection, idle bool) bool {
 
 // serveOne reads one request and answers it, and reports whether another may follow.
 func (s *Server) serveOne(c *connection, served, remote string) bool {
-	if !s.setIdle(c, true) || c.AwaitRequest() != nil {
+	if !s.setIdle(c, true) {
+		c.Flush()
+		return false
+	}
+	if c.AwaitRequest() != nil {
 		return false
 	}
 	s.setIdle(c, false)

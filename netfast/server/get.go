@@ -28,6 +28,9 @@ func (s *Server) get(r *Request) (*Response, error) {
 		o.Close()
 		return nil, err
 	}
+	if _, asked := r.Header.Lookup(netfast.Pipelining); asked {
+		resp.with(netfast.Pipelining, "yes")
+	}
 	meta := o.Metadata()
 	for name := range strings.SplitSeq(r.Header.Get("X-Backend-Ignore-Range-If-Metadata-Present"), ",") {
 		if name = strings.ToLower(strings.TrimSpace(name)); name != "" && hasFold(meta, name) {

@@ -1,0 +1,318 @@
+package netfast
+
+import (
+	"bufio"
+	"context"
+	"errors"
+	"fmt"
+	"runtime"
+	"sync"
+	"time"
+)
+
+// Requests for short answers share one connection per device: they are written several at a time, and so come their answers, in their
+// order (RFC 9112, 9.3.2). A short answer costs mostly system calls and waking up, on both sides, and many share one then. It is done
+// only where the peer says that it wants to: behind the address of Swift's servers may be several processes, to which connections are
+// dealt, not requests.
+const (
+	// Pipelining is the header with which a client asks for that and by which a server agrees.
+	Pipelining = "X-Backend-Pipelining"
+	// ShortAnswer is the length in bytes of the longest body that may come so.
+	ShortAnswer = 16 << 10
+	// pipeDepth is how many answers a connection may owe; further requests take others.
+	pipeDepth = 16
+	// wideBuffer is the reader of such a connection: a few short answers.
+	wideBuffer = 16 << 10
+	// slowAnswer is how long an answer may take when its turn has come, on the average of some. Disks that take longer find
+	// shorter ways if they are asked for several things at once: for restFor each request has a connection.
+	slowAnswer = 5 * time.Millisecond
+	restFor    = time.Second
+)
+
+// errAlone sends a request to a connection of its own.
+var errAlone = errors.New("the connection was shared, and broke")
+
+var shortBodies = sync.Pool{New: func() any { return new([ShortAnswer]byte) }}
+
+// pipe is the connection to one device that short answers share.
+type pipe struct {
+	client *Client
+	addr   string
+	device string
+
+	mu      sync.Mutex
+	conn    *Conn         // nil while nothing is under way
+	line    []*turn       // who waits for an answer, in the order of the requests
+	unsent  int           // so many at the line's end were not written yet
+	writing bool          // somebody writes
+	pace    time.Duration // that answers take, averaged
+	rest    time.Time     // the pipe is not used before
+}
+
+// turn is one request in the line.
+type turn struct {
+	r    *Request
+	resp *Response
+	err  error
+	gone bool          // nobody wants the answer any more
+	done chan struct{} // closed once there is a resp or an err
+}
+
+// DoShort is Do for an answer that is expected to be short. Its body, if it has at most ShortAnswer bytes, may be in memory
+// when DoShort returns: to read and close it takes no peer any more.
+func (c *Client) DoShort(ctx context.Context, addr string, r *Request) (*Response, error) {
+	p := c.pipe(addr, r.device())
+	if p != nil {
+		resp, err := p.do(ctx, r)
+		if err != errAlone {
+			return resp, err
+		}
+		return c.Do(ctx, addr, r)
+	}
+	asking := *r
+	asking.Header = append(r.Header[:len(r.Header):len(r.Header)], Field{Pipelining, "ask"})
+	resp, err := c.Do(ctx, addr, &asking)
+	if err == nil && resp.Header(Pipelining) != "" {
+		c.mu.Lock()
+		c.agreed[addr] = true
+		c.mu.Unlock()
+	}
+	return resp, err
+}
+
+// pipe is that of a device, nil where the peer has not agreed.
+func (c *Client) pipe(addr, device string) *pipe {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if !c.agreed[addr] {
+		return nil
+	}
+	key := addr + "/" + device
+	p := c.pipes[key]
+	if p == nil {
+		p = &pipe{client: c, addr: addr, device: device}
+		c.pipes[key] = p
+	}
+	return p
+}
+
+// do is errAlone if the request has to go elsewhere.
+func (p *pipe) do(ctx context.Context, r *Request) (*Response, error) {
+	t := &turn{r: r, done: make(chan struct{})}
+	p.mu.Lock()
+	if len(p.line) >= pipeDepth || time.Now().Before(p.rest) || p.conn == nil && !p.open() {
+		p.mu.Unlock()
+		return nil, errAlone
+	}
+	p.client.traffic.reused.Add(1)
+	p.line = append(p.line, t)
+	p.unsent++
+	p.write()
+	p.mu.Unlock()
+	select {
+	case <-t.done:
+	case <-ctx.Done():
+		p.leave(t)
+		return nil, fmt.Errorf("%s %s from %s: %w", r.Method, r.Path, p.addr, context.Cause(ctx))
+	}
+	if t.resp != nil && !t.resp.inMemory { // it is alone with its connection
+		t.resp.stop = t.resp.conn.InterruptOn(ctx)
+	}
+	return t.resp, t.err
+}
+
+// open takes an idle connection. Caller holds mu.
+func (p *pipe) open() bool {
+	if p.conn = p.client.take(p.addr); p.conn == nil {
+		return false
+	}
+	p.conn.widen(true)
+	go p.read(p.conn)
+	return true
+}
+
+// write sends what is unsent, unless somebody else is at it, who will do that. Caller holds mu, which is let go meanwhile.
+func (p *pipe) write() {
+	if p.writing {
+		return
+	}
+	p.writing = true
+	defer func() { p.writing = false }()
+	for p.unsent > 0 {
+		p.mu.Unlock()
+		runtime.Gosched() // others may be about to come
+		p.mu.Lock()
+		conn := p.conn
+		if p.unsent == 0 || conn == nil {
+			return
+		}
+		out, err := conn.out[:0], error(nil)
+		for _, t := range p.line[len(p.line)-p.unsent:] {
+			if out, err = t.r.append(out, p.addr, p.client.opt.UserAgent); err != nil {
+				break // whose it is finds it again, alone
+			}
+		}
+		p.unsent = 0
+		if err == nil {
+			conn.out = out
+			p.mu.Unlock()
+			_, err = conn.Write(out)
+			p.mu.Lock()
+		}
+		if err != nil && p.conn == conn {
+			p.shut()
+			conn.Interrupt(err)
+		}
+	}
+}
+
+// leave is for who does not wait any more.
+func (p *pipe) leave(t *turn) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	select {
+	case <-t.done:
+		if t.resp != nil {
+			t.resp.Close()
+		}
+		return
+	default:
+	}
+	t.gone = true
+	for _, t := range p.line {
+		if !t.gone {
+			return
+		}
+	}
+	conn := p.conn
+	p.shut()
+	conn.Interrupt(context.Canceled)
+}
+
+// shut parts with the connection: who still waits goes alone. Caller holds mu.
+func (p *pipe) shut() {
+	for _, t := range p.line {
+		t.err = errAlone
+		close(t.done)
+	}
+	p.conn, p.line, p.unsent = nil, nil, 0
+}
+
+// read gives everyone in the line his answer, until the line is empty: then conn is idle again.
+func (p *pipe) read(conn *Conn) {
+	for answers := 0; ; answers++ {
+		p.mu.Lock()
+		for p.conn == conn && len(p.line) == 0 && p.writing { // Write is about to return
+			p.mu.Unlock()
+			runtime.Gosched()
+			p.mu.Lock()
+		}
+		switch {
+		case p.conn != conn:
+			p.mu.Unlock()
+			conn.Close()
+			return
+		case len(p.line) == 0:
+			p.conn = nil
+			p.mu.Unlock()
+			if conn.br.Buffered() > 0 {
+				conn.Close()
+				return
+			}
+			conn.widen(false)
+			p.client.put(conn)
+			return
+		}
+		t := p.line[0]
+		p.mu.Unlock()
+
+		began := time.Now()
+		resp, keep, err := conn.short(t.r)
+		switch {
+		case err == nil:
+			p.client.fine(p.addr, p.device)
+		case answers == 0 && isStale(conn, err):
+			p.client.traffic.stale.Add(1)
+			err = errAlone
+		case conn.Interrupted() == nil:
+			p.client.fault(p.addr, p.device, err)
+			err = fmt.Errorf("%s %s from %s: %w", t.r.Method, t.r.Path, p.addr, err)
+		}
+
+		p.mu.Lock()
+		if p.conn != conn { // t was told already
+			p.mu.Unlock()
+			if resp != nil {
+				resp.Close()
+			}
+			conn.Close()
+			return
+		}
+		if p.pace += (time.Since(began) - p.pace) / 8; p.pace > slowAnswer {
+			p.rest, p.pace = time.Now().Add(restFor), 0
+		}
+		p.line = p.line[1:]
+		t.resp, t.err = resp, err
+		close(t.done)
+		if t.gone && resp != nil {
+			resp.Close()
+		}
+		if !keep {
+			p.shut()
+		}
+		p.mu.Unlock()
+		if !keep {
+			if err != nil {
+				p.client.disagree(p.addr)
+			}
+			if resp == nil || resp.inMemory {
+				conn.Close()
+			}
+			return
+		}
+	}
+}
+
+// disagree has the peer at addr asked anew.
+func (c *Client) disagree(addr string) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	delete(c.agreed, addr)
+}
+
+// short reads an answer, its body included if it is short. keep says that the next answer can follow. A response whose body
+// is not in memory has the connection for itself, and closes it.
+func (c *Conn) short(r *Request) (resp *Response, keep bool, err error) {
+	resp, err = c.Receive(r)
+	if err != nil {
+		return nil, false, err
+	}
+	if !resp.ended && (resp.length < 0 || resp.length > ShortAnswer || resp.chunked) {
+		return resp, false, nil
+	}
+	var memory *[ShortAnswer]byte
+	if !resp.ended {
+		memory = shortBodies.Get().(*[ShortAnswer]byte)
+		if _, err := resp.ReadFull(memory[:resp.length]); err != nil {
+			shortBodies.Put(memory)
+			return nil, false, err
+		}
+		resp.offset, resp.left, resp.ended = 0, resp.length, false
+		resp.memory = memory
+	}
+	resp.inMemory = true
+	return resp, resp.keep, nil
+}
+
+// widen has the connection read many short answers at a time, or not. Nothing may be in its buffer.
+func (c *Conn) widen(on bool) {
+	switch {
+	case !on:
+		c.br = c.page
+	case c.wide == nil:
+		c.page, c.wide = c.br, bufio.NewReaderSize(c, wideBuffer)
+		fallthrough
+	default:
+		c.br = c.wide
+	}
+}
