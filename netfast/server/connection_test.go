@@ -12,6 +12,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"imping/netfast"
 )
 
 // alone starts a server with one object, /sda/7/a/c/o in policy 0, of 100,000 bytes.
@@ -135,6 +137,50 @@ func TestPipelinedRequestsAreAnsweredInOrder(t *testing.T) {
 		if err != nil || a.Body != string(content[i*7:i*7+3]) {
 			t.Fatalf("answer %d: %v %v", i, a, err)
 		}
+	}
+}
+
+// Short answers wait for each other while requests are there, and for nothing else.
+func TestNoAnswerWaitsForARequestThatIsNotThere(t *testing.T) {
+	devices := t.TempDir()
+	content := []byte("a short one")
+	dir := filepath.Join(devices, hashDir(testSwift().Policies[0], 7, "/a/c/short"))
+	writeObjectFile(t, filepath.Join(dir, t2+".data"), content, metadata("/a/c/short", t2, content))
+	s := ours(t, devices, nil)
+	w := dial(t, s.addr)
+	one, missing := request("GET", "/sda/7/a/c/short", netfast.Pipelining+": ask"), request("GET", "/sda/7/a/c/none")
+	last := request("GET", "/sda/7/a/c/short", "Connection: close")
+	for _, end := range []string{one[:20], "", one[:len(one)-1]} {
+		io.WriteString(w, strings.Repeat(one+one+missing, 10)+end)
+		for i := range 30 {
+			a, err := w.read("GET")
+			if err != nil {
+				t.Fatalf("answer %d: %v", i, err)
+			}
+			if i%3 == 2 {
+				if a.Status != "404 Not Found" {
+					t.Errorf("answer %d: %s", i, a.Status)
+				}
+			} else if a.Body != string(content) || a.Header[netfast.Pipelining] != "yes" {
+				t.Errorf("answer %d: %v", i, a)
+			}
+		}
+		if end != "" {
+			io.WriteString(w, one[len(end):])
+			if a, err := w.read("GET"); err != nil || a.Body != string(content) {
+				t.Errorf("a request in two pieces: %v %v", a, err)
+			}
+		}
+	}
+	// What comes behind the last request is not answered, and does not keep its answer back.
+	io.WriteString(w, one+last+one)
+	for range 2 {
+		if a, err := w.read("GET"); err != nil || a.Body != string(content) {
+			t.Errorf("before the end: %v %v", a, err)
+		}
+	}
+	if rest, err := io.ReadAll(w); err != nil || len(rest) > 0 {
+		t.Errorf("behind the end: %q, %v", rest, err)
 	}
 }
 
