@@ -59,9 +59,9 @@ var errStalled = errors.New("the device is stalled: a call to it does not come b
 const maxLosses = 2
 
 // ahead is how many partitions' peers are asked before the first answer is looked at. To
-// wait for each answer alone, and be woken for it, is most of what a pass costs that finds
-// nothing to do: eight take 40 % off it, and sixteen no more than another 5. Peers have so many
-// requests more to work at, of all workers together.
+// wait for each answer alone, and be woken for it, was most of what a pass cost that finds
+// nothing to do; twice as many would save it a tenth more. Peers have the requests of so many
+// partitions more to work at, whatever the number of workers.
 const ahead = 8
 
 // queue hands partitions to workers: those that wait for another try as soon as they are
@@ -75,7 +75,8 @@ const ahead = 8
 // but the disk and the partition are taken up again.
 type queue struct {
 	mu      sync.Mutex
-	changed *sync.Cond
+	changed *sync.Cond // there may be something to take
+	ended   *sync.Cond // workers is 0
 	ctx     context.Context
 	stop    func() bool
 
@@ -99,7 +100,7 @@ type queue struct {
 
 func newQueue(ctx context.Context) *queue {
 	q := &queue{ctx: ctx, working: make(map[*item]bool), note: func(string, bool) {}, listed: func() {}, hung: func(string, int) {}}
-	q.changed = sync.NewCond(&q.mu)
+	q.changed, q.ended = sync.NewCond(&q.mu), sync.NewCond(&q.mu)
 	q.stop = context.AfterFunc(ctx, func() {
 		q.mu.Lock() // a worker between its look at ctx and its wait must not miss this
 		defer q.mu.Unlock()
@@ -151,8 +152,9 @@ func (q *queue) start() {
 		}
 		q.mu.Lock()
 		defer q.mu.Unlock()
-		q.workers--
-		q.changed.Broadcast()
+		if q.workers--; q.workers == 0 {
+			q.ended.Signal()
+		}
 	})
 }
 
@@ -169,7 +171,7 @@ func (q *queue) run(workers int, patience, hurry time.Duration) (left []*item) {
 		q.start()
 	}
 	for q.workers > 0 {
-		q.changed.Wait()
+		q.ended.Wait()
 	}
 	q.closed = true
 	left = slices.Concat(q.hopeless, q.delayed, q.asked)
@@ -228,9 +230,8 @@ func (q *queue) take() *item {
 		}
 		d := q.leastBusy()
 		q.asking = (q.asking || len(q.asked) == 0) && len(q.asked) < ahead
-		if i := slices.IndexFunc(q.asked, func(it *item) bool { return !it.disk.stalled() }); i >= 0 && (ended || d == nil || !q.asking) {
-			it := q.asked[i]
-			q.asked = slices.Delete(q.asked, i, i+1)
+		if it := q.lastAsked(); it != nil && (ended || d == nil || !q.asking) {
+			q.asked = slices.DeleteFunc(q.asked, func(other *item) bool { return other == it })
 			return q.begin(it)
 		}
 		if d != nil && !ended {
@@ -253,6 +254,18 @@ func (q *queue) take() *item {
 			q.changed.Wait()
 		}
 	}
+}
+
+// lastAsked is whom the queue hands out of those whose peers have been asked: when the last
+// ones have been answered, most others have, and nobody is woken for each of them. nil: there is
+// none. Caller holds mu.
+func (q *queue) lastAsked() *item {
+	for _, it := range slices.Backward(q.asked) {
+		if !it.disk.stalled() {
+			return it
+		}
+	}
+	return nil
 }
 
 // leastBusy is a disk with fresh partitions that the fewest are at, any of these; nil when
