@@ -43,7 +43,7 @@ func (c *Conn) readHead() ([]byte, error) {
 		}
 		return nil, unanswered{err}
 	}
-	head := make([]byte, 0, 1024)
+	head := make([]byte, 0, min(c.br.Buffered(), 1024)) // mostly all of it is there
 	start := 0 // of the current line
 	for {
 		part, err := c.br.ReadSlice('\n')

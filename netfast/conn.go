@@ -46,9 +46,7 @@ type Conn struct {
 
 	cause atomic.Pointer[error] // of the first Interrupt
 
-	out    []byte // request head under construction
-	single net.Buffers
-	one    [1][]byte
+	out []byte // request head under construction
 
 	reused    bool      // came from the pool
 	idleSince time.Time // owned by the pool
@@ -117,10 +115,11 @@ func earlier(by, limit time.Time) (time.Time, bool) {
 
 // Write writes all of p.
 func (c *Conn) Write(p []byte) (int, error) {
-	c.one[0] = p
-	c.single = c.one[:]
-	n, err := c.Writev(&c.single)
-	c.one[0] = nil
+	n, err := c.progress(func() (int64, error) {
+		n, err := c.tcp.Write(p)
+		p = p[n:]
+		return int64(n), err
+	})
 	return int(n), err
 }
 

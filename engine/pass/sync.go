@@ -36,7 +36,7 @@ type job struct {
 	index   int     // of the local fragments
 	revert  *revert // nil: SYNC
 	hashes  suffix.Hashes
-	peers   []rebuild.Peer             // all other primaries
+	peers   []rebuild.Peer             // all other primaries, as soon as there is something to rebuild
 	objects map[string]*rebuild.Object // of which earlier tries learned something, by hash
 	damaged map[string]bool            // hashes of objects that can not be opened, under mu
 	mu      sync.Mutex                 // over objects
@@ -348,6 +348,10 @@ func (p *Pass) try(ctx context.Context, j *job, waiting []*partner) map[*partner
 	}
 	if len(todo) == 0 {
 		return outcome
+	}
+
+	if j.peers == nil {
+		j.peers = j.others()
 	}
 
 	// Admission: the only place that blocks on memory, while nothing is held (law 9).
