@@ -320,6 +320,9 @@ func (q *queue) answers(it *item) bool {
 func (q *queue) outdate(pt *partition, device string) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
+	if q.closed { // the session is that of an item that was lost
+		return
+	}
 	for _, it := range q.asked {
 		if it.place != pt.place || it.part != pt.part {
 			continue

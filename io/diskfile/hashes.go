@@ -223,7 +223,7 @@ func rawHashes(path string) string {
 		return ""
 	}
 	defer unix.Close(fd)
-	var room [4096]byte // for some 25 suffixes; where most partitions have more, reads are few in any case
+	var room [4096]byte // for some 25 suffixes; more of them take memory of the heap
 	b := room[:0]
 	for {
 		if len(b) == cap(b) {
