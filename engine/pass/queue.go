@@ -60,8 +60,8 @@ const maxLosses = 2
 
 // ahead is how many partitions' peers are asked before the first answer is looked at. To
 // wait for each answer alone, and be woken for it, was most of what a pass cost that finds
-// nothing to do; twice as many would save it a tenth more. Peers have the requests of so many
-// partitions more to work at, whatever the number of workers.
+// nothing to do; twice as many save nothing more, half as many cost a tenth more. Peers have the
+// requests of so many partitions more to work at, whatever the number of workers.
 const ahead = 8
 
 // queue hands partitions to workers: those that wait for another try as soon as they are
