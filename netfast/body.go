@@ -46,8 +46,8 @@ func (c *Conn) readHead() ([]byte, error) {
 		}
 		return nil, unanswered{err}
 	}
-	head := make([]byte, 0, 1024)
-	start := 0 // of the current line
+	head := make([]byte, 0, min(c.br.Buffered(), 1024)) // mostly all of it is there
+	start := 0                                          // of the current line
 	for {
 		part, err := c.br.ReadSlice('\n')
 		if len(head)+len(part) > maxHead {

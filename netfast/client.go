@@ -112,32 +112,76 @@ func (c *Client) Dial(ctx context.Context, addr string, conn, node time.Duration
 // that the peer closed before answering is replaced once by a new one, so r must
 // be safe to send twice.
 func (c *Client) Do(ctx context.Context, addr string, r *Request) (*Response, error) {
-	conn := c.take(addr)
-	if conn != nil {
-		c.traffic.reused.Add(1)
-		resp, err := c.exchange(ctx, conn, r)
-		if err == nil || !isStale(conn, err) {
-			return resp, err
-		}
-		c.traffic.stale.Add(1)
-		c.forget(addr) // a peer that closed one has mostly closed all
-	}
-	conn, err := c.Dial(ctx, addr, c.opt.ConnTimeout, c.opt.NodeTimeout)
-	if err != nil {
-		return nil, err
-	}
-	return c.exchange(ctx, conn, r)
+	return c.Start(ctx, addr, r).Answer(ctx)
 }
 
-// exchange owns conn: on error it is closed.
-func (c *Client) exchange(ctx context.Context, conn *Conn, r *Request) (*Response, error) {
+// Exchange is a request that was sent, on a connection of its own: no answer can be taken
+// for that of another. Either its Answer is to be taken, or it is to be dropped.
+type Exchange struct {
+	client *Client
+	addr   string
+	r      *Request
+	conn   *Conn // nil: there is none
+	err    error // why it was not sent
+}
+
+// Start is the first half of Do: it sends r and waits for nothing but a new connection, where
+// it needs one; ctx ends that wait. Many requests can be under way so without a goroutine
+// for each, whose waking up, one by one, costs more than all the rest of a small answer.
+func (c *Client) Start(ctx context.Context, addr string, r *Request) *Exchange {
+	e := &Exchange{client: c, addr: addr, r: r, conn: c.take(addr)}
+	if e.conn == nil {
+		e.dial(ctx)
+	} else {
+		c.traffic.reused.Add(1)
+	}
+	e.send()
+	return e
+}
+
+func (e *Exchange) dial(ctx context.Context) {
+	o := &e.client.opt
+	e.conn, e.err = e.client.Dial(ctx, e.addr, o.ConnTimeout, o.NodeTimeout)
+}
+
+func (e *Exchange) send() {
+	if e.conn != nil {
+		e.err = e.conn.Send(e.r, e.client.opt.UserAgent)
+	}
+}
+
+// Answer is the other half of Do. The request's HeadTimeout counts from here on.
+func (e *Exchange) Answer(ctx context.Context) (*Response, error) {
+	resp, err := e.receive(ctx)
+	if err == nil || e.conn == nil || !e.conn.reused || !isStale(e.conn, err) {
+		return resp, err
+	}
+	e.client.traffic.stale.Add(1)
+	e.client.forget(e.addr) // a peer that closed one has mostly closed all
+	e.dial(ctx)
+	e.send()
+	return e.receive(ctx)
+}
+
+// Drop is for an answer that nobody wants any more.
+func (e *Exchange) Drop() {
+	if e.conn != nil {
+		e.conn.Close()
+	}
+}
+
+// receive closes the connection on error.
+func (e *Exchange) receive(ctx context.Context) (*Response, error) {
+	c, conn, r := e.client, e.conn, e.r
+	if conn == nil {
+		return nil, e.err
+	}
 	stop := conn.InterruptOn(ctx)
-	resp, err := func() (*Response, error) {
-		if err := conn.Send(r, c.opt.UserAgent); err != nil {
-			return nil, err
-		}
-		return conn.Receive(r)
-	}()
+	var resp *Response
+	err := e.err
+	if err == nil {
+		resp, err = conn.Receive(r)
+	}
 	if err != nil {
 		stop()
 		conn.Close()

@@ -48,10 +48,8 @@ type Conn struct {
 
 	cause atomic.Pointer[error] // of the first Interrupt
 
-	out    []byte // request head under construction
-	held   []byte // answers that wait for the next
-	single net.Buffers
-	one    [1][]byte
+	out  []byte // request head under construction
+	held []byte // answers that wait for the next
 
 	reused    bool      // came from the pool
 	idleSince time.Time // owned by the pool
@@ -123,10 +121,14 @@ func earlier(by, limit time.Time) (time.Time, bool) {
 
 // Write writes all of p.
 func (c *Conn) Write(p []byte) (int, error) {
-	c.one[0] = p
-	c.single = c.one[:]
-	n, err := c.Writev(&c.single)
-	c.one[0] = nil
+	if err := c.Flush(); err != nil {
+		return 0, err
+	}
+	n, err := c.progress(func() (int64, error) {
+		n, err := c.tcp.Write(p)
+		p = p[n:]
+		return int64(n), err
+	})
 	return int(n), err
 }
 

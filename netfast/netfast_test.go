@@ -12,6 +12,7 @@ import (
 	"net/http/httptest"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -192,6 +193,92 @@ func TestAStaleConnectionIsReplacedOnce(t *testing.T) {
 	}
 	if n := c.Counters(); n.Dials != 3 || n.Reused != 2 || n.Stale != 2 {
 		t.Errorf("counters %+v", n)
+	}
+}
+
+// Requests that were started together: whatever the peer does to one, each of the others gets
+// its own answer, also when the connection it went out on was closed behind the first.
+func TestRequestsUnderWayTogetherDoNotDisturbEachOther(t *testing.T) {
+	const n = 6
+	var asked atomic.Int64
+	addr := fake.Peer(t, func(_ int, c *fake.Conn) {
+		for {
+			head := c.Head()
+			if head == "" {
+				return
+			}
+			path := strings.Fields(head)[1]
+			body := "you asked for " + path
+			switch {
+			case path == "/silent":
+				c.Hang()
+				return
+			case path == "/busy":
+				c.Say("HTTP/1.1 503 Service Unavailable\r\nContent-Length: 4\r\n\r\nbusy")
+			case path == "/unmounted":
+				c.Say("HTTP/1.1 507 Insufficient Storage\r\nContent-Length: 0\r\n\r\n")
+			default:
+				c.Say(fmt.Sprintf("HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n%s", len(body), body))
+			}
+			if asked.Add(1) <= n { // what is sent on this connection now is lost
+				return
+			}
+		}
+	})
+	c := client(t, patient)
+	paths := []string{"/silent", "/0", "/busy", "/1", "/unmounted", "/2"}
+	for round := range 3 {
+		var started []*Exchange
+		for _, p := range paths {
+			r := &Request{Method: "GET", Path: p}
+			if p == "/silent" {
+				r.HeadTimeout = hasty
+			}
+			started = append(started, c.Start(t.Context(), addr, r))
+		}
+		for i, e := range started {
+			r, err := e.Answer(t.Context())
+			if paths[i] == "/silent" {
+				if !IsTimeout(err) {
+					t.Errorf("%d: a silent peer: %v", round, err)
+				}
+				continue
+			}
+			if err != nil {
+				t.Errorf("%d: %s: %v", round, paths[i], err)
+				continue
+			}
+			body, err := io.ReadAll(r)
+			r.Close()
+			want := map[string]string{"/busy": "503 busy", "/unmounted": "507 "}[paths[i]]
+			if want == "" {
+				want = "200 you asked for " + paths[i]
+			}
+			if got := fmt.Sprintf("%d %s", r.Status, body); err != nil || got != want {
+				t.Errorf("%d: %s: %q, %v", round, paths[i], got, err)
+			}
+		}
+	}
+}
+
+func TestADroppedRequestIsNobodys(t *testing.T) {
+	gone := make(chan struct{})
+	addr := fake.Peer(t, func(_ int, c *fake.Conn) {
+		c.Head()
+		c.Say("HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok")
+		c.Hang()
+		close(gone)
+	})
+	c := client(t, patient)
+	c.Start(t.Context(), addr, get).Drop()
+	<-gone
+	if c.take(addr) != nil {
+		t.Error("the connection, on which an answer comes, is kept")
+	}
+	refused := "127.0.0.1:1"
+	c.Start(t.Context(), refused, get).Drop() // there is no connection: nothing to do
+	if _, err := c.Start(t.Context(), refused, get).Answer(t.Context()); err == nil || !strings.Contains(err.Error(), refused) {
+		t.Errorf("a refused connection: %v", err)
 	}
 }
 

@@ -85,12 +85,16 @@ func (pt *partition) job(a assignment, nodes []ring.Node, hashes suffix.Hashes) 
 	}
 	if a.revert {
 		j.revert = &revert{targets: slices.Clone(j.waiting)}
-		return j
-	}
-	for _, node := range nodes {
-		if node.ID != pt.dev.ID {
-			j.peers = append(j.peers, rebuild.NewPeer(pt.pol, node))
-		}
 	}
 	return j
+}
+
+// others are the other primaries of a partition.
+func (pt *partition) others() (peers []rebuild.Peer) {
+	for _, node := range pt.ring.PartNodes(pt.part) {
+		if node.ID != pt.dev.ID {
+			peers = append(peers, rebuild.NewPeer(pt.pol, node))
+		}
+	}
+	return peers
 }

@@ -321,7 +321,15 @@ func (p *Pass) checkRing(pl *place, every time.Duration) (changed bool, err erro
 // work does what an item of the queue needs now. False: the item was lost meanwhile.
 func (p *Pass) work(q *queue, it *item) bool {
 	begin := time.Now()
-	if p.ringChanged(it.place) {
+	changed := p.ringChanged(it.place)
+	if it.looked && !it.begun && (changed || it.ctx.Err() != nil) {
+		it.drop() // as if nobody had come to it yet
+		if it.losses == 0 {
+			p.Progress.PartitionsDone.Add(-1)
+		}
+		return q.done(it)
+	}
+	if changed {
 		it.giveUp(errRing)
 		return p.conclude(q, it)
 	}
@@ -338,7 +346,16 @@ func (p *Pass) work(q *queue, it *item) bool {
 			p.leavePartition(it.partition, err)
 			return true
 		}
+		if p.askAhead(it) {
+			it.spent += time.Since(begin)
+			if !q.answers(it) {
+				it.drop()
+				return false
+			}
+			return true
+		}
 	}
+	p.begins(it)
 	for _, j := range it.jobs {
 		if len(j.waiting) == 0 || time.Until(j.due) > 0 && it.ctx.Err() == nil || stalled(it.ctx) {
 			continue
@@ -370,8 +387,44 @@ func (it *item) next() (due time.Time, waits bool) {
 	return due, waits
 }
 
+// begins counts the jobs of an item whose turn has come.
+func (p *Pass) begins(it *item) {
+	if it.begun {
+		return
+	}
+	it.begun = true
+	for _, j := range it.jobs {
+		if j.revert != nil {
+			p.revertBegins(it.dev.Device)
+		} else {
+			p.syncBegins(it.dev.Device)
+		}
+	}
+}
+
+// askAhead asks the partners of an item whose turn is only now coming. False: nobody was asked.
+func (p *Pass) askAhead(it *item) (asked bool) {
+	for _, j := range it.jobs {
+		if j.revert == nil && it.ctx.Err() == nil {
+			p.askAll(it.ctx, j, j.waiting)
+			asked = true
+		}
+	}
+	return asked
+}
+
+// drop has nobody wait for the answers to what was asked ahead.
+func (it *item) drop() {
+	for _, j := range it.jobs {
+		for _, pr := range j.waiting {
+			pr.drop()
+		}
+	}
+}
+
 // giveUp leaves what the jobs still wait for.
 func (it *item) giveUp(cause error) {
+	it.drop()
 	for _, j := range it.jobs {
 		for _, pr := range j.waiting {
 			j.giveUp(pr, cause)
@@ -382,6 +435,7 @@ func (it *item) giveUp(cause error) {
 
 // conclude ends an item in order. False: it was lost.
 func (p *Pass) conclude(q *queue, it *item) bool {
+	it.drop()
 	for _, j := range it.jobs {
 		if !stalled(it.ctx) {
 			p.quarantine(j)
@@ -447,7 +501,10 @@ func (p *Pass) leaveStalled(left []*item) {
 					p.leaveDevice(pl, it.disk.name, errStalled)
 				}
 			}
-		case it.lost || !it.looked:
+		case it.lost:
+			p.leavePartition(it.partition, errStalled)
+		case !it.begun:
+			it.drop()
 			p.leavePartition(it.partition, errStalled)
 		default:
 			it.giveUp(errStalled)
@@ -577,11 +634,7 @@ func (p *Pass) plan(it *item) error {
 		switch {
 		case a.revert && p.cfg.Only == OnlySync:
 			it.misfits = true
-		case a.revert:
-			p.revertBegins(pt.dev.Device)
-			it.jobs = append(it.jobs, pt.job(a, nodes, hashes))
-		case p.cfg.Only != OnlyRevert:
-			p.syncBegins(pt.dev.Device)
+		case a.revert || p.cfg.Only != OnlyRevert:
 			it.jobs = append(it.jobs, pt.job(a, nodes, hashes))
 		}
 	}

@@ -17,6 +17,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"imping/codec"
+	"imping/engine/rebuild"
 	"imping/engine/rebuild/peers"
 	"imping/netfast/fake"
 	"imping/swift/objhash"
@@ -235,6 +236,54 @@ func TestAPeerThatTricklesIsGivenUp(t *testing.T) { // rule 10
 			script(l.peers[left])
 			l.want(l.run(bg), "retried=4 left.partitions=1")
 		})
+	}
+}
+
+// The answers of a job's partners are read one after the other.
+func TestAPartnerThatIsSilentDoesNotCostTheOthersTheirAnswers(t *testing.T) { // law 7
+	t.Parallel()
+	l := newLab(t)
+	l.cfg.HTTPTimeout = 500 * time.Millisecond
+	l.only(right, far)
+	o := l.object(0, "/a/c/o", multi, left, right)
+	l.agree(far)
+	l.peers[left].Hashes(func(_ int, c *fake.Conn) []byte { c.Hang(); return nil })
+	l.want(l.run(bg), "rebuilt=1 left.partitions=1")
+	l.received(right, o)
+	if n := l.peers[right].Asked(); n != 1 {
+		t.Errorf("the other one was asked %d times for its hashes", n)
+	}
+}
+
+// What was asked ahead and is too old when its turn comes is asked anew (rule 15).
+func TestAnOldAnswerIsNotBelieved(t *testing.T) {
+	t.Parallel()
+	l := newLab(t)
+	l.agree(left, right, far)
+	l.object(0, "/a/c/o", multi)
+	p, err := New(l.cfg)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer p.Close()
+	peer := rebuild.Peer{Addr: l.peers[left].Addr, Device: l.peers[left].Device}
+	j := &job{partition: &partition{place: p.policies[0]}, waiting: []*partner{{Peer: peer}}}
+	for i, age := range []time.Duration{answerAge / 2, 2 * answerAge, 0} {
+		p.askAll(bg, j, j.waiting)
+		j.waiting[0].asked = time.Now().Add(-age)
+		want := []int{1, 1, 2}[i]
+		for range 100 {
+			if l.peers[left].Asked() >= want {
+				break
+			}
+			time.Sleep(10 * time.Millisecond)
+		}
+		if n := l.peers[left].Asked(); n != want {
+			t.Errorf("%d: it was asked %d times, want %d", i, n, want)
+		}
+	}
+	if hashes, err := p.remoteHashes(bg, j, j.waiting[0]); err != nil || len(hashes) != 1 || l.peers[left].Asked() != 2 {
+		t.Errorf("%v, %v after it was asked %d times", hashes, err, l.peers[left].Asked())
 	}
 }
 
@@ -981,9 +1030,12 @@ func TestTheEndOfTheContextEndsAPassInOrder(t *testing.T) {
 		defer cancel()
 		l := newLab(t)
 		l.object(0, "/a/c/o", multi, left)
-		l.peers[left].Hashes(func(_ int, c *fake.Conn) []byte { cancel(); c.Hang(); return nil })
-		result := l.run(ctx)
-		if !result.Interrupted || result.Partitions == 0 {
+		l.peers[left].Hashes(func(_ int, c *fake.Conn) []byte {
+			time.AfterFunc(50*time.Millisecond, cancel) // it is waited for by then, most likely
+			c.Hang()
+			return nil
+		})
+		if result := l.run(ctx); !result.Interrupted || result.Partitions > 1 {
 			t.Errorf("%+v", result)
 		}
 	})

@@ -9,6 +9,7 @@ import (
 	"testing/synctest"
 	"time"
 
+	"imping/engine/rebuild"
 	"imping/io/diskfile"
 )
 
@@ -80,6 +81,103 @@ func TestAnEndedPassHandsOutOnlyWhatWasBegun(t *testing.T) {
 	q.run(1, patience, patience)
 	if len(begun) != 2 || begun[0] != begun[1] {
 		t.Errorf("%d were handed out; the one that waited was to be ended, and no other begun", len(begun))
+	}
+}
+
+func TestPeersAreAskedAheadAndTheLastAnswersTakenFirst(t *testing.T) {
+	q := filled(t.Context(), map[string]int{"sda": 2*ahead + 1})
+	var asked, taken []int
+	q.work = func(it *item) bool {
+		if !it.looked {
+			it.looked = true
+			asked = append(asked, it.part)
+			if n := len(asked) - len(taken); n > ahead {
+				t.Errorf("%d partitions' peers are asked at once", n)
+			}
+			return q.answers(it)
+		}
+		taken = append(taken, it.part)
+		return q.done(it)
+	}
+	left := q.run(1, patience, patience)
+	want := slices.Clone(asked)
+	for wave := range slices.Chunk(want, ahead) {
+		slices.Reverse(wave)
+	}
+	if len(asked) != 2*ahead+1 || !slices.Equal(taken, want) || len(left) > 0 {
+		t.Errorf("asked %v, taken %v; %d are left", asked, taken, len(left))
+	}
+}
+
+func TestAnEndedPassHandsOutWhatWasAsked(t *testing.T) {
+	ctx, cancel := context.WithCancel(t.Context())
+	q := filled(ctx, map[string]int{"sda": ahead})
+	n := 0
+	q.work = func(it *item) bool {
+		if n++; n == 3 {
+			cancel()
+		}
+		if !it.looked {
+			it.looked = true
+			return q.answers(it)
+		}
+		return q.done(it)
+	}
+	if left := q.run(1, patience, patience); n != 6 || len(left) > 0 {
+		t.Errorf("handed out %d times, want the three that were begun twice; %d are left", n, len(left))
+	}
+}
+
+func TestWhatWasAskedForAStalledDiskIsLeft(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		q := filled(t.Context(), map[string]int{"sda": 2, "sdb": 2})
+		hang := make(chan struct{})
+		done := 0
+		q.work = func(it *item) bool {
+			switch {
+			case !it.looked && it.disk.name == "sda" && it.part == 1:
+				it.calls.Begin()
+				<-hang
+				it.calls.End()
+				return q.done(it)
+			case !it.looked:
+				it.looked = true
+				return q.answers(it)
+			}
+			done++
+			return q.done(it)
+		}
+		left := q.run(1, patience, patience)
+		if len(left) != 2 || done != 2 {
+			t.Errorf("%d are left and %d done, want 2 of each disk", len(left), done)
+		}
+		close(hang)
+		q.all.Wait()
+	})
+}
+
+// Two local devices can be primaries of one partition, with a partner in common.
+func TestASessionOutdatesAnswersOfItsReceiver(t *testing.T) { // rule 15
+	q := newQueue(t.Context())
+	here, elsewhere := new(place), new(place)
+	target := rebuild.Peer{Addr: "127.0.0.1:6200", Device: "sdz"}
+	now := time.Now()
+	var partners []*partner
+	add := func(pl *place, part int, peer rebuild.Peer) {
+		pr := &partner{Peer: peer, asked: now}
+		partners = append(partners, pr)
+		it := &item{partition: &partition{place: pl, part: part}, jobs: []*job{{waiting: []*partner{pr}}}}
+		q.asked = append(q.asked, it)
+	}
+	add(here, 7, target)
+	add(here, 8, target)
+	add(elsewhere, 7, target)
+	add(here, 7, rebuild.Peer{Addr: target.Addr, Device: "sdy"})
+	q.outdate(&partition{place: here, part: 7}, target.String())
+	for i, pr := range partners {
+		if pr.asked.IsZero() != (i == 0) {
+			t.Errorf("%d: asked %v", i, pr.asked)
+		}
 	}
 }
 

@@ -36,7 +36,7 @@ type job struct {
 	index   int     // of the local fragments
 	revert  *revert // nil: SYNC
 	hashes  suffix.Hashes
-	peers   []rebuild.Peer             // all other primaries
+	peers   []rebuild.Peer             // all other primaries, as soon as there is something to rebuild
 	objects map[string]*rebuild.Object // of which earlier tries learned something, by hash
 	damaged map[string]bool            // hashes of objects that can not be opened, under mu
 	mu      sync.Mutex                 // over objects
@@ -83,6 +83,9 @@ type partner struct {
 	rebuild.Peer
 	suffixes []string
 	handoffs []rebuild.Peer // devices that may take its place; nil: not looked up yet
+
+	question *replicate.Question // whose answer is to be read; nil: it has not been asked
+	asked    time.Time           // since when
 
 	faults int  // tries in a row that ended in a refused or broken connection and brought nothing
 	single bool // too slow to be served beside others (rule 12)
@@ -283,14 +286,15 @@ func (p *Pass) try(ctx context.Context, j *job, waiting []*partner) map[*partner
 	outcome := make(map[*partner]error, len(waiting))
 	remote := make([]suffix.Hashes, len(waiting))
 	errs := make([]error, len(waiting))
+	p.askAll(ctx, j, waiting)
 	deadline, cancel := context.WithTimeout(ctx, p.cfg.HTTPTimeout)
-	ask := func(i int, pr *partner) { remote[i], errs[i] = p.remoteHashes(deadline, j, pr) }
-	var wg sync.WaitGroup
-	for i, pr := range waiting[1:] {
-		wg.Go(func() { ask(i+1, pr) })
+	for i, pr := range waiting {
+		if deadline.Err() != nil && ctx.Err() == nil { // one took it all: the others may have answered long ago
+			cancel()
+			deadline, cancel = context.WithTimeout(ctx, min(p.cfg.NodeTimeout, p.cfg.HTTPTimeout))
+		}
+		remote[i], errs[i] = p.remoteHashes(deadline, j, pr)
 	}
-	ask(0, waiting[0]) // here, and not in one more goroutine: a pass with nothing to do is all of this
-	wg.Wait()
 	cancel()
 
 	// What differs is hashed anew before it is believed: the stored hashes may be older
@@ -344,6 +348,10 @@ func (p *Pass) try(ctx context.Context, j *job, waiting []*partner) map[*partner
 	}
 	if len(todo) == 0 {
 		return outcome
+	}
+
+	if j.peers == nil {
+		j.peers = j.others()
 	}
 
 	// Admission: the only place that blocks on memory, while nothing is held (law 9).
@@ -441,18 +449,50 @@ func (p *Pass) sessions(ctx context.Context, acct *slab.Account, j *job, todo []
 	}
 }
 
-// remoteHashes asks a partner for its suffix hashes. Where it answers that the device is
+// askAll sends those partners of a job the question that remoteHashes has the answer to, so that
+// they work at it at once.
+func (p *Pass) askAll(ctx context.Context, j *job, waiting []*partner) {
+	for _, pr := range waiting {
+		if pr.question != nil && time.Since(pr.asked) > answerAge {
+			pr.drop()
+		}
+		if pr.question == nil && p.client.Suspect(pr.Addr, pr.Device) == nil {
+			pr.question = p.question(ctx, j, pr)
+		}
+	}
+}
+
+// answerAge is how long ago a partner may have been asked what an answer says (rule 15).
+const answerAge = 30 * time.Second
+
+// drop has nobody wait for the answer.
+func (pr *partner) drop() {
+	if pr.question != nil {
+		pr.question.Drop()
+		pr.question = nil
+	}
+}
+
+func (p *Pass) question(ctx context.Context, j *job, pr *partner) *replicate.Question {
+	pr.asked = time.Now()
+	return replicate.Ask(ctx, p.client, replicate.Target{Addr: pr.Addr, Device: pr.Device, Partition: j.part, Policy: j.pol.Index})
+}
+
+// remoteHashes are a partner's suffix hashes. Where it answers that the device is
 // not mounted, a handoff takes its place: only one whose place in the ring's order of
 // handoffs is that of the wanted index, and each only after a further 507, so that
 // fragments do not pile up anywhere (rule 9; Swift: _iter_nodes_for_frag).
 func (p *Pass) remoteHashes(ctx context.Context, j *job, pr *partner) (suffix.Hashes, error) {
 	for {
 		if err := p.client.Suspect(pr.Addr, pr.Device); err != nil {
+			pr.drop()
 			return nil, err
 		}
-		hashes, err := replicate.Hashes(ctx, p.client, replicate.Target{
-			Addr: pr.Addr, Device: pr.Device, Partition: j.part, Policy: j.pol.Index,
-		}, maxHashes)
+		if pr.question == nil {
+			pr.question = p.question(ctx, j, pr)
+		}
+		hashes, err := pr.question.Hashes(ctx, maxHashes)
+		pr.question = nil
 		var answer *replicate.StatusError
 		if !errors.As(err, &answer) || answer.Status != 507 {
 			return hashes, err
@@ -502,6 +542,9 @@ func (p *Pass) group(ctx context.Context, acct *slab.Account, j *job, todo []*pa
 		for _, s := range sessions {
 			s.conn.Close()
 			s.release()
+			if p.queue != nil { // nil: a point repair
+				p.queue.outdate(j.partition, s.partner.key()) // rule 15
+			}
 			p.Progress.UnderWay.Add(-1)
 		}
 	}()

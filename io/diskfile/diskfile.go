@@ -130,11 +130,7 @@ func validDevice(dev string) bool {
 
 func isDir(path string) bool {
 	var st unix.Stat_t
-	for {
-		if err := unix.Stat(path, &st); err != unix.EINTR {
-			return err == nil && st.Mode&unix.S_IFMT == unix.S_IFDIR
-		}
-	}
+	return stat(path, &st) == nil && st.Mode&unix.S_IFMT == unix.S_IFDIR
 }
 
 // isMount reports a mount point, or what a file .ismount in it declares to be one.
@@ -246,15 +242,33 @@ func listDir(path string) ([]string, error) {
 // open is os.OpenFile for files and directories: it does not try whether they can be polled, which costs four system calls more than
 // the rest.
 func open(path string, flags int, mode uint32) (*os.File, error) {
+	fd, err := openFD(path, flags, mode)
+	if err != nil {
+		return nil, err
+	}
+	return os.NewFile(uintptr(fd), path), nil
+}
+
+// openFD gives the bare descriptor, for what is closed in the function that opens it.
+func openFD(path string, flags int, mode uint32) (int, error) {
 	for {
 		fd, err := unix.Open(path, flags|unix.O_CLOEXEC, mode)
 		if err == unix.EINTR {
 			continue
 		}
 		if err != nil {
-			return nil, &fs.PathError{Op: "open", Path: path, Err: err}
+			return -1, &fs.PathError{Op: "open", Path: path, Err: err}
 		}
-		return os.NewFile(uintptr(fd), path), nil
+		return fd, nil
+	}
+}
+
+// stat follows links. The error is bare.
+func stat(path string, st *unix.Stat_t) error {
+	for {
+		if err := unix.Stat(path, st); err != unix.EINTR {
+			return err
+		}
 	}
 }
 

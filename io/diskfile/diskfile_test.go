@@ -443,7 +443,7 @@ func TestLockOfAnUnlinkedFileIsTakenAnew(t *testing.T) {
 		t.FailNow()
 	}
 	defer l.Unlock()
-	if !sameFile(l.file, l.Path) {
+	if !sameFile(l.fd, l.Path) {
 		t.Fatal("the lock is held on a file without a name")
 	}
 }

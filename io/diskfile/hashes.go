@@ -5,7 +5,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"io/fs"
 	"maps"
 	"os"
@@ -135,8 +134,9 @@ func (m *Manager) tryHashes(path string, recalculate []string, listdir *bool) (h
 	}
 	if f.Valid && h.Equal(known) {
 		// Swift would write the file after every listing, only to renew 'updated', which no
-		// one reads: two syncs of the disk for each partition of a pass with nothing to do.
-		return h, hashed, rawHashes(path) == before, nil
+		// one reads: two syncs of the disk for each partition of a pass with nothing to do. Where
+		// nothing was hashed either, it is what was there under the lock: as good as any answer.
+		return h, hashed, hashed == 0 || rawHashes(path) == before, nil
 	}
 
 	lock, err := m.lockDir(context.Background(), "", path, "", hashesLockTimeout)
@@ -164,7 +164,12 @@ func (m *Manager) consolidate(path string) (f *suffix.File, raw string, err erro
 	f, raw = readHashes(path)
 	m.watch.Step()
 
-	invalid, err := open(filepath.Join(path, invalidFile), unix.O_RDONLY, 0)
+	name := filepath.Join(path, invalidFile)
+	var st unix.Stat_t
+	if stat(name, &st) == nil && st.Mode&unix.S_IFMT == unix.S_IFREG && st.Size == 0 {
+		return f, raw, nil // as every consolidation leaves it
+	}
+	invalid, err := open(name, unix.O_RDONLY, 0)
 	if errors.Is(err, fs.ErrNotExist) {
 		return f, raw, nil
 	}
@@ -194,7 +199,7 @@ func (m *Manager) consolidate(path string) (f *suffix.File, raw string, err erro
 		return nil, "", err
 	}
 	// Only now that hashes.pkl says it.
-	if err := os.Truncate(filepath.Join(path, invalidFile), 0); err != nil {
+	if err := os.Truncate(name, 0); err != nil {
 		return nil, "", err
 	}
 	return f, raw, nil
@@ -213,16 +218,28 @@ func readHashes(path string) (f *suffix.File, raw string) {
 
 // rawHashes is the content of hashes.pkl, empty if it can not be read.
 func rawHashes(path string) string {
-	in, err := open(filepath.Join(path, hashesFile), unix.O_RDONLY, 0)
+	fd, err := openFD(filepath.Join(path, hashesFile), unix.O_RDONLY, 0)
 	if err != nil {
 		return ""
 	}
-	defer in.Close()
-	b, err := io.ReadAll(io.LimitReader(in, maxHashesFile))
-	if err != nil {
-		return ""
+	defer unix.Close(fd)
+	var room [4096]byte // for some 25 suffixes; more of them take memory of the heap
+	b := room[:0]
+	for {
+		if len(b) == cap(b) {
+			b = slices.Grow(b, len(b))
+		}
+		n, err := unix.Read(fd, b[len(b):cap(b)])
+		switch {
+		case err == unix.EINTR:
+		case err != nil || len(b)+n > maxHashesFile:
+			return ""
+		case n == 0:
+			return string(b)
+		default:
+			b = b[:len(b)+n]
+		}
 	}
-	return string(b)
 }
 
 // writeHashes replaces hashes.pkl and returns its content; the partition's lock is held.

@@ -5,11 +5,11 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
-	"os"
 	"path/filepath"
 	"sync"
-	"syscall"
 	"time"
+
+	"golang.org/x/sys/unix"
 )
 
 // hashesLockTimeout is how long Swift waits for the lock around hashes.pkl and
@@ -37,12 +37,12 @@ func (e *LockTimeoutError) Timeout() bool { return true }
 // this one.
 type Lock struct {
 	Path string // of the lock file
-	file *os.File
+	fd   int
 	once sync.Once
 }
 
 // Unlock gives the lock back. It is idempotent. The lock file stays.
-func (l *Lock) Unlock() { l.once.Do(func() { l.file.Close() }) }
+func (l *Lock) Unlock() { l.once.Do(func() { unix.Close(l.fd) }) }
 
 // LockPartition takes a lock of a partition, waiting timeout at most: name is "" for the
 // lock of the partition's content (.lock) or "replication" (.lock-replication). Whoever
@@ -68,7 +68,7 @@ func (m *Manager) lockDir(ctx context.Context, top, dir, name string, timeout ti
 	start := time.Now()
 	pause := lockPoll
 	for {
-		f, err := os.OpenFile(path, os.O_WRONLY|os.O_CREATE|syscall.O_NONBLOCK, 0o777)
+		fd, err := openFD(path, unix.O_WRONLY|unix.O_CREAT|unix.O_NONBLOCK, 0o777)
 		if errors.Is(err, fs.ErrNotExist) && top != "" && time.Since(start) <= timeout {
 			if _, err := makeDirs(top, dir); err != nil {
 				return nil, fmt.Errorf("cannot make the folder of lock %s: %w", path, err)
@@ -80,52 +80,57 @@ func (m *Manager) lockDir(ctx context.Context, top, dir, name string, timeout ti
 		}
 		for {
 			m.watch.Step()
-			err = flock(f)
-			if err != syscall.EWOULDBLOCK {
+			err = flock(fd)
+			if err != unix.EWOULDBLOCK {
 				break
 			}
 			waited := time.Since(start)
 			if waited >= timeout {
-				f.Close()
+				unix.Close(fd)
 				return nil, &LockTimeoutError{path, timeout}
 			}
 			if waited > timeout/100 {
 				pause = max(timeout/100, lockPoll)
 			}
 			if err := sleep(ctx, min(pause, timeout-waited)); err != nil {
-				f.Close()
+				unix.Close(fd)
 				return nil, fmt.Errorf("cannot lock %s: %w", path, err)
 			}
 		}
 		if err != nil {
-			f.Close()
+			unix.Close(fd)
 			return nil, fmt.Errorf("cannot lock %s: %w", path, err)
 		}
 		// Whoever empties a partition unlinks its lock files (rule 19): a lock on an unlinked
 		// file excludes no one.
-		if sameFile(f, path) {
-			return &Lock{Path: path, file: f}, nil
+		if sameFile(fd, path) {
+			return &Lock{Path: path, fd: fd}, nil
 		}
-		f.Close()
+		unix.Close(fd)
 	}
 }
 
-func flock(f *os.File) error {
+func flock(fd int) error {
 	for {
-		err := syscall.Flock(int(f.Fd()), syscall.LOCK_EX|syscall.LOCK_NB)
-		if err != syscall.EINTR {
+		err := unix.Flock(fd, unix.LOCK_EX|unix.LOCK_NB)
+		if err != unix.EINTR {
 			return err
 		}
 	}
 }
 
-func sameFile(f *os.File, path string) bool {
-	held, err := f.Stat()
-	if err != nil {
-		return false
+func sameFile(fd int, path string) bool {
+	var held, named unix.Stat_t
+	for {
+		err := unix.Fstat(fd, &held)
+		if err == nil {
+			break
+		}
+		if err != unix.EINTR {
+			return false
+		}
 	}
-	named, err := os.Stat(path)
-	return err == nil && os.SameFile(held, named)
+	return stat(path, &named) == nil && held.Dev == named.Dev && held.Ino == named.Ino
 }
 
 func sleep(ctx context.Context, d time.Duration) error {

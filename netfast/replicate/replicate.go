@@ -45,13 +45,40 @@ func (e *AnswerError) Unwrap() error { return e.Err }
 //
 // Swift: obj/reconstructor.py, _get_suffixes_to_sync; obj/server.py, REPLICATE.
 func Hashes(ctx context.Context, c *netfast.Client, t Target, limit int64) (suffix.Hashes, error) {
-	body, whole, err := fetch(ctx, c, t, limit)
+	return Ask(ctx, c, t).Hashes(ctx, limit)
+}
+
+// Question is a REPLICATE that was sent. Either its Hashes are to be taken, or it is to be
+// dropped.
+type Question struct {
+	target   Target
+	exchange *netfast.Exchange
+}
+
+// Ask is the first half of Hashes: it sends the request, and waits for nothing but a
+// connection.
+func Ask(ctx context.Context, c *netfast.Client, t Target) *Question {
+	return &Question{t, c.Start(ctx, t.Addr, &netfast.Request{
+		Method: "REPLICATE",
+		Path:   t.path(),
+		Header: []netfast.Field{{Key: "X-Backend-Storage-Policy-Index", Value: strconv.Itoa(t.Policy)}},
+
+		HeadTimeout: -1,
+	})}
+}
+
+// Drop is for an answer that nobody wants any more.
+func (q *Question) Drop() { q.exchange.Drop() }
+
+// Hashes is the other half of the function Hashes.
+func (q *Question) Hashes(ctx context.Context, limit int64) (suffix.Hashes, error) {
+	body, whole, err := q.fetch(ctx, limit)
 	if err != nil {
 		return nil, err
 	}
 	hashes, err := suffix.Decode(body)
 	if err != nil {
-		err = &AnswerError{Target: t, Err: fmt.Errorf("cannot read the hashes: %w", err)}
+		err = &AnswerError{Target: q.target, Err: fmt.Errorf("cannot read the hashes: %w", err)}
 		if _, refused := errors.AsType[*pickle.RefusedError](err); !whole && !refused {
 			err = fmt.Errorf("%v: %w", err, io.ErrUnexpectedEOF) // cut off, as far as anybody can tell
 		}
@@ -65,14 +92,8 @@ func (t Target) path() string {
 }
 
 // fetch returns the body of the answer, and whether it is known to be whole.
-func fetch(ctx context.Context, c *netfast.Client, t Target, limit int64) (body []byte, whole bool, err error) {
-	resp, err := c.Do(ctx, t.Addr, &netfast.Request{
-		Method: "REPLICATE",
-		Path:   t.path(),
-		Header: []netfast.Field{{Key: "X-Backend-Storage-Policy-Index", Value: strconv.Itoa(t.Policy)}},
-
-		HeadTimeout: -1,
-	})
+func (q *Question) fetch(ctx context.Context, limit int64) (body []byte, whole bool, err error) {
+	resp, err := q.exchange.Answer(ctx)
 	if err != nil {
 		return nil, false, err
 	}
@@ -81,14 +102,14 @@ func fetch(ctx context.Context, c *netfast.Client, t Target, limit int64) (body 
 	}
 	defer resp.Close()
 	if resp.Length() > limit {
-		return nil, false, &AnswerError{Target: t, Err: fmt.Errorf("the answer of %d bytes is longer than %d", resp.Length(), limit)}
+		return nil, false, &AnswerError{Target: q.target, Err: fmt.Errorf("the answer of %d bytes is longer than %d", resp.Length(), limit)}
 	}
 	body, err = io.ReadAll(io.LimitReader(resp, limit+1))
 	if err != nil {
-		return nil, false, fmt.Errorf("REPLICATE %s from %s: %w", t.path(), t.Addr, err)
+		return nil, false, fmt.Errorf("REPLICATE %s from %s: %w", q.target.path(), q.target.Addr, err)
 	}
 	if int64(len(body)) > limit {
-		return nil, false, &AnswerError{Target: t, Err: fmt.Errorf("the answer is longer than %d bytes", limit)}
+		return nil, false, &AnswerError{Target: q.target, Err: fmt.Errorf("the answer is longer than %d bytes", limit)}
 	}
 	return body, resp.Framed(), nil
 }

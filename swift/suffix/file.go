@@ -19,6 +19,13 @@ type File struct {
 // suffix makes the whole file wrong, as for Swift; so does, unlike there, a hash that is
 // none. Swift: obj/diskfile.py, read_hashes.
 func DecodeFile(b []byte) (*File, error) {
+	if f := quick(b); f != nil {
+		return f, nil
+	}
+	return decodeFile(b)
+}
+
+func decodeFile(b []byte) (*File, error) {
 	v, err := pickle.Decode(b, limits)
 	if err != nil {
 		return nil, fmt.Errorf("hashes.pkl: %w", err)

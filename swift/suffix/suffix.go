@@ -68,6 +68,13 @@ func isHex(s string) bool {
 // name a suffix, 'valid' and 'updated' among them, are dropped as no one would look them
 // up. Swift: obj/reconstructor.py, _get_suffixes_to_sync.
 func Decode(b []byte) (Hashes, error) {
+	if f := quick(b); f != nil {
+		return f.Hashes, nil
+	}
+	return decode(b)
+}
+
+func decode(b []byte) (Hashes, error) {
 	v, err := pickle.Decode(b, limits)
 	if err != nil {
 		return nil, fmt.Errorf("suffix hashes: %w", err)

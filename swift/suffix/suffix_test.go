@@ -262,3 +262,43 @@ func FuzzDecode(f *testing.F) {
 		}
 	})
 }
+
+// FuzzQuick: what is read the quick way is what the general way reads. Python's pickles, with
+// and without 'valid', were given by pickle.dumps(.., protocol=2).
+func FuzzQuick(f *testing.F) {
+	r := rand.New(rand.NewPCG(6, 7))
+	h := randomHashes(r, 100)
+	h["abc"], h["abd"], h["abe"], h["abf"] = nil, &Entry{Plain: sum}, &Entry{}, &Entry{Frags: map[int]string{255: sum, 0: sum}}
+	seeds := [][]byte{
+		h.Encode(), Hashes{}.Encode(), Hashes{"f35": {None: sum}}.Encode(),
+		(&File{Valid: true, Updated: 1795342301.49613, Hashes: h}).Encode(), (&File{Hashes: Hashes{}}).Encode(),
+		[]byte("\x80\x02}q\x00(X\x05\x00\x00\x00validq\x01\x88X\x03\x00\x00\x00f35q\x02}q\x03(K\x04X \x00\x00\x00" + sum + "q\x04NX \x00\x00\x00" + sum + "q\x05uX\x07\x00\x00\x00updatedq\x06GA\xda\xc0\x9b\xe7\x80\x00\x00u."),
+		[]byte("\x80\x02}q\x00U\x03f35q\x01}q\x02K\x04U " + sum + "r\x03\x00\x00\x00ss."),
+	}
+	for _, s := range seeds {
+		if quick(s) == nil {
+			f.Fatalf("%q is not read", s)
+		}
+		f.Add(s)
+		for range 20 { // and what is almost that
+			cut := slices.Clone(s)
+			cut[r.IntN(len(cut))] ^= 1 << r.IntN(8)
+			f.Add(cut)
+			f.Add(s[:r.IntN(len(s))])
+		}
+	}
+	f.Fuzz(func(t *testing.T, b []byte) {
+		got := quick(b)
+		if got == nil {
+			return
+		}
+		hashes, err := decode(b)
+		if err != nil || !hashes.Equal(got.Hashes) {
+			t.Fatalf("Decode: %v (-general +quick):\n%s", err, cmp.Diff(hashes, got.Hashes))
+		}
+		file, err := decodeFile(b)
+		if err != nil || file.Valid != got.Valid || file.Updated != got.Updated && file.Updated == file.Updated || !file.Hashes.Equal(got.Hashes) {
+			t.Fatalf("DecodeFile: %v (-general +quick):\n%s", err, cmp.Diff(file, got))
+		}
+	})
+}
