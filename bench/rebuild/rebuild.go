@@ -17,6 +17,8 @@ import (
 	"strings"
 	"time"
 
+	"github.com/google/pprof/profile"
+
 	"imping/bench/limit"
 	"imping/codec"
 	"imping/lab/real"
@@ -105,6 +107,7 @@ type Sample struct {
 	ServerCPU float64 `json:"server_cpu_seconds"`
 	PeakRSS   int64   `json:"peak_rss_bytes"`
 	BytesRead int64   `json:"survivor_bytes_read,omitempty"` // as imping counts them
+	Deliver   float64 `json:"deliver_cpu_seconds,omitempty"` // of CPU, what it took to send archives, by imping's own profile
 
 	// Stages is what imping tells of where time went.
 	Stages json.RawMessage `json:"stages,omitempty"`
@@ -275,7 +278,7 @@ func (f *field) repair(ctx context.Context, e Engine, depth int) (sum Sample, er
 			return sum, err
 		}
 		sum.Wall, sum.CPU, sum.ServerCPU = sum.Wall+s.Wall, sum.CPU+s.CPU, sum.ServerCPU+s.ServerCPU
-		sum.PeakRSS, sum.BytesRead = max(sum.PeakRSS, s.PeakRSS), sum.BytesRead+s.BytesRead
+		sum.PeakRSS, sum.BytesRead, sum.Deliver = max(sum.PeakRSS, s.PeakRSS), sum.BytesRead+s.BytesRead, sum.Deliver+s.Deliver
 	}
 	return sum, nil
 }
@@ -301,6 +304,13 @@ func (f *field) repairOf(ctx context.Context, e Engine, depth int, lost []*scena
 	default:
 		if err := s.read(out); err != nil {
 			return s, err
+		}
+		if f.profiled() {
+			share, err := delivering(filepath.Join(f.Root, "cpu.pprof"))
+			if err != nil {
+				return s, err
+			}
+			s.Deliver = s.CPU * share
 		}
 	}
 	for _, before := range lost {
@@ -359,8 +369,41 @@ func (f *field) command(e Engine, depth int, lost []*scenario.Snapshot) ([]strin
 		path := filepath.Join(f.Root, "plan.json")
 		return []string{f.Imping, "bench", "limit", path}, os.WriteFile(path, b, 0o644)
 	}
-	return []string{f.Imping, "reconstruct", conf, "once", "-d", f.place.dev, "--swift-conf", f.cluster.SwiftConf(),
-		"--json", "--verify-survivors", e.Name}, nil
+	argv := []string{f.Imping, "reconstruct", conf, "once", "-d", f.place.dev, "--swift-conf", f.cluster.SwiftConf(),
+		"--json", "--verify-survivors", e.Name}
+	if f.profiled() { // which is written into the current folder
+		argv = append([]string{"/bin/sh", "-c", `cd "$0" && exec "$@"`, f.Root}, append(argv, "--profile", "cpu")...)
+	}
+	return argv, nil
+}
+
+// profiled tells of which loads it is asked what their parts cost.
+func (f *field) profiled() bool { return f.load.Losses > 1 }
+
+// delivering is which part of the samples of a CPU profile was taken in what sends archives.
+func delivering(path string) (share float64, err error) {
+	in, err := os.Open(path)
+	if err != nil {
+		return 0, err
+	}
+	defer in.Close()
+	p, err := profile.Parse(in)
+	if err != nil {
+		return 0, fmt.Errorf("%s: %w", path, err)
+	}
+	var all, sent int64
+	for _, s := range p.Sample {
+		all += s.Value[0]
+		if slices.ContainsFunc(s.Location, func(l *profile.Location) bool {
+			return slices.ContainsFunc(l.Line, func(l profile.Line) bool { return strings.Contains(l.Function.Name, "imping/netfast/ssync.") })
+		}) {
+			sent += s.Value[0]
+		}
+	}
+	if all == 0 {
+		return 0, fmt.Errorf("%s: there are no samples", path)
+	}
+	return float64(sent) / float64(all), nil
 }
 
 const stockReconstructor = "/usr/bin/swift-object-reconstructor"

@@ -276,17 +276,18 @@ func stockTable(cases [][]*Row) string {
 
 func lossesTable(cases [][]*Row) string {
 	var b strings.Builder
-	b.WriteString("| load | engine | wall s | CPU s | servers' CPU s | survivors' bytes, times | all CPU / one by one's | CPU / one loss's | wall / one by one's |\n|---|---|---|---|---|---|---|---|---|\n")
+	b.WriteString("| load | engine | wall s | CPU s | servers' CPU s | survivors' bytes, times | all CPU / one by one's | CPU / one loss's | without delivery | wall / one by one's |\n|---|---|---|---|---|---|---|---|---|---|\n")
 	for _, rows := range cases {
 		for _, r := range rows {
 			single := named(rows, Engine{Name: r.Engine.Name, Single: true})
-			total, one, w := "", "", ""
+			total, one, fetched, w := "", "", "", ""
 			if r != single {
 				total, w = ratio(r, single, allCPU), ratio(r, single, wall)
 				one = ratioTo(r, single, 0.5, cpu)
+				fetched = ratioTo(r, single, 0.5, func(s Sample) float64 { return s.CPU - s.Deliver })
 			}
 			read := r.median(func(s Sample) float64 { return float64(s.BytesRead) / float64(r.Read) })
-			fmt.Fprintf(&b, "| %s | verify %s | %.3f | %.3f | %.3f | %.2f | %s | %s | %s |\n", what(r.Load), r.Engine, r.median(wall), r.median(cpu), r.median(servers), read, total, one, w)
+			fmt.Fprintf(&b, "| %s | verify %s | %.3f | %.3f | %.3f | %.2f | %s | %s | %s | %s |\n", what(r.Load), r.Engine, r.median(wall), r.median(cpu), r.median(servers), read, total, one, fetched, w)
 		}
 	}
 	return b.String()
