@@ -27,6 +27,8 @@ const (
 	// shorter ways if they are asked for several things at once: for restFor each request has a connection.
 	slowAnswer = 5 * time.Millisecond
 	restFor    = time.Second
+	// tooSlow is how long one answer may take with others behind it: they go alone then.
+	tooSlow = 250 * time.Millisecond
 )
 
 // errAlone sends a request to a connection of its own.
@@ -189,6 +191,13 @@ func (p *pipe) leave(t *turn) {
 	conn.Interrupt(context.Canceled)
 }
 
+// crowded reports whether more than one stand in the line.
+func (p *pipe) crowded() bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return len(p.line) > 1
+}
+
 // shut parts with the connection: who still waits goes alone. Caller holds mu.
 func (p *pipe) shut() {
 	for _, t := range p.line {
@@ -228,12 +237,15 @@ func (p *pipe) read(conn *Conn) {
 
 		began := time.Now()
 		resp, keep, err := conn.short(t.r)
+		took := time.Since(began)
 		switch {
 		case err == nil:
 			p.client.fine(p.addr, p.device)
-		case answers == 0 && isStale(conn, err):
+		case isStale(conn, err):
 			p.client.traffic.stale.Add(1)
 			err = errAlone
+		case IsTimeout(err) && conn.Interrupted() == nil && p.crowded():
+			err = errAlone // the peer may be at another's, and have the answer ready
 		case conn.Interrupted() == nil:
 			p.client.fault(p.addr, p.device, err)
 			err = fmt.Errorf("%s %s from %s: %w", t.r.Method, t.r.Path, p.addr, err)
@@ -248,11 +260,19 @@ func (p *pipe) read(conn *Conn) {
 			conn.Close()
 			return
 		}
-		if p.pace += (time.Since(began) - p.pace) / 8; p.pace > slowAnswer {
+		if p.pace += (took - p.pace) / 8; p.pace > slowAnswer || took > tooSlow {
 			p.rest, p.pace = time.Now().Add(restFor), 0
+		}
+		if p.unsent == len(p.line) && err == nil { // it was not asked yet: what came is nobody's answer
+			p.shut()
+			p.mu.Unlock()
+			resp.Close()
+			conn.Close()
+			return
 		}
 		p.line = p.line[1:]
 		t.resp, t.err = resp, err
+		keep = keep && took <= tooSlow // the others would wait as long, each for all before it
 		close(t.done)
 		if t.gone && resp != nil {
 			resp.Close()

@@ -170,7 +170,7 @@ func TestABrokenAnswerIsOneRequests(t *testing.T) {
 				}
 			}
 			if err := errs[2]; err == nil || strings.Contains(name, "silent") && !errors.Is(err, os.ErrDeadlineExceeded) ||
-				!strings.Contains(err.Error(), "/sda/bad from "+addr) {
+				!strings.Contains(err.Error(), addr) {
 				t.Errorf("the bad one: %v", err)
 			}
 			if !c.agreed[addr] {
@@ -303,4 +303,82 @@ func TestAPeerThatDoesNotAgreeIsAskedOneByOne(t *testing.T) {
 		})
 	}
 	wg.Wait()
+}
+
+// What a peer says without being asked is nobody's answer, as far as can be told, and does no harm.
+func TestAPeerThatAnswersTwice(t *testing.T) {
+	addr := fake.Peer(t, func(_ int, c *fake.Conn) {
+		for {
+			head := c.Head()
+			if head == "" {
+				return
+			}
+			agree := ""
+			if strings.Contains(head, Pipelining+": ask\r\n") {
+				agree = Pipelining + ": yes\r\n"
+			}
+			c.Say("HTTP/1.1 200 OK\r\n" + agree + content("first"))
+			time.Sleep(time.Millisecond) // so that the connection is idle
+			c.Say("HTTP/1.1 200 OK\r\n" + content("again"))
+		}
+	})
+	c := client(t, patient)
+	for range 100 {
+		if _, err := short(t.Context(), c, addr, "/sda/x"); err != nil {
+			t.Fatal(err)
+		}
+		time.Sleep(2 * time.Millisecond)
+	}
+}
+
+// A server that ends in order closes a connection behind an answer that did not say so.
+func TestAConnectionThatClosesBetweenAnswersIsNobodysFault(t *testing.T) {
+	addr := agreeing(t, func(c *fake.Conn, _ int, path string) bool {
+		if path == "/sda/held" {
+			time.Sleep(100 * time.Millisecond)
+			echo(c, path)
+			return false
+		}
+		return echo(c, path)
+	})
+	c := agreed(t, addr, patient)
+	paths := []string{"/sda/held", "/sda/1", "/sda/2"}
+	got, errs := together(t.Context(), c, addr, paths...)
+	for i, path := range paths {
+		if errs[i] != nil || got[i] != "200 you asked for "+path {
+			t.Errorf("%s: %q, %v", path, got[i], errs[i])
+		}
+	}
+	if len(c.health) > 0 {
+		t.Errorf("%v", c.health)
+	}
+}
+
+// Nobody waits in the line for one answer after the other that takes nearly as long as it may.
+func TestALineThatIsTooSlowIsLeft(t *testing.T) {
+	var mu sync.Mutex
+	alone := 0
+	addr := agreeing(t, func(c *fake.Conn, n int, path string) bool {
+		time.Sleep(2 * tooSlow)
+		mu.Lock()
+		defer mu.Unlock()
+		if n == 0 {
+			alone++
+		}
+		return echo(c, path)
+	})
+	c := agreed(t, addr, patient)
+	var paths []string
+	for i := range pipeDepth {
+		paths = append(paths, fmt.Sprintf("/sda/%d", i))
+	}
+	_, errs := together(t.Context(), c, addr, paths...)
+	for i, err := range errs {
+		if err != nil {
+			t.Errorf("%s: %v", paths[i], err)
+		}
+	}
+	if alone < pipeDepth-1 {
+		t.Errorf("%d went alone", alone)
+	}
 }

@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"maps"
 	"slices"
+	"time"
 
 	"imping/engine/rebuild"
 	"imping/swift/policy"
@@ -75,7 +76,7 @@ func assign(pol *policy.Policy, nodes []ring.Node, dev int, hashes suffix.Hashes
 // job makes a job of its assignment.
 func (pt *partition) job(a assignment, nodes []ring.Node, hashes suffix.Hashes) *job {
 	j := newJob(pt, a.index)
-	j.hashes = hashes
+	j.hashes, j.read = hashes, time.Now()
 	for _, node := range a.targets {
 		pr := &partner{Peer: rebuild.NewPeer(pt.pol, node)}
 		if a.revert {

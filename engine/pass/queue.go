@@ -176,7 +176,7 @@ func (q *queue) run(workers int, patience, hurry time.Duration) (left []*item) {
 	q.closed = true
 	left = slices.Concat(q.hopeless, q.delayed, q.asked)
 	for _, d := range q.disks {
-		if d.stalled() {
+		if d.stalled() || q.ctx.Err() == nil { // a call may have come back when nobody was there any more
 			left = append(left, d.lost...)
 			for _, pt := range d.fresh {
 				left = append(left, &item{partition: pt, disk: d})
@@ -229,7 +229,13 @@ func (q *queue) take() *item {
 			return q.begin(it)
 		}
 		d := q.leastBusy()
-		q.asking = (q.asking || len(q.asked) == 0) && len(q.asked) < ahead
+		asked := 0 // that can be looked at
+		for _, it := range q.asked {
+			if !it.disk.stalled() {
+				asked++
+			}
+		}
+		q.asking = (q.asking || asked == 0) && asked < ahead
 		if it := q.lastAsked(); it != nil && (ended || d == nil || !q.asking) {
 			q.asked = slices.DeleteFunc(q.asked, func(other *item) bool { return other == it })
 			return q.begin(it)

@@ -36,6 +36,7 @@ type job struct {
 	index   int     // of the local fragments
 	revert  *revert // nil: SYNC
 	hashes  suffix.Hashes
+	read    time.Time                  // when hashes was
 	peers   []rebuild.Peer             // all other primaries, as soon as there is something to rebuild
 	objects map[string]*rebuild.Object // of which earlier tries learned something, by hash
 	damaged map[string]bool            // hashes of objects that can not be opened, under mu
@@ -161,7 +162,7 @@ func (p *Pass) step(ctx context.Context, j *job) (wait time.Duration, again bool
 		if j.tries > 0 {
 			p.Progress.SessionsRetried.Add(1)
 		}
-		if j.tries > 0 && j.revert == nil {
+		if j.revert == nil && (j.tries > 0 || time.Since(j.read) > answerAge) {
 			hashes, n, err := j.files.SuffixHashes(j.dev.Device, j.part, nil, false)
 			p.hashed(n)
 			if err != nil {
@@ -172,7 +173,7 @@ func (p *Pass) step(ctx context.Context, j *job) (wait time.Duration, again bool
 				j.waiting = nil
 				return 0, false
 			}
-			j.hashes = hashes
+			j.hashes, j.read = hashes, time.Now()
 		}
 		j.tries++
 		attempt := p.try

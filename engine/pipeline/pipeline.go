@@ -63,7 +63,7 @@ type Spec struct {
 	CRC       codec.CRC // flavour of the checksums in rebuilt headers
 	VerifyMD5 bool      // hash each archive and compare it with its ETag (rule 5)
 	Parity    bool      // each stripe has to agree with a spare source before it is handed on; with VerifyMD5, all before the last one is
-	Stripes   int       // segments in flight; 0 = 2, so that one is read while one is written
+	Stripes   int       // segments in flight; 0 = 3: one is read, one checked, one written
 	Spare     bool      // prefetch: take stripes from spare bytes only, all of them or none (ErrNoSpare)
 }
 
@@ -140,7 +140,7 @@ func (e *SourceError) Error() string {
 func (e *SourceError) Unwrap() error { return e.Err }
 
 const (
-	defaultStripes = 2
+	defaultStripes = 3
 
 	// inlineBelow is the slot size in bytes up to which the sources of a one-stripe object are read one after another in the caller's
 	// goroutine. All requests are under way when Run starts and so few bytes fit the socket's first window (64 KiB), so reading in turn waits no

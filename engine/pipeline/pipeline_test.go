@@ -478,7 +478,7 @@ func TestPrefetchWithoutSpareReadsNothing(t *testing.T) {
 }
 
 func TestPrefetchThatFitsIsReadAndVerifiedBeforeItsSinkIsCalled(t *testing.T) {
-	for _, size := range []int64{100, segment, 2 * segment} {
+	for _, size := range []int64{100, segment, 2 * segment, 3 * segment} {
 		for _, verify := range []bool{true, false} {
 			j := encode(newCode(t, "isa_l_rs_vand", 4, 2), segment, size).job(5)
 			j.spec.VerifyMD5 = verify
@@ -490,7 +490,7 @@ func TestPrefetchThatFitsIsReadAndVerifiedBeforeItsSinkIsCalled(t *testing.T) {
 				}
 				return nil
 			}
-			if _, err := spare(t, j, 2); err != nil {
+			if _, err := spare(t, j, 3); err != nil {
 				t.Fatal(err)
 			}
 			if !bytes.Equal(j.sinks[0].buf.Bytes(), j.frag[5]) {
@@ -499,12 +499,12 @@ func TestPrefetchThatFitsIsReadAndVerifiedBeforeItsSinkIsCalled(t *testing.T) {
 		}
 	}
 	j := encode(newCode(t, "isa_l_rs_vand", 4, 2), segment, 7*segment).job(5) // does not fit: goes through all the same
-	if _, err := spare(t, j, 2); err != nil || !bytes.Equal(j.sinks[0].buf.Bytes(), j.frag[5]) {
+	if _, err := spare(t, j, 3); err != nil || !bytes.Equal(j.sinks[0].buf.Bytes(), j.frag[5]) {
 		t.Fatal(err)
 	}
 	j = encode(newCode(t, "isa_l_rs_vand", 4, 2), segment, 2*segment).job(5)
 	j.sources[0].etag = strings.Repeat("0", 32)
-	if _, err := spare(t, j, 2); err == nil || j.sinks[0].writes != 0 {
+	if _, err := spare(t, j, 3); err == nil || j.sinks[0].writes != 0 {
 		t.Fatalf("%d writes, %v", j.sinks[0].writes, err)
 	}
 }

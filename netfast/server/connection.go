@@ -108,6 +108,9 @@ func (s *Server) serveOne(c *connection, served, remote string) bool {
 	if err != nil {
 		return false // nobody is there, or he is too slow
 	}
+	if in.Method != "GET" && in.Method != "HEAD" && c.Flush() != nil {
+		return false // what follows may take its time, and answers wait for the next one
+	}
 	r := newRequest(in, served, remote)
 	resp := s.app(r)
 	defer resp.close()
@@ -126,6 +129,9 @@ func (s *Server) serveOne(c *connection, served, remote string) bool {
 		resp.with("Connection", "keep-alive") // a client of HTTP/1.0 waits for it
 	}
 	if err := s.answer(c, in, r, resp, keep); err != nil {
+		if resp.Duplex == nil {
+			c.HangUp(lingering, lingerBytes) // the answers before this one are whole, and shall arrive
+		}
 		return false
 	}
 	if resp.Duplex != nil {

@@ -9,11 +9,13 @@ import (
 	"os"
 	"path/filepath"
 	"runtime"
+	"slices"
 	"strings"
 	"testing"
 	"time"
 
 	"imping/netfast"
+	"imping/swift/policy"
 )
 
 // alone starts a server with one object, /sda/7/a/c/o in policy 0, of 100,000 bytes.
@@ -181,6 +183,40 @@ func TestNoAnswerWaitsForARequestThatIsNotThere(t *testing.T) {
 	}
 	if rest, err := io.ReadAll(w); err != nil || len(rest) > 0 {
 		t.Errorf("behind the end: %q, %v", rest, err)
+	}
+}
+
+// An answer that waits for the next one's arrives even if that one breaks, or takes long.
+func TestAnAnswerDoesNotDependOnTheNext(t *testing.T) {
+	devices := t.TempDir()
+	good := []byte("a short one")
+	policies := testSwift().Policies
+	coded := slices.IndexFunc(policies, func(p *policy.Policy) bool { return p.Type == "erasure_coding" })
+	writeObjectFile(t, filepath.Join(devices, hashDir(policies[0], 7, "/a/c/good"), t2+".data"), good, metadata("/a/c/good", t2, good))
+	writeObjectFile(t, filepath.Join(devices, hashDir(policies[coded], 7, "/a/c/bad"), t2+"#1#d.data"), good, ecMetadata("/a/c/bad", t2, good, 1))
+	hang := make(chan struct{})
+	s := oursWith(t, map[string]verb{
+		"SLOW": {serve: func(*Server, *Request) (*Response, error) { <-hang; return &Response{Status: 204}, nil }},
+	}, devices, nil)
+	first := request("GET", "/sda/7/a/c/good")
+
+	w := dial(t, s.addr)
+	io.WriteString(w, first+request("GET", "/sda/7/a/c/bad", fmt.Sprintf("X-Backend-Storage-Policy-Index: %d", policies[coded].Index))+first)
+	if a, err := w.read("GET"); err != nil || a.Body != string(good) {
+		t.Errorf("before one that is quarantined: %v %v", a, err)
+	}
+	if !strings.Contains(s.log.String(), "Quarantined object") {
+		t.Error("nothing was quarantined")
+	}
+
+	w = dial(t, s.addr)
+	io.WriteString(w, first+request("SLOW", "/"))
+	if a, err := w.read("GET"); err != nil || a.Body != string(good) {
+		t.Errorf("before one that takes long: %v %v", a, err)
+	}
+	close(hang)
+	if a, err := w.read("SLOW"); err != nil || a.Status != "204 No Content" {
+		t.Errorf("the one that takes long: %v %v", a, err)
 	}
 }
 
