@@ -430,14 +430,15 @@ func (d *document) suffixHashes(t *testing.T, swift *answers) {
 			text += f + "\n"
 		}
 		want := map[string]string{}
-		entry := &suffix.Entry{Frags: map[int]string{}}
+		entry := &suffix.Entry{}
 		for _, key := range slices.Sorted(maps.Keys(c.texts)) {
 			sum := fmt.Sprintf("%x", md5.Sum([]byte(c.texts[key])))
 			if key == noKey {
 				entry.None, want[""] = sum, sum
 				text += "    None: "
 			} else {
-				entry.Frags[key], want[strconv.Itoa(key)] = sum, sum
+				entry.Frags.Set(key, sum)
+				want[strconv.Itoa(key)] = sum
 				text += fmt.Sprintf("    %d:    ", key)
 			}
 			text += fmt.Sprintf("%s = md5(%q)\n", sum, c.texts[key])
@@ -476,7 +477,7 @@ func (d *document) suffixHashes(t *testing.T, swift *answers) {
 func exampleHashes() *suffix.File {
 	c := suffixCases()[0]
 	sum := func(key int) string { return fmt.Sprintf("%x", md5.Sum([]byte(c.texts[key]))) }
-	return &suffix.File{Valid: true, Updated: 1795342301.5, Hashes: suffix.Hashes{"a1f": {None: sum(noKey), Frags: map[int]string{4: sum(4)}}}}
+	return &suffix.File{Valid: true, Updated: 1795342301.5, Hashes: suffix.Hashes{"a1f": {None: sum(noKey), Frags: suffix.Frags{{Index: 4, Hash: sum(4)}}}}}
 }
 
 func (d *document) hashesFile(t *testing.T, swift *answers) {
@@ -487,7 +488,7 @@ func (d *document) hashesFile(t *testing.T, swift *answers) {
 		t.Errorf("it is read as %+v, %v", back, err)
 	}
 	e := f.Hashes["a1f"]
-	want := map[string]any{"valid": true, "updated": f.Updated, "a1f": map[string]any{"": e.None, "4": e.Frags[4]}}
+	want := map[string]any{"valid": true, "updated": f.Updated, "a1f": map[string]any{"": e.None, "4": e.Frags.Hash(4)}}
 	if !reflect.DeepEqual(swift.HashesFile, want) {
 		t.Errorf("Swift reads %v", swift.HashesFile)
 	}
@@ -598,7 +599,7 @@ func (d *document) wire(t *testing.T) {
 	hashes, err := replicate.Hashes(ctx, client(), replicate.Target{Addr: rec.addr, Device: device, Partition: partition, Policy: 1}, 1<<20)
 	must(err)
 	sum := func(text string) string { return fmt.Sprintf("%x", md5.Sum([]byte(text))) }
-	want := suffix.Hashes{"a1f": {Frags: map[int]string{4: sum(dataTime)}, None: sum(metaTime + ".meta" + dataTime + ".durable")}}
+	want := suffix.Hashes{"a1f": {Frags: suffix.Frags{{Index: 4, Hash: sum(dataTime)}}, None: sum(metaTime + ".meta" + dataTime + ".durable")}}
 	if !hashes.Equal(want) {
 		t.Errorf("the partition has %+v, want %+v", hashes["a1f"], want["a1f"])
 	}

@@ -39,8 +39,8 @@ func assign(pol *policy.Policy, nodes []ring.Node, dev int, hashes suffix.Hashes
 		if len(e.Frags) == 0 {
 			bare = append(bare, s)
 		}
-		for index := range e.Frags {
-			holders[index] = append(holders[index], s)
+		for _, f := range e.Frags {
+			holders[f.Index] = append(holders[f.Index], s)
 		}
 	}
 	if i := slices.IndexFunc(nodes, func(n ring.Node) bool { return n.ID == dev }); i >= 0 {

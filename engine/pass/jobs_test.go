@@ -73,10 +73,10 @@ func jobs(t *testing.T, line string) string {
 		if indexes == "?" {
 			continue
 		}
-		hashes[s] = &suffix.Entry{None: sum, Frags: map[int]string{}}
+		hashes[s] = &suffix.Entry{None: sum}
 		for index := range strings.SplitSeq(strings.Trim(indexes, "-"), ",") {
 			if n, err := strconv.Atoi(index); err == nil {
-				hashes[s].Frags[n] = sum
+				hashes[s].Frags.Set(n, sum)
 			}
 		}
 	}

@@ -25,6 +25,7 @@ import (
 	"imping/netfast/fake"
 	"imping/swift/objhash"
 	"imping/swift/policy"
+	"imping/swift/suffix"
 	"imping/swift/timestamp"
 )
 
@@ -174,8 +175,8 @@ func (l *lab) agree(indexes ...int) {
 				l.t.Error(err)
 			}
 			for _, e := range hashes {
-				if sum, ok := e.Frags[own]; ok {
-					e.Frags = map[int]string{i: sum}
+				if sum := e.Frags.Hash(own); sum != "" {
+					e.Frags = suffix.Frags{{Index: i, Hash: sum}}
 				}
 			}
 			return peers.OK(hashes.Encode())

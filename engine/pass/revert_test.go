@@ -618,7 +618,7 @@ func TestBadIndexesAreToldAndLeft(t *testing.T) {
 		t.Fatal(err)
 	}
 	for _, e := range hashes {
-		e.Frags = map[int]string{9: e.Frags[4]}
+		e.Frags = suffix.Frags{{Index: 9, Hash: e.Frags.Hash(4)}}
 	}
 	write(t, filepath.Join(l.files.PartitionPath("sda", away), "hashes.pkl"), (&suffix.File{Valid: true, Updated: 1, Hashes: hashes}).Encode())
 	l.want(l.run(bg), "left.handoffs=1")

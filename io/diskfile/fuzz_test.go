@@ -105,7 +105,7 @@ func FuzzHashesFiles(f *testing.F) {
 	name := "/a/c/o"
 	hash := objhash.Hex(testHasher.Object(name))
 	s := objhash.Suffix(hash)
-	wrong := &suffix.File{Valid: true, Updated: 1, Hashes: suffix.Hashes{s: {None: sum("wrong")}, "000": {}, "fff": nil, "abc": {Frags: map[int]string{1: sum("x")}}}}
+	wrong := &suffix.File{Valid: true, Updated: 1, Hashes: suffix.Hashes{s: {None: sum("wrong")}, "000": {}, "fff": nil, "abc": {Frags: suffix.Frags{{Index: 1, Hash: sum("x")}}}}}
 	for _, invalid := range []string{"", s + "\n", "000\n" + s + "\n", "\r\n", "junk", s, strings.Repeat("x", 70_000), "\xff\n" + s + "\n"} {
 		f.Add(wrong.Encode(), []byte(invalid))
 		f.Add([]byte{}, []byte(invalid))

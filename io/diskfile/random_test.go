@@ -280,7 +280,7 @@ func (w *world) randomHashes(suffixes []string) (files []testFile) {
 			case 1:
 				f.Hashes[s] = &suffix.Entry{}
 			case 2:
-				f.Hashes[s] = &suffix.Entry{None: strings.Repeat("a", 32), Frags: map[int]string{1: strings.Repeat("b", 32)}}
+				f.Hashes[s] = &suffix.Entry{None: strings.Repeat("a", 32), Frags: suffix.Frags{{Index: 1, Hash: strings.Repeat("b", 32)}}}
 			}
 		}
 		content := string(f.Encode())

@@ -118,10 +118,7 @@ func (s sums) entry() *suffix.Entry {
 			e.None = sum
 			continue
 		}
-		if e.Frags == nil {
-			e.Frags = make(map[int]string, len(s))
-		}
-		e.Frags[key] = sum
+		e.Frags.Set(key, sum)
 	}
 	return e
 }

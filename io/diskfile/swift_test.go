@@ -272,8 +272,8 @@ func known(part string) string {
 			if e.None != "" {
 				sums = append(sums, "-1="+e.None)
 			}
-			for _, i := range slices.Sorted(maps.Keys(e.Frags)) {
-				sums = append(sums, fmt.Sprintf("%d=%s", i, e.Frags[i]))
+			for _, f := range e.Frags {
+				sums = append(sums, fmt.Sprintf("%d=%s", f.Index, f.Hash))
 			}
 		}
 		words = append(words, s+":"+strings.Join(sums, ","))
@@ -292,8 +292,8 @@ func plain(h suffix.Hashes) map[string]any {
 			if e.None != "" {
 				m["None"] = e.None
 			}
-			for i, sum := range e.Frags {
-				m[strconv.Itoa(i)] = sum
+			for _, f := range e.Frags {
+				m[strconv.Itoa(f.Index)] = f.Hash
 			}
 		}
 		out[s] = m

@@ -274,7 +274,7 @@ func TestSwiftsReceiverTakesPutPostAndDelete(t *testing.T) {
 	}
 	for _, name := range []string{big, small, empty, gone} {
 		e := hashes[objhash.Suffix(srv.Hash(name))]
-		if e == nil || name != gone && e.Frags[index] == "" {
+		if e == nil || name != gone && e.Frags.Hash(index) == "" {
 			t.Errorf("%s: suffix hashes %+v", name, e)
 		}
 	}

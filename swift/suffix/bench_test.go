@@ -11,7 +11,7 @@ func BenchmarkDecode(b *testing.B) {
 	for _, n := range []int{1, 10, 1000} {
 		h := Hashes{}
 		for i := range n {
-			h[fmt.Sprintf("%03x", i)] = &Entry{Frags: map[int]string{i % 14: sum}, None: sum}
+			h[fmt.Sprintf("%03x", i)] = &Entry{Frags: Frags{{i % 14, sum}}, None: sum}
 		}
 		text := h.Encode()
 		b.Run(fmt.Sprint(n), func(b *testing.B) {

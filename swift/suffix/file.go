@@ -114,8 +114,8 @@ func (e *Entry) value() any {
 	if e.None != "" {
 		d.Pairs = append(d.Pairs, pickle.Pair{Value: e.None})
 	}
-	for _, i := range slices.Sorted(maps.Keys(e.Frags)) {
-		d.Pairs = append(d.Pairs, pickle.Pair{Key: int64(i), Value: e.Frags[i]})
+	for _, f := range e.Frags {
+		d.Pairs = append(d.Pairs, pickle.Pair{Key: int64(f.Index), Value: f.Hash})
 	}
 	return d
 }

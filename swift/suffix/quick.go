@@ -171,10 +171,8 @@ func (q *quickReader) entry() (*Entry, bool) {
 			if !ok {
 				return false
 			}
-			if e.Frags == nil {
-				e.Frags = make(map[int]string)
-			}
-			e.Frags[index], ok = q.sum()
+			sum, ok := q.sum()
+			e.Frags.Set(index, sum)
 			return ok
 		})
 		return e, ok

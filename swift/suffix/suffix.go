@@ -30,9 +30,40 @@ type Hashes map[string]*Entry
 
 // Entry holds the hashes of one suffix. All are lower-case hex MD5 sums.
 type Entry struct {
-	Frags map[int]string // by fragment index
-	None  string         // of what belongs to no fragment: durability, metadata, tombstones; "" = absent
-	Plain string         // replication policies have this one only
+	Frags Frags
+	None  string // of what belongs to no fragment: durability, metadata, tombstones; "" = absent
+	Plain string // replication policies have this one only
+}
+
+// Frags are the hashes of one suffix by fragment index, in ascending order: a node that
+// holds thousands of suffixes, each with one fragment, has no room for a map in each.
+type Frags []Frag
+
+// Frag is the hash of all fragments of one index.
+type Frag struct {
+	Index int
+	Hash  string
+}
+
+func (f Frags) find(index int) (int, bool) {
+	return slices.BinarySearchFunc(f, index, func(g Frag, i int) int { return g.Index - i })
+}
+
+// Hash gives the hash of index; "" if there is none.
+func (f Frags) Hash(index int) string {
+	if i, ok := f.find(index); ok {
+		return f[i].Hash
+	}
+	return ""
+}
+
+// Set makes hash that of index.
+func (f *Frags) Set(index int, hash string) {
+	i, ok := f.find(index)
+	if !ok {
+		*f = slices.Insert(*f, i, Frag{Index: index})
+	}
+	(*f)[i].Hash = hash
 }
 
 // Empty reports an entry without any hash, which Swift takes for unknown.
@@ -44,7 +75,7 @@ func (e *Entry) equal(o *Entry) bool {
 	if e == nil || o == nil {
 		return e == o
 	}
-	return e.None == o.None && e.Plain == o.Plain && maps.Equal(e.Frags, o.Frags)
+	return e.None == o.None && e.Plain == o.Plain && slices.Equal(e.Frags, o.Frags)
 }
 
 // Equal reports whether both hold the same suffixes with the same hashes.
@@ -127,10 +158,7 @@ func entry(v any) (*Entry, error) {
 			if k < 0 || k >= maxFragments {
 				return nil, fmt.Errorf("fragment index %d is out of range", k)
 			}
-			if e.Frags == nil {
-				e.Frags = make(map[int]string, len(dict.Pairs))
-			}
-			e.Frags[int(k)] = sum
+			e.Frags.Set(int(k), sum)
 		default:
 			return nil, errors.New("a key is neither None nor a fragment index")
 		}
@@ -157,7 +185,7 @@ func Delta(local Hashes, localIndex int, remote Hashes, remoteIndex int) []strin
 		if !ok {
 			r = &Entry{}
 		}
-		if l == nil || r == nil || l.None != r.None || l.Plain != r.Plain || l.Frags[localIndex] != r.Frags[remoteIndex] {
+		if l == nil || r == nil || l.None != r.None || l.Plain != r.Plain || l.Frags.Hash(localIndex) != r.Frags.Hash(remoteIndex) {
 			delta = append(delta, s)
 		}
 	}

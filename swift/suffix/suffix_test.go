@@ -22,10 +22,7 @@ func randomHashes(r *rand.Rand, sums int) Hashes {
 	for range r.IntN(40) {
 		e := &Entry{}
 		for range r.IntN(4) {
-			if e.Frags == nil {
-				e.Frags = map[int]string{}
-			}
-			e.Frags[r.IntN(5)] = pick()
+			e.Frags.Set(r.IntN(5), pick())
 		}
 		if r.IntN(5) > 0 {
 			e.None = pick()
@@ -142,7 +139,7 @@ func TestHashesOfPython2AreRead(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if want := (Hashes{"abc": {None: sum, Frags: map[int]string{4: sum}}}); !h.Equal(want) {
+	if want := (Hashes{"abc": {None: sum, Frags: Frags{{4, sum}}}}); !h.Equal(want) {
 		t.Fatalf("%s", cmp.Diff(want, h))
 	}
 }
@@ -222,7 +219,7 @@ func TestHostileAnswersAreRefused(t *testing.T) {
 }
 
 func TestUnknownSuffixesDiffer(t *testing.T) {
-	e := func() *Entry { return &Entry{None: sum, Frags: map[int]string{1: sum}} }
+	e := func() *Entry { return &Entry{None: sum, Frags: Frags{{1, sum}}} }
 	local := Hashes{"001": nil, "002": e(), "003": e(), "004": e(), "005": {}}
 	remote := Hashes{"001": nil, "002": nil, "003": e(), "00f": e()}
 	if got := Delta(local, 1, remote, 1); !slices.Equal(got, []string{"001", "002", "004"}) {
@@ -233,9 +230,9 @@ func TestUnknownSuffixesDiffer(t *testing.T) {
 func TestFullPartitionFitsTheLimits(t *testing.T) {
 	h := Hashes{}
 	for i := range maxSuffixes {
-		e := &Entry{None: sum, Frags: map[int]string{}}
+		e := &Entry{None: sum}
 		for j := range 60 {
-			e.Frags[j] = sum
+			e.Frags.Set(j, sum)
 		}
 		h[fmt.Sprintf("%03x", i)] = e
 	}
@@ -246,7 +243,7 @@ func TestFullPartitionFitsTheLimits(t *testing.T) {
 }
 
 func FuzzDecode(f *testing.F) {
-	f.Add(Hashes{"abc": {None: sum, Frags: map[int]string{4: sum}}, "abd": nil, "abe": {Plain: sum}}.Encode())
+	f.Add(Hashes{"abc": {None: sum, Frags: Frags{{4, sum}}}, "abd": nil, "abe": {Plain: sum}}.Encode())
 	f.Add((&File{Valid: true, Updated: 3, Hashes: Hashes{"abc": {}}}).Encode())
 	f.Fuzz(func(t *testing.T, b []byte) {
 		if h, err := Decode(b); err == nil {
@@ -268,7 +265,7 @@ func FuzzDecode(f *testing.F) {
 func FuzzQuick(f *testing.F) {
 	r := rand.New(rand.NewPCG(6, 7))
 	h := randomHashes(r, 100)
-	h["abc"], h["abd"], h["abe"], h["abf"] = nil, &Entry{Plain: sum}, &Entry{}, &Entry{Frags: map[int]string{255: sum, 0: sum}}
+	h["abc"], h["abd"], h["abe"], h["abf"] = nil, &Entry{Plain: sum}, &Entry{}, &Entry{Frags: Frags{{0, sum}, {255, sum}}}
 	seeds := [][]byte{
 		h.Encode(), Hashes{}.Encode(), Hashes{"f35": {None: sum}}.Encode(),
 		(&File{Valid: true, Updated: 1795342301.49613, Hashes: h}).Encode(), (&File{Hashes: Hashes{}}).Encode(),
