@@ -242,7 +242,7 @@ func (q *queue) take() *item {
 		}
 		if d != nil && !ended {
 			it := &item{partition: d.fresh[0], disk: d}
-			d.fresh = d.fresh[1:]
+			d.fresh[0], d.fresh = nil, d.fresh[1:] // the list keeps nothing of what has been done
 			return q.begin(it)
 		}
 		if first < 0 && (len(q.working) == 0 || ended) {

@@ -3,14 +3,17 @@ package pass
 import (
 	"context"
 	"fmt"
+	"runtime"
 	"slices"
 	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
+	"weak"
 
 	"imping/engine/rebuild"
 	"imping/io/diskfile"
+	"imping/swift/suffix"
 )
 
 // numbered are n partitions.
@@ -65,6 +68,30 @@ func TestWorkersWaitForAJobThatAnotherMayBringBack(t *testing.T) {
 			t.Errorf("tried %d times; %d are left", tries.Load(), len(left))
 		}
 	})
+}
+
+func TestNothingIsKeptOfWhatWasDone(t *testing.T) {
+	q := filled(t.Context(), map[string]int{"sda": 100})
+	var hashes []weak.Pointer[suffix.Entry]
+	q.work = func(it *item) bool {
+		// As a pass does: the partition knows the calls that are its item's.
+		it.files = new(diskfile.Manager).Watched(&it.calls)
+		it.jobs = []*job{{partition: it.partition, hashes: suffix.Hashes{"abc": new(suffix.Entry)}}}
+		hashes = append(hashes, weak.Make(it.jobs[0].hashes["abc"]))
+		return q.done(it)
+	}
+	kept := 0
+	q.run(1, patience, patience)
+	runtime.GC()
+	for _, h := range hashes {
+		if h.Value() != nil {
+			kept++
+		}
+	}
+	if len(hashes) != 100 || kept > 1 { // the last one may still lie in a register
+		t.Errorf("of %d partitions that are done the hashes of %d are still in memory", len(hashes), kept)
+	}
+	runtime.KeepAlive(q)
 }
 
 func TestAnEndedPassHandsOutOnlyWhatWasBegun(t *testing.T) {

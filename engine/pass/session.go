@@ -5,6 +5,7 @@ import (
 	"errors"
 	"slices"
 	"sort"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -45,7 +46,7 @@ type session struct {
 // sends remembers that something of an object has left.
 func (s *session) sends(hash, name string) {
 	if n := len(s.sent); n == 0 || s.sent[n-1].hash != hash {
-		s.sent = append(s.sent, update{hash, name})
+		s.sent = append(s.sent, update{hash, strings.Clone(name)}) // name is a part of all of the object's metadata
 	}
 }
 
