@@ -63,7 +63,7 @@ type Spec struct {
 	CRC       codec.CRC // flavour of the checksums in rebuilt headers
 	VerifyMD5 bool      // hash each archive and compare it with its ETag (rule 5)
 	Parity    bool      // each stripe has to agree with a spare source before it is handed on; with VerifyMD5, all before the last one is
-	Stripes   int       // segments in flight; 0 = 3: one is read, one checked, one written
+	Stripes   int       // segments in flight; 0: one that is read, one that is written and, with VerifyMD5 or Parity, one that is checked
 	Spare     bool      // prefetch: take stripes from spare bytes only, all of them or none (ErrNoSpare)
 }
 
@@ -140,7 +140,7 @@ func (e *SourceError) Error() string {
 func (e *SourceError) Unwrap() error { return e.Err }
 
 const (
-	defaultStripes = 3
+	defaultStripes = 3 // at most
 
 	// inlineBelow is the slot size in bytes up to which the sources of a one-stripe object are read one after another in the caller's
 	// goroutine. All requests are under way when Run starts and so few bytes fit the socket's first window (64 KiB), so reading in turn waits no
@@ -151,6 +151,17 @@ const (
 // segmentBytes returns how many object bytes segment seg has.
 func (s *Spec) segmentBytes(seg int64) int {
 	return int(min(int64(s.Segment), s.Size-seg*int64(s.Segment)))
+}
+
+// stripes is how many segments may be in flight. More than there are stages cost cache and bring nothing.
+func (s *Spec) stripes() int {
+	switch {
+	case s.Stripes > 0:
+		return s.Stripes
+	case s.VerifyMD5 || s.Parity:
+		return defaultStripes
+	}
+	return defaultStripes - 1
 }
 
 func (s *Spec) segments() int64 {

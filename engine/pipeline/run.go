@@ -191,11 +191,7 @@ func (r *run) move(acct *slab.Account) error {
 	var err error
 
 	r.nseg = spec.segments()
-	n := spec.Stripes
-	if n == 0 {
-		n = defaultStripes
-	}
-	n = int(min(int64(n), r.nseg))
+	n := int(min(int64(spec.stripes()), r.nseg))
 	if r.stripes, err = newStripes(r.ctx, acct, spec, n, len(r.inputs), r.plan); err != nil {
 		return err
 	}
