@@ -482,6 +482,9 @@ func TestPrefetchThatFitsIsReadAndVerifiedBeforeItsSinkIsCalled(t *testing.T) {
 		for _, verify := range []bool{true, false} {
 			j := encode(newCode(t, "isa_l_rs_vand", 4, 2), segment, size).job(5)
 			j.spec.VerifyMD5 = verify
+			if j.spec.segments() > int64(j.spec.stripes()) {
+				continue // the segments that are in flight are all that is read ahead
+			}
 			j.sinks[0].gate = func() error {
 				for _, s := range j.sources {
 					if s.off != len(s.data) {
