@@ -256,5 +256,17 @@ func (c *Conn) cork(on bool) {
 	}
 }
 
+// Readable tells whether there is something to read now.
+func (c *Conn) Readable() bool {
+	if c.br.Buffered() > 0 {
+		return true
+	}
+	n := 0
+	if raw, err := c.tcp.SyscallConn(); err == nil {
+		_ = raw.Control(func(fd uintptr) { n, _ = unix.IoctlGetInt(int(fd), unix.SIOCINQ) })
+	}
+	return n > 0
+}
+
 // Close closes the socket. What was written before is still delivered.
 func (c *Conn) Close() error { return c.tcp.Close() }

@@ -22,6 +22,7 @@ const (
 	SetXattr                  // gives the attribute Name the value Buf
 	Sync                      // puts bytes and attributes on the disk
 	SyncData                  // puts bytes on the disk, and of the attributes what is needed to read them
+	WriteOut                  // has the disk begin with what was written, and waits for nothing
 	DropCache                 // asks the kernel to forget Size bytes at Off, once they are on the disk; 0 is all from Off on
 	Close                     // closes File
 	Link                      // gives File, opened with O_TMPFILE, the name To
@@ -35,7 +36,7 @@ const (
 )
 
 var kinds = [...]string{Open: "open", Allocate: "allocate", Write: "write", Truncate: "truncate", SetXattr: "setxattr", Sync: "fsync",
-	SyncData: "fdatasync", DropCache: "drop cache", Close: "close", Link: "link", Rename: "rename", HardLink: "hard link", Unlink: "unlink", Mkdir: "mkdir",
+	SyncData: "fdatasync", WriteOut: "write out", DropCache: "drop cache", Close: "close", Link: "link", Rename: "rename", HardLink: "hard link", Unlink: "unlink", Mkdir: "mkdir",
 	Rmdir: "rmdir", Stat: "stat", SyncDir: "fsync dir"}
 
 func (k Kind) String() string {
@@ -71,7 +72,7 @@ type Op struct {
 }
 
 // ErrCut is the error of an Op that was not done because an earlier one of its chain was not. A descriptor is still open after it, and no
-// name has changed; what a chain does to one file (Allocate, Write, Truncate, SetXattr, Sync, SyncData, DropCache) may have been done for all that,
+// name has changed; what a chain does to one file (Allocate, Write, Truncate, SetXattr, Sync, SyncData, WriteOut, DropCache) may have been done for all that,
 // since the kernel goes on behind some failures.
 var ErrCut = errors.New("not done, as what comes before it was not")
 
@@ -95,7 +96,7 @@ func (k Kind) publishes() bool { return k == Link || k == Rename || k == HardLin
 
 // fills tells that the kind works on one open file, which nobody sees yet if it is a temporary one.
 func (k Kind) fills() bool {
-	return k == Allocate || k == Write || k == Truncate || k == SetXattr || k == Sync || k == SyncData || k == DropCache
+	return k == Allocate || k == Write || k == Truncate || k == SetXattr || k == Sync || k == SyncData || k == WriteOut || k == DropCache
 }
 
 func (k Kind) usesFile() bool { return k.fills() || k == Close || k == Link }

@@ -94,7 +94,7 @@ func TestAFileIsMadeAndNamed(t *testing.T) {
 		if ops[1].N != 70_000 || ops[2].N != 0 || ops[3].N != 7 {
 			t.Errorf("%d, %d and %d bytes were written", ops[1].N, ops[2].N, ops[3].N)
 		}
-		must(t, e.Do(ctx, []Op{{Kind: Allocate, Then: true, File: fd, Flags: unix.FALLOC_FL_KEEP_SIZE, Size: 1 << 20}, {Kind: SyncData, Then: true, File: fd}, {Kind: DropCache, Then: true, File: fd, Size: 70_000}, {Kind: DropCache, Then: true, File: fd}, {Kind: Truncate, Then: true, File: fd, Size: 70_003}, {Kind: Sync, File: fd}}))
+		must(t, e.Do(ctx, []Op{{Kind: Allocate, Then: true, File: fd, Flags: unix.FALLOC_FL_KEEP_SIZE, Size: 1 << 20}, {Kind: WriteOut, Then: true, File: fd}, {Kind: SyncData, Then: true, File: fd}, {Kind: DropCache, Then: true, File: fd, Size: 70_000}, {Kind: DropCache, Then: true, File: fd}, {Kind: Truncate, Then: true, File: fd, Size: 70_003}, {Kind: Sync, File: fd}}))
 		must(t, e.Do(ctx, []Op{{Kind: Link, Then: true, File: fd, To: dir + "/d/x"}, {Kind: SyncDir, Then: true, Name: dir + "/d"}, {Kind: SyncDir, Then: true, Name: dir}, {Kind: Close, File: fd}}))
 		var st unix.Statx_t
 		must(t, e.Do(ctx, []Op{{Kind: Rename, Then: true, Name: dir + "/d/x", To: dir + "/d/y"}, {Kind: Stat, Name: dir + "/d/y", Stat: &st}}))
@@ -158,6 +158,7 @@ func TestAFailureCutsTheChain(t *testing.T) {
 			{Op{Kind: SetXattr, File: ro, Name: "nonsense.x", Buf: []byte("x")}, unix.EOPNOTSUPP},
 			{Op{Kind: Sync, File: pipe}, unix.EINVAL},
 			{Op{Kind: SyncData, File: pipe}, unix.EINVAL},
+			{Op{Kind: WriteOut, File: pipe}, unix.ESPIPE},
 			{Op{Kind: DropCache, File: pipe}, unix.ESPIPE},
 			{Op{Kind: Close, File: 1 << 20}, unix.EBADF},
 			{Op{Kind: Link, File: tmp[0].File, To: file}, unix.EEXIST},

@@ -100,6 +100,8 @@ func callOnce(op *Op) (err error) {
 		return unix.Fsync(op.File)
 	case SyncData:
 		return unix.Fdatasync(op.File)
+	case WriteOut:
+		return unix.SyncFileRange(op.File, 0, 0, unix.SYNC_FILE_RANGE_WRITE)
 	case DropCache:
 		return unix.Fadvise(op.File, op.Off, op.Size, unix.FADV_DONTNEED)
 	case Close:

@@ -11,20 +11,21 @@ import (
 
 // What io_uring_setup(2), io_uring_enter(2) and io_uring_register(2) define; x/sys has the numbers of the calls only.
 const (
-	opFsync     = 3
-	opFallocate = 17
-	opOpenat    = 18
-	opClose     = 19
-	opStatx     = 21
-	opRead      = 22
-	opWrite     = 23
-	opFadvise   = 24
-	opRenameat  = 35
-	opUnlinkat  = 36
-	opMkdirat   = 37
-	opLinkat    = 39
-	opFsetxattr = 41
-	opFtruncate = 55
+	opFsync         = 3
+	opSyncFileRange = 8
+	opFallocate     = 17
+	opOpenat        = 18
+	opClose         = 19
+	opStatx         = 21
+	opRead          = 22
+	opWrite         = 23
+	opFadvise       = 24
+	opRenameat      = 35
+	opUnlinkat      = 36
+	opMkdirat       = 37
+	opLinkat        = 39
+	opFsetxattr     = 41
+	opFtruncate     = 55
 
 	setupClamp        = 1 << 4
 	setupCoopTaskrun  = 1 << 8  // 5.19

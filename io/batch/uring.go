@@ -115,7 +115,7 @@ func (u *uring) setUp(workers uint32, old bool) (err error) {
 	if err != nil {
 		return err
 	}
-	for _, op := range []uint8{opFsync, opFallocate, opOpenat, opClose, opStatx, opRead, opWrite, opFadvise, opRenameat, opUnlinkat, opMkdirat, opLinkat, opFsetxattr} {
+	for _, op := range []uint8{opFsync, opSyncFileRange, opFallocate, opOpenat, opClose, opStatx, opRead, opWrite, opFadvise, opRenameat, opUnlinkat, opMkdirat, opLinkat, opFsetxattr} {
 		if !knows(op) {
 			return fmt.Errorf("the kernel's io_uring does not know operation %d", op)
 		}
@@ -419,6 +419,8 @@ func (u *uring) fill(s *sqe, op *Op) {
 		s.opcode = opFsync
 	case SyncData:
 		s.opcode, s.opFlags = opFsync, fsyncDataOnly
+	case WriteOut:
+		s.opcode, s.opFlags = opSyncFileRange, unix.SYNC_FILE_RANGE_WRITE
 	case DropCache:
 		s.opcode, s.off, s.opFlags = opFadvise, uint64(op.Off), unix.FADV_DONTNEED
 		if op.Size <= math.MaxUint32 {

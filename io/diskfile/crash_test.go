@@ -38,7 +38,7 @@ type crashPlan struct {
 }
 
 type crashOp struct {
-	Kind    string // "put" in one step, "publish", "commit", "meta", "delete", "queue"
+	Kind    string // "put" in one step, "group" the same with others, "publish", "commit", "meta", "delete", "queue"
 	Time    timestamp.Timestamp
 	Index   int
 	Content string
@@ -127,6 +127,12 @@ func (p crashPlan) do(m *Manager) error {
 			return err
 		}
 		return w.Commit()
+	case "group":
+		all, err := p.group(m)
+		for _, one := range all {
+			err = errors.Join(err, one.Err)
+		}
+		return err
 	case "commit":
 		return m.MakeDurable(at, o.Time)
 	case "meta":
@@ -137,6 +143,27 @@ func (p crashPlan) do(m *Manager) error {
 		return m.QueueUpdate("sda", crashName, o.Time, []byte(o.Content))
 	}
 	return fmt.Errorf("no operation %q", o.Kind)
+}
+
+// groupNames are the objects that a group is of. The last one is not made durable.
+var groupNames = []string{"/a/c/one", crashName, "/a/c/two", "/a/c/three"}
+
+func (p crashPlan) group(m *Manager) (all []*Publication, err error) {
+	o := p.Op
+	for i, name := range groupNames {
+		w, err := m.Create(Place{Device: "sda", Partition: p.partition(), Name: name, FragIndex: o.Index}, int64(len(o.Content)))
+		if err != nil {
+			return all, err
+		}
+		defer w.Abort()
+		if _, err := io.WriteString(w, o.Content); err != nil {
+			return all, err
+		}
+		all = append(all, &Publication{Writer: w, Durable: i < len(groupNames)-1, Meta: newMetadata([2]string{"X-Timestamp", o.Time.Internal()},
+			[2]string{"Content-Length", strconv.Itoa(len(o.Content))}, [2]string{"ETag", fmt.Sprintf("%x", md5.Sum([]byte(o.Content)))})})
+	}
+	PublishAll(all)
+	return all, nil
 }
 
 // view is what a reader sees of the object: a whole file, with its bytes, or none.
@@ -199,6 +226,8 @@ func TestKilledWritersLeaveTheOldOrTheNewState(t *testing.T) {
 	}{
 		"first object":            {nil, put(now, 1, content)},
 		"newer object":            {[]crashOp{put(older, 2, "older"), {Kind: "meta", Time: old}}, put(now, 1, content)},
+		"group":                   {nil, crashOp{Kind: "group", Time: now, Index: 1, Content: content}},
+		"newer group":             {[]crashOp{{Kind: "group", Time: older, Index: 2, Content: "older"}, {Kind: "meta", Time: old}}, crashOp{Kind: "group", Time: now, Index: 1, Content: content}},
 		"in two steps":            {[]crashOp{put(older, 2, "older"), {Kind: "meta", Time: old}}, crashOp{Kind: "publish and commit", Time: now, Index: 1, Content: content}},
 		"fragment not durable":    {[]crashOp{put(old, 2, "old")}, crashOp{Kind: "publish", Time: now, Index: 1, Content: content}},
 		"fragment in place":       {[]crashOp{{Kind: "publish", Time: now, Index: 1, Content: content}}, put(now, 1, content)},

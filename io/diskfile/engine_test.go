@@ -35,7 +35,7 @@ func TestNamesAreGivenToWhatIsOnTheDisk(t *testing.T) {
 				m := p.manager(t)
 				m.unsynced = unsynced
 				intercepted(m, order.Hook)
-				for i, kind := range []string{"publish", "commit", "meta", "put", "publish and commit", "put", "delete", "queue"} {
+				for i, kind := range []string{"publish", "commit", "meta", "put", "publish and commit", "put", "group", "delete", "queue"} {
 					at := now.Add(int64(i))
 					if kind == "commit" {
 						at = now

@@ -17,6 +17,8 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"imping/io/batch"
+	"imping/swift/objhash"
 	"imping/swift/timestamp"
 )
 
@@ -34,6 +36,8 @@ func TestStepsOfAWriteComeInOrder(t *testing.T) {
 	}{
 		{"fragment", false, false, crashOp{Kind: "publish", Content: "xx"}, begin + "write, write, setxattr, fsync, invalidate, link, fsync dir, fsync dir, fsync dir, fsync dir"},
 		{"durable at once", false, false, crashOp{Kind: "put", Content: "xx"}, begin + "write, write, setxattr, fsync, invalidate, link, fsync dir, fsync dir, fsync dir, fsync dir, invalidate, cleanup"},
+		{"group", false, false, crashOp{Kind: "group", Content: "xx"}, begin + "write, " + begin + "write, " + begin + "write, " + begin + "write, setxattr, setxattr, setxattr, setxattr, fsync, fsync, fsync, fsync, " +
+			"invalidate, link, link, link, link, fsync dir, fsync dir, fsync dir, fsync dir, fsync dir, fsync dir, fsync dir, fsync dir, fsync dir, fsync dir, invalidate, cleanup, cleanup, cleanup"},
 		{"known, and durable", false, false, crashOp{Kind: "put", Content: "xx"}, begin + "write, write, setxattr, fsync, invalidate, link, link named, rename, fsync dir, invalidate, rename durable, fsync dir, invalidate, cleanup"},
 		{"named", false, true, crashOp{Kind: "publish", Content: "xx"}, "mkdir, open, open named, allocate, write, write, setxattr, fsync, invalidate, rename, fsync dir, fsync dir, fsync dir, fsync dir"},
 		{"commit", false, false, crashOp{Kind: "commit"}, "invalidate, rename durable, fsync dir, invalidate, cleanup"},
@@ -50,7 +54,7 @@ func TestStepsOfAWriteComeInOrder(t *testing.T) {
 		p.Op.Time, p.Op.Index = now, 1
 		check(t, os.MkdirAll(filepath.Join(p.Root, "sda/objects-1"), 0o755))
 		m := p.manager(t)
-		if !c.named && !c.replicated && c.name != "fragment" && c.name != "durable at once" && c.name != "update" {
+		if !c.named && !c.replicated && c.name != "fragment" && c.name != "group" && c.name != "durable at once" && c.name != "update" {
 			first := p
 			first.Op = crashOp{Kind: "publish", Time: now, Index: 1, Content: "xx"}
 			if c.op.Kind == "meta" || c.op.Kind == "delete" {
@@ -69,6 +73,78 @@ func TestStepsOfAWriteComeInOrder(t *testing.T) {
 		check(t, p.do(m))
 		if got := strings.Join(steps, ", "); got != c.want {
 			t.Errorf("%s:\n got %s\nwant %s", c.name, got, c.want)
+		}
+	}
+}
+
+// What happens to one of a group happens to no other: who fails leaves nothing, and the others are there.
+func TestOneOfAGroupFailsAlone(t *testing.T) {
+	now := timestamp.FromTime(time.Now())
+	for _, step := range []string{"setxattr", "fsync", "link", "invalidate", "fsync dir"} {
+		for nth := range len(groupNames) {
+			p := crashPlan{Root: t.TempDir(), Op: crashOp{Kind: "group", Time: now, Index: 1, Content: "content"}}
+			check(t, os.MkdirAll(filepath.Join(p.Root, "sda/objects-1"), 0o755))
+			m := p.manager(t)
+			met := 0
+			var synced []string
+			intercepted(m, func(op *batch.Op, do func() error) error {
+				if op.Kind == batch.SyncDir {
+					synced = append(synced, op.Name)
+				}
+				return do()
+			})
+			m.fault = func(s string, do func() error) error {
+				if s == step {
+					if met++; met == nth+1 {
+						return unix.EIO
+					}
+				}
+				return do()
+			}
+			all, err := p.group(m)
+			check(t, err)
+			m.fault = nil
+			failed := 0
+			for i, one := range all {
+				dir := m.hashPath("sda", p.partition(), nameHash(groupNames[i]))
+				o, err := m.Open("sda", p.partition(), nameHash(groupNames[i]), -1, true)
+				switch {
+				case one.Err == nil && err == nil:
+					if (o.Durable == o.Data) != (i < len(groupNames)-1) {
+						t.Errorf("%s %d: %s is durable at %v", step, nth, groupNames[i], o.Durable)
+					}
+				case one.Err == nil:
+					t.Errorf("%s %d: %s: %v", step, nth, groupNames[i], err)
+				case step != "fsync dir" && !(step == "invalidate" && nth > 0) && (err == nil || exists(dir)):
+					t.Errorf("%s %d: %s failed with %v, and is there", step, nth, groupNames[i], one.Err)
+				}
+				if err == nil {
+					o.Close()
+				}
+				if one.Err != nil {
+					failed++
+				} else if !slices.Contains(synced, dir) || !slices.Contains(synced, filepath.Join(p.Root, "sda/objects-1")) {
+					t.Errorf("%s %d: of the directories of %s only these were synced: %v", step, nth, groupNames[i], synced)
+				}
+			}
+			want := 1
+			if step == "invalidate" {
+				want = []int{4, 3, 0, 0}[nth] // all of them at once, and the durable ones once more
+			}
+			if failed != want {
+				t.Errorf("%s %d: %d failed", step, nth, failed)
+			}
+			got, _, err := m.SuffixHashes("sda", p.partition(), nil, true)
+			check(t, err)
+			var suffixes []string
+			for _, name := range groupNames {
+				suffixes = append(suffixes, objhash.Suffix(nameHash(name)))
+			}
+			fresh, _, err := m.SuffixHashes("sda", p.partition(), suffixes, true)
+			check(t, err)
+			if !got.Equal(fresh) {
+				t.Errorf("%s %d: stale hashes: %v, not %v", step, nth, got, fresh)
+			}
 		}
 	}
 }

@@ -297,21 +297,21 @@ func (m *Manager) Invalidate(dev string, part int, suffix string) error {
 	return m.invalidate(top, m.PartitionPath(dev, part), suffix)
 }
 
-func (m *Manager) invalidate(top, path, suffix string) error {
-	err := m.appendInvalid(top, path, suffix)
+func (m *Manager) invalidate(top, path string, suffixes ...string) error {
+	err := m.appendInvalid(top, path, strings.Join(suffixes, "\n"))
 	if err != nil {
-		return fmt.Errorf("cannot invalidate suffix %s of %s: %w", suffix, path, err)
+		return fmt.Errorf("cannot invalidate suffix %s of %s: %w", strings.Join(suffixes, ", "), path, err)
 	}
 	return nil
 }
 
-func (m *Manager) appendInvalid(top, path, suffix string) error {
+func (m *Manager) appendInvalid(top, path, lines string) error {
 	lock, err := m.lockDir(context.Background(), top, path, "", hashesLockTimeout)
 	if err != nil {
 		return err
 	}
 	defer lock.Unlock()
-	return m.noteInvalid(path, suffix+"\n")
+	return m.noteInvalid(path, lines+"\n")
 }
 
 // noteInvalid appends lines to hashes.invalid; the partition's lock is held.

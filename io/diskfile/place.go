@@ -24,6 +24,9 @@ type location struct {
 	dir    string // object directory
 }
 
+// partition is the partition's directory.
+func (l *location) partition() string { return filepath.Dir(filepath.Dir(l.dir)) }
+
 // locate refuses devices that are not mounted, and names that are no object's.
 func (m *Manager) locate(p Place) (*location, error) {
 	device, err := m.DevicePath(p.Device)
@@ -45,9 +48,8 @@ func (m *Manager) locate(p Place) (*location, error) {
 
 // invalidate notes that the suffix changes.
 func (m *Manager) invalidateAt(at *location) error {
-	suffixDir := filepath.Dir(at.dir)
 	return m.step("invalidate", func() error {
-		return m.invalidate(at.device, filepath.Dir(suffixDir), filepath.Base(suffixDir))
+		return m.invalidate(at.device, at.partition(), filepath.Base(filepath.Dir(at.dir)))
 	})
 }
 

@@ -160,6 +160,14 @@ func (t *temporary) fdatasync(from, n int64) error {
 	})
 }
 
+// writeOut has the disk begin with what was written; nothing is waited for. When the first of some files is synced,
+// the journal's commit is good for the others.
+func (t *temporary) writeOut() {
+	if !t.m.unsynced {
+		_ = t.do(&batch.Op{Kind: batch.WriteOut, File: t.fd})
+	}
+}
+
 func (t *temporary) fsync() error {
 	return t.m.step("fsync", func() error {
 		if t.m.unsynced {
@@ -220,14 +228,19 @@ func (t *temporary) giveName() error {
 	return nil
 }
 
-// syncDirs syncs the directory of the file and the parents of all that were made for it. A
+// syncDirs syncs the directory of the file and the parents of all that were made for it, but for those that have been since
+// the files got their names. A
 // directory that is gone was emptied by someone who has found the file obsolete.
-func (t *temporary) syncDirs() error {
+func (t *temporary) syncDirs(synced map[string]bool) error {
 	for dir := t.dir; ; dir = filepath.Dir(dir) {
-		err := t.m.step("fsync dir", func() error { return t.m.syncDir(t.device, dir) })
+		var err error
+		if !synced[dir] {
+			err = t.m.step("fsync dir", func() error { return t.m.syncDir(t.device, dir) })
+		}
 		if err != nil && !errors.Is(err, fs.ErrNotExist) {
 			return fmt.Errorf("cannot sync directory %s: %w", dir, err)
 		}
+		synced[dir] = true
 		if t.made == "" || dir == filepath.Dir(t.made) || dir == t.device {
 			t.made = ""
 			return nil

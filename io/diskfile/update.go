@@ -36,7 +36,7 @@ func (m *Manager) QueueUpdate(dev, name string, at timestamp.Timestamp, pickled 
 	if err := t.link(target); err != nil {
 		return noSpace(err, target, "cannot queue a container update")
 	}
-	if err := t.syncDirs(); err != nil {
+	if err := t.syncDirs(make(map[string]bool)); err != nil {
 		return fmt.Errorf("container update %s is queued and perhaps not on the disk: %w", target, err)
 	}
 	return nil

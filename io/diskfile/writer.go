@@ -3,9 +3,7 @@ package diskfile
 import (
 	"errors"
 	"fmt"
-	"path/filepath"
 	"strconv"
-	"syscall"
 
 	"imping/swift/timestamp"
 )
@@ -85,67 +83,18 @@ func (w *Writer) Size() int64 { return w.written }
 // published, but for one that only the syncing of directories met; the Writer is aborted
 // either way. Errors: *NoSpaceError, *NoAttributesError, *LockTimeoutError (of the partition's lock), those of the file system.
 // Swift: BaseDiskFileWriter._put and _finalize_put, ECDiskFileWriter.put.
-func (w *Writer) Publish(meta *Metadata) error { return w.publish(meta, false) }
+func (w *Writer) Publish(meta *Metadata) error {
+	p := Publication{Writer: w, Meta: meta}
+	PublishAll([]*Publication{&p})
+	return p.Err
+}
 
 // PublishDurable is Publish and Commit. Where no one has seen the fragment yet it gets its durable name at once, which spares a
 // rename and a sync of the disk: it is whole before it has any name.
 func (w *Writer) PublishDurable(meta *Metadata) error {
-	if err := w.publish(meta, true); err != nil {
-		return err
-	}
-	return w.Commit()
-}
-
-func (w *Writer) publish(meta *Metadata, durable bool) error {
-	if w.tmp == nil {
-		return errors.New("cannot publish a file that is published or aborted")
-	}
-	defer w.Abort()
-	meta = meta.clone()
-	f, err := w.file(meta)
-	if err != nil {
-		return fmt.Errorf("cannot publish a file in %s: %w", w.at.dir, err)
-	}
-	fragment := f.ext == ".data" && !w.m.replicated()
-	// With a partition that the object is going to have, or a fragment of that name, two names would have to change as one.
-	f.durable = fragment && durable && w.at.NextPartPower == 0 && !exists(filepath.Join(w.at.dir, f.format()))
-	meta.Set("name", w.at.Name)
-	path := filepath.Join(w.at.dir, f.format())
-	// Metadata first, so that one sync is for both.
-	raw := meta.encode()
-	if err := w.m.step("setxattr", func() error { return w.tmp.writeMetadata(path, raw) }); err != nil {
-		return noSpace(err, path, "cannot publish")
-	}
-	if err := w.tmp.fsync(); err != nil {
-		return noSpace(err, path, "cannot sync %s", path)
-	}
-	w.tmp.dropCache(0, w.written)
-	if err := w.m.invalidateAt(w.at); err != nil { // rule 21
-		return noSpace(err, path, "cannot publish %s", path)
-	}
-	if err := w.tmp.link(path); err != nil {
-		return noSpace(err, path, "cannot publish %s", path)
-	}
-	if err := w.tmp.syncDirs(); err != nil {
-		return fmt.Errorf("%s is published and perhaps not on the disk: %w", path, err)
-	}
-	w.m.linkNew(w.at, f.format())
-	if fragment && !f.durable {
-		w.data, w.index = f.time, f.index
-		return nil // what it makes obsolete is so only once it is durable
-	}
-	if fragment {
-		// The same fragment may have been published meanwhile: a rename would have taken its name away. Not before the durable one is on the disk.
-		was := *f
-		was.durable = false
-		_ = syscall.Unlink(filepath.Join(w.at.dir, was.format()))
-		// As makeDurable does (rule 21).
-		if err := w.m.invalidateAt(w.at); err != nil {
-			return noSpace(err, path, "cannot invalidate for %s", path)
-		}
-	}
-	w.m.tidy(w.at)
-	return nil
+	p := Publication{Writer: w, Meta: meta, Durable: true}
+	PublishAll([]*Publication{&p})
+	return p.Err
 }
 
 // file is what the name of the file is going to say.

@@ -167,11 +167,7 @@ func (s *Server) put(r *Request) (*Response, error) {
 		return nil, answer(422)
 	}
 	commit := !r.Header.True("X-Backend-No-Commit")
-	publish := w.Publish
-	if commit && (docs == nil || !docs.commit) {
-		publish = w.PublishDurable
-	}
-	if err := publish(meta); err != nil {
+	if err := r.publish(w, meta, commit && (docs == nil || !docs.commit)); err != nil {
 		return nil, s.unwritable(r, p.device, err)
 	}
 	if docs != nil && docs.commit {

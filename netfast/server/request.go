@@ -7,6 +7,7 @@ import (
 	"net/url"
 	"strings"
 
+	"imping/io/diskfile"
 	"imping/netfast"
 	"imping/swift/timestamp"
 )
@@ -175,6 +176,20 @@ type Request struct {
 	Remote string // IP address of the peer
 
 	served string // host:port it came to, for the referer of updates
+
+	// group publishes a file together with those of other requests; nil: alone.
+	group func(p *diskfile.Publication)
+}
+
+// publish gives the file that the request has filled its name.
+func (r *Request) publish(w *diskfile.Writer, meta *diskfile.Metadata, durable bool) error {
+	p := &diskfile.Publication{Writer: w, Meta: meta, Durable: durable}
+	if r.group != nil {
+		r.group(p)
+	} else {
+		diskfile.PublishAll([]*diskfile.Publication{p})
+	}
+	return p.Err
 }
 
 // newRequest makes a request of what came in.

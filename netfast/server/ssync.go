@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -32,6 +33,7 @@ type receiving struct {
 	broken  error  // what ended the sender's bytes; nothing is read after it
 	asked   string // the line of the subrequest under way
 	told    bool   // of broken, in the line about the subrequest that it cut short
+	group   []*grouped
 }
 
 // unread is the end of a sender's bytes in the middle of something: there is nobody to tell.
@@ -163,7 +165,7 @@ func inSeconds(seconds float64, isFloat bool) string {
 }
 
 // converse is the exchange, with semaphore and locks held no longer than it takes.
-func (x *receiving) converse(w io.Writer) error {
+func (x *receiving) converse(w io.Writer) (err error) {
 	if _, err := w.Write(x.rc.Begin()); err != nil {
 		return &unread{err}
 	}
@@ -188,9 +190,17 @@ func (x *receiving) converse(w io.Writer) error {
 		return unavailable(x.device, err)
 	}
 	defer release()
+	defer func() { // while the lock is held
+		if failed := x.publish(); err == nil {
+			err = failed
+		}
+	}()
 	x.buf = make([]byte, receiveSize)
 	for {
 		ev, err := x.next()
+		if err == nil && ev.Kind != ssync.Asked {
+			err = x.publish()
+		}
 		if err != nil {
 			return err
 		}
@@ -232,6 +242,11 @@ func (x *receiving) next() (ssync.Received, error) {
 		}
 		if ev.Kind != ssync.More {
 			return ev, nil
+		}
+		if len(x.group) > 0 && !x.comes() {
+			if err := x.publish(); err != nil {
+				return ssync.Received{}, err
+			}
 		}
 		n, err = x.r.Body.Read(x.buf)
 		x.pending = x.buf[:n]
@@ -290,7 +305,7 @@ func (x *receiving) held(hash string) (*diskfile.Held, error) {
 	return have, unavailable(x.device, err)
 }
 
-// subrequest has a subrequest answered, and reads what the answer left of its payload.
+// subrequest has a subrequest answered: a PUT of a short archive together with others.
 func (x *receiving) subrequest(q *ssync.Subrequest) error {
 	x.asked = q.Method + " " + q.Path
 	path, query, _ := strings.Cut(q.Path, "?")
@@ -307,20 +322,33 @@ func (x *receiving) subrequest(q *ssync.Subrequest) error {
 	if names := q.ReplicationHeaders(); names != "" {
 		r.Header.Set("X-Backend-Replication-Headers", names)
 	}
-	resp := x.s.Do(r)
-	resp.close()
-	if (resp.Status < 200 || resp.Status > 299) && resp.Status != 404 {
-		which := x.asked
-		if !x.s.conf.MasterTexts {
-			which = q.Method + " " + netfast.Quote(r.Path)
+	short := q.Method == "PUT" && q.Length <= groupBelow
+	if !short || len(x.group) == groupMax || slices.ContainsFunc(x.group, func(g *grouped) bool { return g.r.Path == r.Path }) {
+		if err := x.publish(); err != nil {
+			return err
 		}
-		x.s.log.Warnf("%s with %d: %s (b%s)", x.text("ssync subrequest failed", "subrequest failed"), resp.Status, which, ssync.Repr(string(resp.Body)))
-		x.told = x.broken != nil && resp.Status == 499
 	}
-	if x.broken != nil {
-		return x.broken
+	if !short {
+		return x.dealt(r, x.s.Do(r))
 	}
-	if err := x.rc.Answered(resp.Status); err != nil {
+	g := &grouped{r: r, asked: x.asked, ready: make(chan struct{}), published: make(chan struct{}), done: make(chan *Response, 1)}
+	r.group = g.publish
+	go func() { g.done <- x.s.Do(r) }()
+	select {
+	case <-g.ready:
+		x.group = append(x.group, g)
+		return nil
+	case resp := <-g.done: // it came to nothing
+		if err := x.publish(); err != nil && x.broken == nil { // failures are counted in their order
+			return err
+		}
+		return x.dealt(r, resp)
+	}
+}
+
+// dealt deals with the answer to the subrequest under way, and reads what that left of its payload.
+func (x *receiving) dealt(r *Request, resp *Response) error {
+	if err := x.answered(r, x.asked, resp); err != nil {
 		return err
 	}
 	for x.rc.Left() > 0 {
@@ -329,6 +357,72 @@ func (x *receiving) subrequest(q *ssync.Subrequest) error {
 		}
 	}
 	return nil
+}
+
+// Short archives that come one after the other are published together (diskfile.PublishAll): to wait for the disk is most of what
+// each costs. None of them waits for the sender: when nothing more of its bytes is here, they are published.
+const (
+	groupBelow = 64 << 10
+	groupMax   = 16
+)
+
+// grouped is a PUT that has brought all of its archive.
+type grouped struct {
+	r         *Request
+	asked     string
+	file      *diskfile.Publication
+	ready     chan struct{} // file is to be published
+	published chan struct{}
+	done      chan *Response
+}
+
+// publish is the request's.
+func (g *grouped) publish(p *diskfile.Publication) {
+	g.file = p
+	close(g.ready)
+	<-g.published
+}
+
+// publish publishes what is grouped, and has the answers.
+func (x *receiving) publish() (err error) {
+	group := x.group
+	x.group = nil
+	files := make([]*diskfile.Publication, len(group))
+	for i, g := range group {
+		files[i] = g.file
+	}
+	diskfile.PublishAll(files)
+	for _, g := range group {
+		close(g.published)
+		resp := <-g.done
+		if failed := x.answered(g.r, g.asked, resp); err == nil {
+			err = failed
+		}
+	}
+	return err
+}
+
+// comes tells whether more of the sender's bytes is here.
+func (x *receiving) comes() bool {
+	in, ok := x.r.Body.(*netfast.Incoming)
+	return ok && in.Conn().Readable()
+}
+
+// answered tells of a subrequest that failed, and counts.
+func (x *receiving) answered(r *Request, asked string, resp *Response) error {
+	resp.close()
+	if (resp.Status < 200 || resp.Status > 299) && resp.Status != 404 {
+		which := asked
+		if !x.s.conf.MasterTexts {
+			which = r.Method + " " + netfast.Quote(r.Path)
+		}
+		x.s.log.Warnf("%s with %d: %s (b%s)", x.text("ssync subrequest failed", "subrequest failed"), resp.Status, which, ssync.Repr(string(resp.Body)))
+		x.told = x.broken != nil && resp.Status == 499
+	}
+	if x.broken != nil {
+		return x.broken
+	}
+	return x.rc.Answered(resp.Status)
 }
 
 // subrequestBody is the payload of a subrequest.

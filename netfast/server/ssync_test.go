@@ -14,6 +14,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -107,6 +108,12 @@ func TestSsyncIsReceivedAsByStock(t *testing.T) {
 			"X-Object-Sysmeta-Ec-Scheme: isa_l_rs_vand 4+2", "X-Object-Sysmeta-Ec-Segment-Size: 65536", "X-Object-Meta-Early: spät"}
 	}
 	a, c, d := hashOf("/a/c/a"), hashOf("/a/c/c"), hashOf("/a/c/d")
+	many := func(prefix string, n int, fields ...string) (text string) {
+		for i := range n {
+			text += subPut("/a/c/"+prefix+strconv.Itoa(i), strings.Repeat("x", i*100), t1, fields...)
+		}
+		return text
+	}
 	for _, q := range []struct {
 		what          string
 		policy, index int
@@ -125,6 +132,13 @@ func TestSsyncIsReceivedAsByStock(t *testing.T) {
 		{"post to what is gone", 0, -1, start + end, updates + "POST /a/c/d\r\nX-Timestamp: " + t2 + "\r\n\r\n" + done},
 		{"older put", 0, -1, start + end, updates + subPut("/a/c/a", "older", "1795342300.00000") + subPut("/a/c/e", "e", t1) + done},
 		{"wrong etag", 0, -1, start + end, updates + strings.Replace(subPut("/a/c/e", "right", t2), "right", "wrong", 1) + done},
+		{"many puts", 0, -1, start + end, updates + many("m", 40) + done},
+		{"many puts, the last ones anew", 0, -1, start + end, updates + many("n", 9) + strings.ReplaceAll(many("n", 9), t1, t2) + "DELETE /a/c/n1\r\nX-Timestamp: " + t3 + "\r\n\r\n" + done},
+		{"many puts, some refused", 0, -1, start + end, updates + many("o", 3) + strings.Replace(subPut("/a/c/p", "right", t2), "right", "wrong", 1) + many("p", 3) + many("o", 1) + many("q", 20) + done},
+		{"many puts, then rubbish", 0, -1, start + end, updates + many("t", 5) + "GET /a/c/a\r\n\r\n" + done},
+		{"many fragments", 1, 2, start + end, updates + many("u", 20, ec(t1, 2)...) + done},
+		{"many fragments, not durable", 1, 2, start + end, updates + many("v", 20, append(ec(t1, 2), "X-Backend-No-Commit: True")...) + done},
+		{"many fragments, made durable", 1, 2, start + hashOf("/a/c/v3") + " " + t1 + "\r\n" + end, updates + many("v", 2, ec(t1, 2)...) + done},
 		{"fragment", 1, 2, start + a + " " + t1 + "\r\n" + end, updates + subPut("/a/c/a", "frag", t1, ec(t1, 2)...) + done},
 		{"same fragment", 1, 2, start + a + " " + t1 + "\r\n" + end, updates + done},
 		{"other fragment", 1, 3, start + a + " " + t1 + "\r\n" + end, updates + done},
@@ -162,6 +176,48 @@ func TestSsyncIsReceivedAsByStock(t *testing.T) {
 		}
 	}
 	sameFiles(t, b.roots)
+}
+
+// Short archives that are there are published together, and never wait for the sender.
+func TestShortArchivesArePublishedTogetherAndAtOnce(t *testing.T) {
+	s := ours(t, sda(t), nil)
+	var locked atomic.Int64
+	s.stores[0].Intercept(func(step string, do func() error) error {
+		if step == "invalidate" {
+			locked.Add(1)
+		}
+		return do()
+	})
+	const n = 64
+	text := ":UPDATES: START\r\n"
+	for i := range n {
+		text += subPut(fmt.Sprintf("/a/c/o%d", i), "content", "1795342301.00000")
+	}
+	w := dial(t, s.addr)
+	defer w.Close()
+	io.WriteString(w, request("SSYNC", "/sda/"+ssyncPart, "Transfer-Encoding: chunked")+chunked(":MISSING_CHECK: START\r\n:MISSING_CHECK: END\r\n")+chunked(text))
+	for i := range n {
+		for ask(t, s.addr, "HEAD", fmt.Sprintf("/sda/%s/a/c/o%d", ssyncPart, i)).Status != "200 OK" {
+			runtime.Gosched()
+		}
+	}
+	if locked.Load() > n/4 {
+		t.Errorf("%d archives were published in %d groups", n, locked.Load())
+	}
+
+	// What came whole before a sender broke off counts, and the rest leaves nothing.
+	text = subPut("/a/c/whole0", "content", "1795342301.00000") + subPut("/a/c/whole1", "content", "1795342301.00000") +
+		strings.TrimSuffix(subPut("/a/c/short", "content", "1795342301.00000"), "tent")
+	io.WriteString(w, chunked(text))
+	w.Close()
+	for _, name := range []string{"whole0", "whole1"} {
+		for ask(t, s.addr, "HEAD", "/sda/"+ssyncPart+"/a/c/"+name).Status != "200 OK" {
+			runtime.Gosched()
+		}
+	}
+	if a := ask(t, s.addr, "HEAD", "/sda/"+ssyncPart+"/a/c/short"); a.Status != "404 Not Found" {
+		t.Errorf("an archive of which a part came: %s", a.Status)
+	}
 }
 
 // sameFiles compares files with their metadata. Stock leaves empty directories of refused PUTs.
