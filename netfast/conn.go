@@ -256,16 +256,12 @@ func (c *Conn) cork(on bool) {
 	}
 }
 
-// Readable tells whether there is something to read now.
-func (c *Conn) Readable() bool {
-	if c.br.Buffered() > 0 {
-		return true
-	}
-	n := 0
+// waiting is how many bytes have come and were not read.
+func (c *Conn) waiting() (n int) {
 	if raw, err := c.tcp.SyscallConn(); err == nil {
 		_ = raw.Control(func(fd uintptr) { n, _ = unix.IoctlGetInt(int(fd), unix.SIOCINQ) })
 	}
-	return n > 0
+	return c.br.Buffered() + n
 }
 
 // Close closes the socket. What was written before is still delivered.

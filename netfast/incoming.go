@@ -144,6 +144,15 @@ func (in *Incoming) Read(p []byte) (int, error) {
 	return in.pull(p)
 }
 
+// Comes tells whether more of the body has come, or at least its beginning.
+func (in *Incoming) Comes() bool {
+	due := 0
+	if in.chunked && in.begun && in.left == 0 {
+		due = len("\r\n") // the end of the chunk before
+	}
+	return in.conn.br.Buffered() > due || in.conn.waiting() > due
+}
+
 // Promise adds fields to each 100 Continue.
 func (in *Incoming) Promise(fields ...Field) { in.promised = append(in.promised, fields...) }
 

@@ -405,7 +405,7 @@ func (x *receiving) publish() (err error) {
 // comes tells whether more of the sender's bytes is here.
 func (x *receiving) comes() bool {
 	in, ok := x.r.Body.(*netfast.Incoming)
-	return ok && in.Conn().Readable()
+	return ok && in.Comes()
 }
 
 // answered tells of a subrequest that failed, and counts.

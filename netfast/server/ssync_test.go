@@ -195,11 +195,17 @@ func TestShortArchivesArePublishedTogetherAndAtOnce(t *testing.T) {
 	}
 	w := dial(t, s.addr)
 	defer w.Close()
+	await := func(name string) {
+		t.Helper()
+		for begin := time.Now(); ask(t, s.addr, "HEAD", "/sda/"+ssyncPart+"/a/c/"+name).Status != "200 OK"; {
+			if time.Since(begin) > 15*time.Second { // before the session times out
+				t.Fatalf("%s is not there", name)
+			}
+		}
+	}
 	io.WriteString(w, request("SSYNC", "/sda/"+ssyncPart, "Transfer-Encoding: chunked")+chunked(":MISSING_CHECK: START\r\n:MISSING_CHECK: END\r\n")+chunked(text))
 	for i := range n {
-		for ask(t, s.addr, "HEAD", fmt.Sprintf("/sda/%s/a/c/o%d", ssyncPart, i)).Status != "200 OK" {
-			runtime.Gosched()
-		}
+		await(fmt.Sprintf("o%d", i))
 	}
 	if locked.Load() > n/4 {
 		t.Errorf("%d archives were published in %d groups", n, locked.Load())
@@ -210,11 +216,8 @@ func TestShortArchivesArePublishedTogetherAndAtOnce(t *testing.T) {
 		strings.TrimSuffix(subPut("/a/c/short", "content", "1795342301.00000"), "tent")
 	io.WriteString(w, chunked(text))
 	w.Close()
-	for _, name := range []string{"whole0", "whole1"} {
-		for ask(t, s.addr, "HEAD", "/sda/"+ssyncPart+"/a/c/"+name).Status != "200 OK" {
-			runtime.Gosched()
-		}
-	}
+	await("whole0")
+	await("whole1")
 	if a := ask(t, s.addr, "HEAD", "/sda/"+ssyncPart+"/a/c/short"); a.Status != "404 Not Found" {
 		t.Errorf("an archive of which a part came: %s", a.Status)
 	}
