@@ -256,12 +256,12 @@ func (c *Conn) cork(on bool) {
 	}
 }
 
-// waiting is how many bytes have come and were not read.
-func (c *Conn) waiting() (n int) {
+// unread is how many bytes have come that are not in the buffer.
+func (c *Conn) unread() (n int) {
 	if raw, err := c.tcp.SyscallConn(); err == nil {
 		_ = raw.Control(func(fd uintptr) { n, _ = unix.IoctlGetInt(int(fd), unix.SIOCINQ) })
 	}
-	return c.br.Buffered() + n
+	return n
 }
 
 // Close closes the socket. What was written before is still delivered.

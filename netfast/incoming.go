@@ -144,13 +144,20 @@ func (in *Incoming) Read(p []byte) (int, error) {
 	return in.pull(p)
 }
 
-// Comes tells whether more of the body has come, or at least its beginning.
+// Comes tells whether more of the body has come.
 func (in *Incoming) Comes() bool {
+	read, _ := in.conn.br.Peek(in.conn.br.Buffered())
+	if !in.chunked || in.left > 0 {
+		return len(read) > 0 || in.conn.unread() > 0
+	}
 	due := 0
-	if in.chunked && in.begun && in.left == 0 {
+	if in.begun {
 		due = len("\r\n") // the end of the chunk before
 	}
-	return in.conn.br.Buffered() > due || in.conn.waiting() > due
+	if unread := in.conn.unread(); unread > 0 {
+		read, _ = in.conn.br.Peek(min(len(read)+unread, bufferSize)) // which waits for nothing
+	}
+	return bytes.IndexByte(read[min(due, len(read)):], '\n') >= 0 // the line before the next one
 }
 
 // Promise adds fields to each 100 Continue.

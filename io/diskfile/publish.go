@@ -31,9 +31,15 @@ func PublishAll(all []*Publication) {
 	live := slices.Clone(all)
 	each := func(do func(p *Publication) error) {
 		live = slices.DeleteFunc(live, func(p *Publication) bool {
-			p.Err = do(p)
-			return p.Err != nil
+			if err := do(p); err != nil {
+				p.Err = err
+				return true
+			}
+			return false
 		})
+	}
+	for _, p := range all {
+		p.Err = errUnfinished // should anything panic
 	}
 	defer func() {
 		for _, p := range all {
@@ -44,9 +50,12 @@ func PublishAll(all []*Publication) {
 	// Metadata first, so that one sync is for both.
 	each((*Publication).describe)
 	if len(live) > 1 {
-		for _, p := range live {
-			p.Writer.tmp.writeOut()
-		}
+		each(func(p *Publication) error {
+			if err := p.Writer.tmp.writeOut(); err != nil {
+				return noSpace(err, p.path, "cannot write %s out", p.path)
+			}
+			return nil
+		})
 	}
 	each(func(p *Publication) error {
 		if err := p.Writer.tmp.fsync(); err != nil {
@@ -65,6 +74,11 @@ func PublishAll(all []*Publication) {
 		}
 		return nil
 	})
+	if len(live) > 1 {
+		// Since the first invalidation they may have been hashed: with one file the time for that is short.
+		invalidated = invalidateAll(live)
+		each(func(p *Publication) error { return p.uninvalidated(invalidated) })
+	}
 	share(live, all)
 	synced := make(map[string]bool, 4)
 	each(func(p *Publication) error {
@@ -95,12 +109,17 @@ func PublishAll(all []*Publication) {
 			}
 			return nil
 		case p.fragment() && invalidated[w.at.partition()] != nil:
-			return noSpace(invalidated[w.at.partition()], p.path, "cannot invalidate for %s", p.path)
+			return p.uninvalidated(invalidated)
 		}
 		w.m.tidy(w.at)
 		return nil
 	})
+	for _, p := range live {
+		p.Err = nil
+	}
 }
+
+var errUnfinished = errors.New("the publication came to no end")
 
 // share has each sync the directories, too, that were made for another and that it uses: the other may fail.
 func share(live, all []*Publication) {
@@ -131,6 +150,14 @@ func (p *Publication) describe() (err error) {
 	raw := p.meta.encode()
 	if err := w.m.step("setxattr", func() error { return w.tmp.writeMetadata(p.path, raw) }); err != nil {
 		return noSpace(err, p.path, "cannot publish")
+	}
+	return nil
+}
+
+// uninvalidated is what it means for a file that has its name that its suffix could not be invalidated.
+func (p *Publication) uninvalidated(failed map[string]error) error {
+	if err := failed[p.Writer.at.partition()]; err != nil {
+		return noSpace(err, p.path, "cannot invalidate for %s", p.path)
 	}
 	return nil
 }

@@ -6,6 +6,7 @@ import (
 	"iter"
 	"net/url"
 	"strings"
+	"time"
 
 	"imping/io/diskfile"
 	"imping/netfast"
@@ -178,7 +179,8 @@ type Request struct {
 	served string // host:port it came to, for the referer of updates
 
 	// group publishes a file together with those of other requests; nil: alone.
-	group func(p *diskfile.Publication)
+	group  func(p *diskfile.Publication)
+	waited time.Duration // for those
 }
 
 // publish gives the file that the request has filled its name.

@@ -119,7 +119,7 @@ func (s *Server) Do(r *Request) *Response {
 	start := s.now()
 	resp := s.try(r)
 	resp.complete(r.Method)
-	spent := s.now().Sub(start)
+	spent := s.now().Sub(start) - r.waited
 	s.count(r.Method, resp.Status, spent)
 	if s.conf.LogRequests {
 		s.logRequest(r, resp, spent)

@@ -9,6 +9,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"time"
 
 	"imping/io/diskfile"
 	"imping/netfast"
@@ -18,7 +19,7 @@ import (
 )
 
 // receiving is one SSYNC request under way. Its memory is buf, a line, the head of one
-// subrequest, and what is wanted of the objects offered.
+// subrequest, those of a group, and what is wanted of the objects offered.
 type receiving struct {
 	s                 *Server
 	r                 *Request
@@ -237,6 +238,9 @@ func (x *receiving) next() (ssync.Received, error) {
 		n, ev, err := x.rc.Feed(x.pending)
 		x.pending = x.pending[n:]
 		if err != nil {
+			if failed := x.publish(); failed != nil { // what came before it counts first
+				return ssync.Received{}, failed
+			}
 			x.broken = err
 			break
 		}
@@ -254,6 +258,9 @@ func (x *receiving) next() (ssync.Received, error) {
 			continue // an error comes again
 		}
 		if err == io.EOF {
+			if failed := x.publish(); failed != nil {
+				return ssync.Received{}, failed
+			}
 			ev, err := x.rc.Close()
 			if err != nil {
 				x.broken = err
@@ -310,7 +317,7 @@ func (x *receiving) subrequest(q *ssync.Subrequest) error {
 	x.asked = q.Method + " " + q.Path
 	path, query, _ := strings.Cut(q.Path, "?")
 	r := &Request{Method: q.Method, Path: "/" + x.device + "/" + x.partition + unquote(path), Query: query,
-		Body: &subrequestBody{x, q.Length}, Remote: "-", served: "localhost:80"}
+		Body: &subrequestBody{x: x, length: q.Length}, Remote: "-", served: "localhost:80"}
 	for _, f := range q.Fields {
 		r.Header.Set(f.Key, f.Value)
 	}
@@ -322,7 +329,7 @@ func (x *receiving) subrequest(q *ssync.Subrequest) error {
 	if names := q.ReplicationHeaders(); names != "" {
 		r.Header.Set("X-Backend-Replication-Headers", names)
 	}
-	short := q.Method == "PUT" && q.Length <= groupBelow
+	short := q.Method == "PUT" && q.Length <= groupBelow && headLength(q) <= groupBelow
 	if !short || len(x.group) == groupMax || slices.ContainsFunc(x.group, func(g *grouped) bool { return g.r.Path == r.Path }) {
 		if err := x.publish(); err != nil {
 			return err
@@ -331,19 +338,46 @@ func (x *receiving) subrequest(q *ssync.Subrequest) error {
 	if !short {
 		return x.dealt(r, x.s.Do(r))
 	}
-	g := &grouped{r: r, asked: x.asked, ready: make(chan struct{}), published: make(chan struct{}), done: make(chan *Response, 1)}
+	g := &grouped{r: r, asked: x.asked, starves: make(chan chan error), ready: make(chan struct{}), published: make(chan struct{}), done: make(chan *Response, 1)}
 	r.group = g.publish
-	go func() { g.done <- x.s.Do(r) }()
-	select {
-	case <-g.ready:
-		x.group = append(x.group, g)
-		return nil
-	case resp := <-g.done: // it came to nothing
-		if err := x.publish(); err != nil && x.broken == nil { // failures are counted in their order
-			return err
+	r.Body.(*subrequestBody).starves = g.starves
+	go func() {
+		defer func() {
+			if p := recover(); p != nil {
+				x.s.bug(r, p)
+				g.done <- answer(500)
+			}
+		}()
+		g.done <- x.s.Do(r)
+	}()
+	var failed error
+	for {
+		select {
+		case fed := <-g.starves:
+			failed = x.publish()
+			fed <- failed
+		case <-g.ready:
+			x.group = append(x.group, g)
+			return failed
+		case resp := <-g.done: // it came to nothing
+			if failed != nil {
+				resp.close()
+				return failed
+			}
+			if err := x.publish(); err != nil && x.broken == nil { // failures are counted in their order
+				return err
+			}
+			return x.dealt(r, resp)
 		}
-		return x.dealt(r, resp)
 	}
+}
+
+// headLength is about how much memory the head of a subrequest takes.
+func headLength(q *ssync.Subrequest) (n int) {
+	for _, f := range q.Fields {
+		n += len(f.Key) + len(f.Value)
+	}
+	return n + len(q.Path)
 }
 
 // dealt deals with the answer to the subrequest under way, and reads what that left of its payload.
@@ -371,27 +405,26 @@ type grouped struct {
 	r         *Request
 	asked     string
 	file      *diskfile.Publication
-	ready     chan struct{} // file is to be published
+	starves   chan chan error // the rest of its payload has to be waited for: nothing else shall be
+	ready     chan struct{}   // file is to be published
 	published chan struct{}
 	done      chan *Response
 }
 
 // publish is the request's.
 func (g *grouped) publish(p *diskfile.Publication) {
+	begin := time.Now()
 	g.file = p
 	close(g.ready)
 	<-g.published
+	g.r.waited = time.Since(begin)
 }
 
 // publish publishes what is grouped, and has the answers.
 func (x *receiving) publish() (err error) {
 	group := x.group
 	x.group = nil
-	files := make([]*diskfile.Publication, len(group))
-	for i, g := range group {
-		files[i] = g.file
-	}
-	diskfile.PublishAll(files)
+	x.publishAll(group)
 	for _, g := range group {
 		close(g.published)
 		resp := <-g.done
@@ -400,6 +433,19 @@ func (x *receiving) publish() (err error) {
 		}
 	}
 	return err
+}
+
+func (x *receiving) publishAll(group []*grouped) {
+	files := make([]*diskfile.Publication, len(group))
+	for i, g := range group {
+		files[i] = g.file
+	}
+	defer func() {
+		if p := recover(); p != nil {
+			x.s.bug(x.r, p)
+		}
+	}()
+	diskfile.PublishAll(files)
 }
 
 // comes tells whether more of the sender's bytes is here.
@@ -427,8 +473,9 @@ func (x *receiving) answered(r *Request, asked string, resp *Response) error {
 
 // subrequestBody is the payload of a subrequest.
 type subrequestBody struct {
-	x      *receiving
-	length int64
+	x       *receiving
+	length  int64
+	starves chan<- chan error // of a grouped one
 }
 
 func (b *subrequestBody) Length() int64 { return b.length }
@@ -449,6 +496,13 @@ func (b *subrequestBody) Read(p []byte) (int, error) {
 		x.rc.Feed(p[:n])
 		x.pending = x.pending[n:]
 		return n, nil
+	}
+	if b.starves != nil && len(x.group) > 0 && !x.comes() {
+		fed := make(chan error)
+		b.starves <- fed
+		if err := <-fed; err != nil { // the session is at its end
+			return 0, io.ErrUnexpectedEOF
+		}
 	}
 	n, err := x.r.Body.Read(p)
 	if n > 0 {
