@@ -422,6 +422,9 @@ func (g *grouped) publish(p *diskfile.Publication) {
 
 // publish publishes what is grouped, and has the answers.
 func (x *receiving) publish() (err error) {
+	if len(x.group) == 0 {
+		return nil
+	}
 	group := x.group
 	x.group = nil
 	x.publishAll(group)
