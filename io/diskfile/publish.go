@@ -16,7 +16,6 @@ type Publication struct {
 	Durable bool
 	Err     error // after PublishAll: what that would have returned
 
-	meta *Metadata // with what the Writer adds
 	file *file
 	path string
 }
@@ -25,8 +24,8 @@ type Publication struct {
 func (p *Publication) fragment() bool { return p.file.ext == ".data" && !p.Writer.m.replicated() }
 
 // PublishAll publishes files of one Manager together. Each goes the way of one that is published alone, and an error is that of
-// its own file only; but of each step that waits for the disk or for a lock the next one's share is done already: files share
-// the journal's commits, directories are synced once, and a partition's lock is taken once.
+// its own file only; but they share the journal's commits, each directory is
+// synced once, and a partition's lock is taken once for all its files whose suffixes are invalidated.
 func PublishAll(all []*Publication) {
 	live := slices.Clone(all)
 	each := func(do func(p *Publication) error) {
@@ -139,15 +138,15 @@ func (p *Publication) describe() (err error) {
 	if w.tmp == nil {
 		return errors.New("cannot publish a file that is published or aborted")
 	}
-	p.meta = p.Meta.clone()
-	if p.file, err = w.file(p.meta); err != nil {
+	meta := p.Meta.clone()
+	if p.file, err = w.file(meta); err != nil {
 		return fmt.Errorf("cannot publish a file in %s: %w", w.at.dir, err)
 	}
 	// With a partition that the object is going to have, or a fragment of that name, two names would have to change as one.
 	p.file.durable = p.fragment() && p.Durable && w.at.NextPartPower == 0 && !exists(filepath.Join(w.at.dir, p.file.format()))
-	p.meta.Set("name", w.at.Name)
+	meta.Set("name", w.at.Name)
 	p.path = filepath.Join(w.at.dir, p.file.format())
-	raw := p.meta.encode()
+	raw := meta.encode()
 	if err := w.m.step("setxattr", func() error { return w.tmp.writeMetadata(p.path, raw) }); err != nil {
 		return noSpace(err, p.path, "cannot publish")
 	}
