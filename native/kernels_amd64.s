@@ -2495,44 +2495,64 @@ TEXT ·gf8x1Avx2(SB), NOSPLIT, $0-48
 	MOVQ ins+40(FP), DI
 
 wide:
-	CMPQ           AX, $0x00000040
+	CMPQ           AX, $0x00000080
 	JLT            narrow
 	VPXOR          Y0, Y0, Y0
 	VPXOR          Y1, Y1, Y1
-	VBROADCASTI128 lowConst<>+0(SB), Y2
+	VPXOR          Y2, Y2, Y2
+	VPXOR          Y3, Y3, Y3
+	VBROADCASTI128 lowConst<>+0(SB), Y4
 	MOVQ           DX, R8
 	MOVQ           SI, R9
 	MOVQ           DI, R10
 
-inputs2:
+inputs4:
 	MOVQ           (R8), R11
-	VMOVDQU        (R11)(CX*1), Y3
-	VPSRLQ         $0x04, Y3, Y5
-	VPAND          Y2, Y5, Y5
-	VPAND          Y2, Y3, Y3
-	VMOVDQU        32(R11)(CX*1), Y4
-	VPSRLQ         $0x04, Y4, Y6
-	VPAND          Y2, Y6, Y6
-	VPAND          Y2, Y4, Y4
-	VBROADCASTI128 (R9), Y7
-	VPSHUFB        Y3, Y7, Y3
-	VPXOR          Y3, Y0, Y0
-	VPSHUFB        Y4, Y7, Y3
-	VPXOR          Y3, Y1, Y1
-	VBROADCASTI128 16(R9), Y3
-	VPSHUFB        Y5, Y3, Y4
-	VPXOR          Y4, Y0, Y0
-	VPSHUFB        Y6, Y3, Y4
-	VPXOR          Y4, Y1, Y1
+	VMOVDQU        (R11)(CX*1), Y5
+	VPSRLQ         $0x04, Y5, Y9
+	VPAND          Y4, Y9, Y9
+	VPAND          Y4, Y5, Y5
+	VMOVDQU        32(R11)(CX*1), Y6
+	VPSRLQ         $0x04, Y6, Y10
+	VPAND          Y4, Y10, Y10
+	VPAND          Y4, Y6, Y6
+	VMOVDQU        64(R11)(CX*1), Y7
+	VPSRLQ         $0x04, Y7, Y11
+	VPAND          Y4, Y11, Y11
+	VPAND          Y4, Y7, Y7
+	VMOVDQU        96(R11)(CX*1), Y8
+	VPSRLQ         $0x04, Y8, Y12
+	VPAND          Y4, Y12, Y12
+	VPAND          Y4, Y8, Y8
+	VBROADCASTI128 (R9), Y13
+	VPSHUFB        Y5, Y13, Y5
+	VPXOR          Y5, Y0, Y0
+	VPSHUFB        Y6, Y13, Y5
+	VPXOR          Y5, Y1, Y1
+	VPSHUFB        Y7, Y13, Y5
+	VPXOR          Y5, Y2, Y2
+	VPSHUFB        Y8, Y13, Y5
+	VPXOR          Y5, Y3, Y3
+	VBROADCASTI128 16(R9), Y5
+	VPSHUFB        Y9, Y5, Y6
+	VPXOR          Y6, Y0, Y0
+	VPSHUFB        Y10, Y5, Y6
+	VPXOR          Y6, Y1, Y1
+	VPSHUFB        Y11, Y5, Y6
+	VPXOR          Y6, Y2, Y2
+	VPSHUFB        Y12, Y5, Y6
+	VPXOR          Y6, Y3, Y3
 	ADDQ           $0x00000018, R8
 	ADDQ           $0x00000020, R9
 	SUBQ           $0x00000001, R10
-	JNZ            inputs2
+	JNZ            inputs4
 	MOVQ           (BX), R8
 	VMOVDQU        Y0, (R8)(CX*1)
 	VMOVDQU        Y1, 32(R8)(CX*1)
-	ADDQ           $0x00000040, CX
-	SUBQ           $0x00000040, AX
+	VMOVDQU        Y2, 64(R8)(CX*1)
+	VMOVDQU        Y3, 96(R8)(CX*1)
+	ADDQ           $0x00000080, CX
+	SUBQ           $0x00000080, AX
 	JMP            wide
 
 narrow:
@@ -3931,59 +3951,75 @@ TEXT ·gf8x2Avx2(SB), NOSPLIT, $0-48
 	MOVQ ins+40(FP), DI
 
 wide:
-	CMPQ           AX, $0x00000040
+	CMPQ           AX, $0x00000060
 	JLT            narrow
 	VPXOR          Y0, Y0, Y0
 	VPXOR          Y1, Y1, Y1
 	VPXOR          Y2, Y2, Y2
 	VPXOR          Y3, Y3, Y3
-	VBROADCASTI128 lowConst<>+0(SB), Y4
+	VPXOR          Y4, Y4, Y4
+	VPXOR          Y5, Y5, Y5
+	VBROADCASTI128 lowConst<>+0(SB), Y6
 	MOVQ           DX, R8
 	MOVQ           SI, R9
 	MOVQ           DI, R10
 
-inputs2:
+inputs3:
 	MOVQ           (R8), R11
-	VMOVDQU        (R11)(CX*1), Y5
-	VPSRLQ         $0x04, Y5, Y7
-	VPAND          Y4, Y7, Y7
-	VPAND          Y4, Y5, Y5
-	VMOVDQU        32(R11)(CX*1), Y6
-	VPSRLQ         $0x04, Y6, Y8
-	VPAND          Y4, Y8, Y8
-	VPAND          Y4, Y6, Y6
-	VBROADCASTI128 (R9), Y9
-	VPSHUFB        Y5, Y9, Y10
-	VPXOR          Y10, Y0, Y0
-	VPSHUFB        Y6, Y9, Y10
-	VPXOR          Y10, Y1, Y1
-	VBROADCASTI128 16(R9), Y9
-	VPSHUFB        Y7, Y9, Y10
-	VPXOR          Y10, Y0, Y0
-	VPSHUFB        Y8, Y9, Y10
-	VPXOR          Y10, Y1, Y1
-	VBROADCASTI128 32(R9), Y9
-	VPSHUFB        Y5, Y9, Y5
-	VPXOR          Y5, Y2, Y2
-	VPSHUFB        Y6, Y9, Y5
-	VPXOR          Y5, Y3, Y3
-	VBROADCASTI128 48(R9), Y5
-	VPSHUFB        Y7, Y5, Y6
-	VPXOR          Y6, Y2, Y2
-	VPSHUFB        Y8, Y5, Y6
-	VPXOR          Y6, Y3, Y3
+	VMOVDQU        (R11)(CX*1), Y7
+	VPSRLQ         $0x04, Y7, Y10
+	VPAND          Y6, Y10, Y10
+	VPAND          Y6, Y7, Y7
+	VMOVDQU        32(R11)(CX*1), Y8
+	VPSRLQ         $0x04, Y8, Y11
+	VPAND          Y6, Y11, Y11
+	VPAND          Y6, Y8, Y8
+	VMOVDQU        64(R11)(CX*1), Y9
+	VPSRLQ         $0x04, Y9, Y12
+	VPAND          Y6, Y12, Y12
+	VPAND          Y6, Y9, Y9
+	VBROADCASTI128 (R9), Y13
+	VPSHUFB        Y7, Y13, Y14
+	VPXOR          Y14, Y0, Y0
+	VPSHUFB        Y8, Y13, Y14
+	VPXOR          Y14, Y1, Y1
+	VPSHUFB        Y9, Y13, Y14
+	VPXOR          Y14, Y2, Y2
+	VBROADCASTI128 16(R9), Y13
+	VPSHUFB        Y10, Y13, Y14
+	VPXOR          Y14, Y0, Y0
+	VPSHUFB        Y11, Y13, Y14
+	VPXOR          Y14, Y1, Y1
+	VPSHUFB        Y12, Y13, Y14
+	VPXOR          Y14, Y2, Y2
+	VBROADCASTI128 32(R9), Y13
+	VPSHUFB        Y7, Y13, Y7
+	VPXOR          Y7, Y3, Y3
+	VPSHUFB        Y8, Y13, Y7
+	VPXOR          Y7, Y4, Y4
+	VPSHUFB        Y9, Y13, Y7
+	VPXOR          Y7, Y5, Y5
+	VBROADCASTI128 48(R9), Y7
+	VPSHUFB        Y10, Y7, Y8
+	VPXOR          Y8, Y3, Y3
+	VPSHUFB        Y11, Y7, Y8
+	VPXOR          Y8, Y4, Y4
+	VPSHUFB        Y12, Y7, Y8
+	VPXOR          Y8, Y5, Y5
 	ADDQ           $0x00000018, R8
 	ADDQ           $0x00000040, R9
 	SUBQ           $0x00000001, R10
-	JNZ            inputs2
+	JNZ            inputs3
 	MOVQ           (BX), R8
 	VMOVDQU        Y0, (R8)(CX*1)
 	VMOVDQU        Y1, 32(R8)(CX*1)
+	VMOVDQU        Y2, 64(R8)(CX*1)
 	MOVQ           24(BX), R8
-	VMOVDQU        Y2, (R8)(CX*1)
-	VMOVDQU        Y3, 32(R8)(CX*1)
-	ADDQ           $0x00000040, CX
-	SUBQ           $0x00000040, AX
+	VMOVDQU        Y3, (R8)(CX*1)
+	VMOVDQU        Y4, 32(R8)(CX*1)
+	VMOVDQU        Y5, 64(R8)(CX*1)
+	ADDQ           $0x00000060, CX
+	SUBQ           $0x00000060, AX
 	JMP            wide
 
 narrow:
