@@ -29,6 +29,31 @@ type query struct {
 	prefer     []Preference // not nil: nonDurable, and which set and fragment of it are wanted most
 }
 
+// extensions are the files of a directory by their extension.
+type extensions [5][]*file
+
+const (
+	datas = iota
+	metas
+	tombstones
+	durables
+	others
+)
+
+func (e *extensions) of(ext string) *[]*file {
+	switch ext {
+	case ".data":
+		return &e[datas]
+	case ".meta":
+		return &e[metas]
+	case ".ts":
+		return &e[tombstones]
+	case ".durable":
+		return &e[durables]
+	}
+	return &e[others]
+}
+
 // anyDurable is the query of a caller that only wants to know what can go.
 var anyDurable = query{index: -1}
 
@@ -43,7 +68,7 @@ func choose(names []string, q query, warn func(name string, err error)) *choice 
 	if q.replicated {
 		parse, chooseData = parseReplicated, c.chooseReplicated
 	}
-	exts := map[string][]*file{}
+	var exts extensions
 	for _, name := range names {
 		f, err := parse(name)
 		if err != nil {
@@ -53,33 +78,34 @@ func choose(names []string, q query, warn func(name string, err error)) *choice 
 			}
 			continue
 		}
-		exts[f.ext] = append(exts[f.ext], f)
+		files := exts.of(f.ext)
+		*files = append(*files, f)
 	}
-	for _, files := range exts {
+	for _, files := range &exts {
 		slices.SortStableFunc(files, func(a, b *file) int { return b.time.Compare(a.time) })
 	}
 
 	// The newest tombstone ends all that is not newer.
-	if ts := exts[".ts"]; len(ts) > 0 {
-		for ext, files := range exts {
-			if ext != ".ts" {
+	if ts := exts[tombstones]; len(ts) > 0 {
+		for ext, files := range &exts {
+			if ext != tombstones {
 				n := count(files, func(f *file) bool { return f.time.After(ts[0].time) })
 				exts[ext] = files[:n]
 				c.obsolete = append(c.obsolete, files[n:]...)
 			}
 		}
 		c.obsolete = append(c.obsolete, ts[1:]...)
-		exts[".ts"] = ts[:1]
+		exts[tombstones] = ts[:1]
 	}
 
-	c.chooseMeta(exts)
-	chooseData(exts, q)
+	c.chooseMeta(&exts)
+	chooseData(&exts, q)
 
 	if c.data == nil {
-		if ts := exts[".ts"]; len(ts) > 0 {
+		if ts := exts[tombstones]; len(ts) > 0 {
 			c.tombstone = ts[0]
 		}
-	} else if meta := exts[".meta"]; len(meta) > 0 {
+	} else if meta := exts[metas]; len(meta) > 0 {
 		c.meta = meta[0]
 		if last := meta[len(meta)-1]; last.ctype.After(c.data.time) {
 			c.ctype = last
@@ -90,8 +116,8 @@ func choose(names []string, q query, warn func(name string, err error)) *choice 
 
 // chooseMeta keeps the newest .meta file and, if it is another one, that with the newest
 // content type.
-func (c *choice) chooseMeta(exts map[string][]*file) {
-	meta := exts[".meta"]
+func (c *choice) chooseMeta(exts *extensions) {
+	meta := exts[metas]
 	if len(meta) < 2 {
 		return
 	}
@@ -105,16 +131,16 @@ func (c *choice) chooseMeta(exts map[string][]*file) {
 		}
 	}
 	c.obsolete = append(c.obsolete, meta[retain:]...)
-	exts[".meta"] = meta[:retain]
+	exts[metas] = meta[:retain]
 }
 
-func (c *choice) chooseData(exts map[string][]*file, q query) {
+func (c *choice) chooseData(exts *extensions, q query) {
 	// Older versions told durability by a separate .durable file.
 	var mark *timestamp.Timestamp
-	if legacy := exts[".durable"]; len(legacy) > 0 {
+	if legacy := exts[durables]; len(legacy) > 0 {
 		mark = &legacy[0].time
 	}
-	for rest := exts[".data"]; len(rest) > 0 && c.durable == nil; {
+	for rest := exts[datas]; len(rest) > 0 && c.durable == nil; {
 		at := rest[0].time
 		n := count(rest, func(f *file) bool { return f.time == at })
 		set := rest[:n:n]
@@ -152,8 +178,8 @@ func (c *choice) chooseData(exts map[string][]*file, q query) {
 	if c.data != nil && !c.durableIs(chosen) {
 		// Metadata older than the data but newer than the durable data must not be taken for
 		// the data's, nor for obsolete.
-		meta := exts[".meta"]
-		exts[".meta"] = meta[:count(meta, func(f *file) bool { return f.time.After(c.data.time) })]
+		meta := exts[metas]
+		exts[metas] = meta[:count(meta, func(f *file) bool { return f.time.After(c.data.time) })]
 	}
 
 	if mark != nil {
@@ -165,8 +191,8 @@ func (c *choice) chooseData(exts map[string][]*file, q query) {
 	}
 	if c.durable == nil {
 		// A lone .durable file means nothing.
-		c.obsolete = append(c.obsolete, exts[".durable"]...)
-		delete(exts, ".durable")
+		c.obsolete = append(c.obsolete, exts[durables]...)
+		exts[durables] = nil
 	}
 	for _, set := range c.sets {
 		if !c.durableIs(set) && (chosen == nil || set[0] != chosen[0]) {
@@ -174,7 +200,7 @@ func (c *choice) chooseData(exts map[string][]*file, q query) {
 		}
 	}
 	if c.durable == nil {
-		c.strays = append(c.strays, exts[".meta"]...)
+		c.strays = append(c.strays, exts[metas]...)
 	}
 }
 
@@ -202,17 +228,17 @@ func (c *choice) preferred(q query) (set []*file, index int) {
 }
 
 // chooseReplicated keeps the newest object, and of the other files those that are newer.
-func (c *choice) chooseReplicated(exts map[string][]*file, _ query) {
-	data := exts[".data"]
+func (c *choice) chooseReplicated(exts *extensions, _ query) {
+	data := exts[datas]
 	if len(data) == 0 {
-		c.strays = append(c.strays, exts[".meta"]...)
+		c.strays = append(c.strays, exts[metas]...)
 		return
 	}
 	c.data = data[0]
 	c.data.durable = true
 	c.durable = data[:1:1]
 	for ext, files := range exts {
-		n := count(files, func(f *file) bool { return f.time.After(c.data.time) || ext == ".data" && f.time == c.data.time })
+		n := count(files, func(f *file) bool { return f.time.After(c.data.time) || ext == datas && f.time == c.data.time })
 		exts[ext] = files[:n]
 		c.obsolete = append(c.obsolete, files[n:]...)
 	}

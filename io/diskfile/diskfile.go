@@ -106,16 +106,34 @@ func (e *NotMountedError) Error() string {
 // MountCheck, a directory. Errors: *NotMountedError.
 // Swift: common/constraints.py, check_drive.
 func (m *Manager) DevicePath(dev string) (string, error) {
+	path, err := m.mountedPath(dev)
+	if err == nil {
+		err = m.checkDir(dev, path)
+	}
+	if err != nil {
+		return "", err
+	}
+	return path, nil
+}
+
+// mountedPath is DevicePath without a look at a folder that needs no mount: whoever finds something in it knows that it is there, and
+// asks checkDir otherwise.
+func (m *Manager) mountedPath(dev string) (string, error) {
 	path := filepath.Join(m.devices, dev)
 	switch {
 	case !validDevice(dev):
 		return "", &NotMountedError{dev, path, "is not a valid drive name"}
 	case m.mountCheck && !isMount(path):
 		return "", &NotMountedError{dev, path, "is not mounted"}
-	case !m.mountCheck && !isDir(path):
-		return "", &NotMountedError{dev, path, "is not a directory"}
 	}
 	return path, nil
+}
+
+func (m *Manager) checkDir(dev, path string) error {
+	if !m.mountCheck && !isDir(path) {
+		return &NotMountedError{dev, path, "is not a directory"}
+	}
+	return nil
 }
 
 // validDevice takes names that URL quoting leaves alone.

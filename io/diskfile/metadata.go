@@ -1,7 +1,6 @@
 package diskfile
 
 import (
-	"bytes"
 	"crypto/md5"
 	"encoding/hex"
 	"errors"
@@ -65,41 +64,57 @@ func readFileMetadata(f *os.File) (map[string]string, error) {
 }
 
 func readMetadata(path string, get func(name string, b []byte) (int, error)) (map[string]string, error) {
-	var raw []byte
 	pooled := attributeBuffers.Get().(*[]byte)
 	defer attributeBuffers.Put(pooled)
 	buf := *pooled
-	for piece := 0; ; piece++ {
+	var raw []byte
+	// next adds a piece of the metadata, and is false after the last one.
+	pieces := 0
+	next := func() (bool, error) {
 		name := metadataKey
-		if piece > 0 {
-			name += strconv.Itoa(piece)
+		if pieces > 0 {
+			name += strconv.Itoa(pieces)
 		}
 		b, err := attribute(get, name, &buf)
-		if err == unix.ENODATA {
-			break
-		}
-		if badDisk(err) {
-			return nil, &CorruptError{Path: path, Reason: fmt.Sprintf("cannot read metadata: getxattr %s: %v", name, err), Quarantine: true, Err: err}
-		}
-		if err != nil {
-			return nil, &fs.PathError{Op: "getxattr " + name, Path: path, Err: err}
-		}
-		if piece == maxPieces {
-			return nil, &CorruptError{Path: path, Reason: fmt.Sprintf("metadata of more than %d pieces", maxPieces)}
+		switch {
+		case err == unix.ENODATA:
+			return false, nil
+		case badDisk(err):
+			return false, &CorruptError{Path: path, Reason: fmt.Sprintf("cannot read metadata: getxattr %s: %v", name, err), Quarantine: true, Err: err}
+		case err != nil:
+			return false, &fs.PathError{Op: "getxattr " + name, Path: path, Err: err}
+		case pieces == maxPieces:
+			return false, &CorruptError{Path: path, Reason: fmt.Sprintf("metadata of more than %d pieces", maxPieces)}
 		}
 		raw = append(raw, b...)
+		pieces++
+		return true, nil
 	}
-	if len(raw) == 0 {
+	more, err := next()
+	if err != nil {
+		return nil, err
+	}
+	if !more {
 		return nil, &CorruptError{Path: path, Reason: "missing metadata", Quarantine: true}
 	}
 	checksum, err := attribute(get, checksumKey, &buf)
 	if err != nil && err != unix.ENODATA {
 		return nil, &fs.PathError{Op: "getxattr " + checksumKey, Path: path, Err: err}
 	}
-	if err == nil && len(checksum) > 0 {
-		sum := md5.Sum(raw)
-		if computed := hex.AppendEncode(nil, sum[:]); !bytes.Equal(checksum, computed) {
-			return nil, &CorruptError{Path: path, Reason: fmt.Sprintf("metadata checksum mismatch: stored %.40q, computed %q", checksum, computed), Quarantine: true}
+	stored := string(checksum)
+	computed := func() string { sum := md5.Sum(raw); return hex.EncodeToString(sum[:]) }
+	// What has the checksum is all of it, so that of a single piece, as nearly all is, no second one is asked for.
+	if stored == "" || stored != computed() {
+		for more {
+			if more, err = next(); err != nil {
+				return nil, err
+			}
+		}
+		if len(raw) == 0 {
+			return nil, &CorruptError{Path: path, Reason: "missing metadata", Quarantine: true}
+		}
+		if stored != "" && stored != computed() {
+			return nil, &CorruptError{Path: path, Reason: fmt.Sprintf("metadata checksum mismatch: stored %.40q, computed %q", stored, computed()), Quarantine: true}
 		}
 	}
 	m, err := pickle.DecodeMetadata(raw)

@@ -76,13 +76,18 @@ func (e *QuarantinedError) Error() string {
 func (m *Manager) View(dev string, part string, v View) (*Object, error) {
 	m.watch.Begin()
 	defer m.watch.End()
-	device, err := m.DevicePath(dev)
+	device, err := m.mountedPath(dev)
 	if err != nil {
 		return nil, err
 	}
 	hash := objhash.Hex(m.hasher.Object(v.Name))
 	dir := filepath.Join(device, m.policy.DataDir(), part, objhash.Suffix(hash), hash)
 	names, err := listDir(dir)
+	if err != nil {
+		if err := m.checkDir(dev, device); err != nil {
+			return nil, err
+		}
+	}
 	switch {
 	case errors.Is(err, fs.ErrNotExist):
 		return nil, fmt.Errorf("%s: %w", dir, ErrNotExist)

@@ -258,9 +258,11 @@ func (c *Config) warn(text string) { c.Warnings = append(c.Warnings, text) }
 // shown tells the metadata that answers carry: users', Swift's own, and headers that the
 // conf allows. Swift: common/request_helpers.py, is_sys_or_user_meta, is_object_transient_sysmeta.
 func (c *Config) shown(key string) bool {
-	for _, prefix := range []string{"x-object-meta-", "x-object-sysmeta-", "x-object-transient-sysmeta-"} {
-		if len(key) > len(prefix) && strings.EqualFold(key[:len(prefix)], prefix) {
-			return true
+	if len(key) > 0 && key[0]|0x20 == 'x' {
+		for _, prefix := range []string{"x-object-meta-", "x-object-sysmeta-", "x-object-transient-sysmeta-"} {
+			if len(key) > len(prefix) && strings.EqualFold(key[:len(prefix)], prefix) {
+				return true
+			}
 		}
 	}
 	return c.AllowedHeaders[strings.ToLower(key)]

@@ -221,7 +221,7 @@ func parseFooter(text []byte) (Header, error) {
 		case value != nil && i >= 0:
 			footers.fields[i].Value = *value
 		case value != nil:
-			footers.fields = append(footers.fields, netfast.Field{Key: key, Value: *value})
+			footers.add(key, *value)
 		case i >= 0:
 			footers.fields = slices.Delete(footers.fields, i, i+1)
 		}

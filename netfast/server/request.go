@@ -15,16 +15,19 @@ import (
 
 // Header is the fields of a request, as Swift's servers see them: one of each name, names in
 // title case with dashes for underscores, values raw bytes.
-type Header struct{ fields []netfast.Field }
+type Header struct {
+	fields  []netfast.Field
+	lengths uint64 // a bit per length of a name: most names that are looked up are not there
+}
 
 // NewHeader takes fields as they came. Values of the same name are joined with commas, but
 // of those that describe the body the first one counts.
 func NewHeader(fields ...netfast.Field) Header {
-	h := Header{make([]netfast.Field, 0, len(fields))}
+	h := Header{fields: make([]netfast.Field, 0, len(fields))}
 	for _, f := range fields {
 		key := title(f.Key)
 		if i := h.index(key); i < 0 {
-			h.fields = append(h.fields, netfast.Field{Key: key, Value: f.Value})
+			h.add(key, f.Value)
 		} else if key != "Content-Length" && key != "Content-Type" {
 			h.fields[i].Value += "," + f.Value
 		}
@@ -78,6 +81,9 @@ func (h *Header) index(key string) int {
 
 // Lookup tells apart a field that is empty from one that is not there. key is in any case.
 func (h *Header) Lookup(key string) (string, bool) {
+	if h.lengths&lengthBit(key) == 0 {
+		return "", false
+	}
 	if i := h.index(title(key)); i >= 0 {
 		return h.fields[i].Value, true
 	}
@@ -108,9 +114,16 @@ func (h *Header) Set(key, value string) {
 	if i := h.index(key); i >= 0 {
 		h.fields[i].Value = value
 	} else {
-		h.fields = append(h.fields, netfast.Field{Key: key, Value: value})
+		h.add(key, value)
 	}
 }
+
+func (h *Header) add(key, value string) {
+	h.fields = append(h.fields, netfast.Field{Key: key, Value: value})
+	h.lengths |= lengthBit(key)
+}
+
+func lengthBit(key string) uint64 { return 1 << min(len(key), 63) }
 
 // Del removes a field.
 func (h *Header) Del(key string) {
