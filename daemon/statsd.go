@@ -1,8 +1,10 @@
 package daemon
 
 import (
+	"context"
 	"math/rand/v2"
 	"net"
+	"net/netip"
 	"strconv"
 	"sync"
 	"time"
@@ -15,6 +17,10 @@ import (
 type Statsd struct {
 	host, port, prefix string
 	rate, factor       float64
+
+	closing context.Context
+	close   context.CancelFunc
+	lookups sync.WaitGroup
 
 	mu     sync.Mutex
 	conn   net.Conn  // nil: there is none
@@ -29,6 +35,7 @@ const statsdLookup = time.Minute
 // _metric_prefix. Names begin with that prefix and log_name, default name. Swift: common/utils.py, get_logger and StatsdClient.
 func NewStatsd(sec *conf.Section, name string) (*Statsd, error) {
 	s := &Statsd{host: sec.Get("log_statsd_host", "")}
+	s.closing, s.close = context.WithCancel(context.Background())
 	port, err := sec.Int("log_statsd_port", 8125)
 	if err != nil {
 		return nil, err
@@ -97,32 +104,61 @@ func (s *Statsd) send(metric, value, kind string, rate float64) {
 	}
 }
 
-// socket is connected to the address that the host has now.
+// socket is connected to the address that the host had when it was looked up last. A name is looked up by a goroutine of its own:
+// resolvers take their time.
 func (s *Statsd) socket() net.Conn {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if time.Since(s.looked) < statsdLookup {
+	if s.closing.Err() != nil || time.Since(s.looked) < statsdLookup {
 		return s.conn
 	}
 	s.looked = time.Now()
-	if c, err := net.DialTimeout("udp", net.JoinHostPort(s.host, s.port), time.Second); err == nil {
-		if s.conn != nil {
-			s.conn.Close()
-		}
-		s.conn = c
+	if _, err := netip.ParseAddr(s.host); err != nil {
+		s.lookups.Go(func() {
+			if c := s.dial(); c != nil {
+				s.mu.Lock()
+				defer s.mu.Unlock()
+				s.use(c)
+			}
+		})
+	} else if c := s.dial(); c != nil {
+		s.use(c)
 	}
 	return s.conn
 }
 
-// Close closes the socket.
-func (s *Statsd) Close() {
-	if s == nil {
-		return
+// dial is nil when there is no such host.
+func (s *Statsd) dial() net.Conn {
+	ctx, cancel := context.WithTimeout(s.closing, lookupTime)
+	defer cancel()
+	c, err := new(net.Dialer).DialContext(ctx, "udp", net.JoinHostPort(s.host, s.port))
+	if err != nil {
+		return nil
 	}
-	s.mu.Lock()
-	defer s.mu.Unlock()
+	return c
+}
+
+// lookupTime is how long a resolver is waited for.
+const lookupTime = 10 * time.Second
+
+// use takes a socket in place of the one before. The mutex is held.
+func (s *Statsd) use(c net.Conn) {
 	if s.conn != nil {
 		s.conn.Close()
 	}
-	s.conn, s.looked = nil, time.Now().Add(100*365*24*time.Hour)
+	s.conn = c
+}
+
+// Close closes the socket; what is told afterwards is lost.
+func (s *Statsd) Close() {
+	if s == nil || s.close == nil {
+		return
+	}
+	s.mu.Lock()
+	s.close() // under the mutex: no lookup begins any more
+	s.mu.Unlock()
+	s.lookups.Wait()
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.use(nil)
 }

@@ -103,6 +103,50 @@ json.dump(True, sys.stdout)
 	}
 }
 
+// A host with a name is found, and who tells of something never waits for the resolver.
+func TestStatsdHostsAreLookedUpAside(t *testing.T) {
+	here, err := net.ListenPacket("udp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer here.Close()
+	_, port, _ := net.SplitHostPort(here.LocalAddr().String())
+	told := make(chan bool, 100)
+	hear := func(l net.PacketConn) {
+		for buf := make([]byte, 100); ; told <- true {
+			if _, _, err := l.ReadFrom(buf); err != nil {
+				return
+			}
+		}
+	}
+	go hear(here)
+	if six, err := net.ListenPacket("udp", "[::1]:"+port); err == nil {
+		defer six.Close()
+		go hear(six)
+	}
+	for host, exists := range map[string]bool{"localhost": true, "no-such-host.invalid": false} {
+		s, err := NewStatsd(conf.NewSection("x", "x.conf", map[string]string{"log_statsd_host": host, "log_statsd_port": port}), "x")
+		if err != nil {
+			t.Fatal(err)
+		}
+		for deadline := time.Now().Add(20 * time.Second); exists; time.Sleep(time.Millisecond) {
+			s.Increment("x")
+			if len(told) > 0 {
+				break
+			}
+			if time.Now().After(deadline) {
+				t.Fatalf("%s hears nothing", host)
+			}
+		}
+		s.Increment("x")
+		s.Close()
+		s.Increment("x")
+		if s.conn != nil {
+			t.Errorf("%s: a socket is left", host)
+		}
+	}
+}
+
 // sameLine forgives that Python writes 250.0 for 250.
 func sameLine(got, want string) bool {
 	number := func(s string) (string, string) {
