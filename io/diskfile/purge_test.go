@@ -285,3 +285,28 @@ func TestAPurgeOfWhichSomethingFails(t *testing.T) { // rule 18
 		}
 	}
 }
+
+// What can not be listed stays, and is told of; the others go.
+func TestAPurgeOfWhatCanNotBeListed(t *testing.T) { // rule 18
+	m, _, _ := device(t)
+	base := timestamp.FromTime(time.Now().Add(-time.Hour))
+	var purges []Purge
+	for i := range 3 {
+		hash := objhash.Hex(testHasher.Object(fmt.Sprint("/a/c/o", i)))
+		dir := m.hashPath("sda", 7, hash)
+		if purges = append(purges, Purge{Hash: hash, Data: base, Durable: true}); i == 1 {
+			writeFile(t, dir, "no directory", nil, base.Time())
+			continue
+		}
+		writeFile(t, filepath.Join(dir, base.Internal()+"#1#d.data"), "x", nil, base.Time())
+	}
+	removed, err := m.Purge("sda", 7, 1, true, purges)
+	if removed != 2 || !errors.Is(err, syscall.ENOTDIR) || !strings.Contains(err.Error(), purges[1].Hash) {
+		t.Errorf("%d files removed: %v", removed, err)
+	}
+	for i, p := range purges {
+		if _, err := os.Stat(m.hashPath("sda", 7, p.Hash)); (err == nil) != (i == 1) {
+			t.Errorf("object %d: %v", i, err)
+		}
+	}
+}
