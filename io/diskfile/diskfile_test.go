@@ -106,6 +106,23 @@ func TestDamagedArchivesAreCorruptAndNameTheTrouble(t *testing.T) {
 	}
 }
 
+// Metadata that match their checksum are whole, whatever else was left on the file.
+func TestMetadataEndWhereTheirChecksumSays(t *testing.T) { // rule 31
+	m, root, _ := device(t)
+	path, hash := put(t, root, 7, "/a/c/o", "12345", nil)
+	check(t, unix.Setxattr(path, metadataKey+"1", []byte("of something else"), 0))
+	o, err := m.Open("sda", 7, hash, 1, false)
+	check(t, err)
+	defer o.Close()
+	if o.Name != "/a/c/o" {
+		t.Errorf("the name is %q", o.Name)
+	}
+	check(t, unix.Removexattr(path, checksumKey))
+	if _, err := ReadMetadata(path); err != nil { // behind a pickle's end nothing is read
+		t.Error(err)
+	}
+}
+
 func check(t testing.TB, err error) {
 	t.Helper()
 	if err != nil {
@@ -202,6 +219,12 @@ json.dump({k: len(xattr.getxattr(path, k)) for k in xattr.listxattr(path)}, sys.
 	if diff := cmp.Diff(want, got); diff != "" {
 		t.Fatal(diff)
 	}
+	stale := metadataKey + strconv.Itoa(len(sizes)-1)
+	check(t, unix.Setxattr(path, stale, []byte("what an earlier one had"), 0)) // Swift refuses it, and quarantines
+	if _, err = ReadMetadata(path); err == nil {
+		t.Fatal("a piece more of many is read")
+	}
+	check(t, unix.Removexattr(path, stale))
 	check(t, unix.Removexattr(path, checksumKey)) // as old versions left it
 	if got, err = ReadMetadata(path); err != nil || !maps.Equal(got, want) {
 		t.Fatalf("without checksum: %v, %v", got, err)
