@@ -315,17 +315,34 @@ func TestConcurrencyAboveTheReceiversLimitLosesNothing(t *testing.T) {
 	l.load(scenario.LoadOptions{Seed: 8, Policies: []string{"isal42", "isal104"}, Victim: wiped, Sizes: sizes, Kinds: []scenario.Kind{}})
 	before := l.snapshot(wiped)
 	l.wipe(wiped)
+	mark := l.mark()
 	var retries atomic.Int64
+	tripped := make(chan string, len(l.Nodes())) // confs
 	err := scenario.Rebuild(t.Context(), l, true, func(_ context.Context, node int) error {
 		conf := l.confWith(l.ReplicationConf(node), fmt.Sprintf("eager-%d.conf", node), "object-reconstructor", "concurrency = 8")
 		exit, s := l.passWith(conf)
-		if retries.Add(s.Retries); exit != exitDone {
+		retries.Add(s.Retries)
+		switch {
+		case exit == exitLeft && s.Left.Any():
+			tripped <- conf
+		case exit != exitDone:
 			return fmt.Errorf("status %d: %+v", exit, s)
 		}
 		return nil
 	})
 	if err != nil {
 		t.Error(err)
+	}
+	// Stock's receiver removes a suffix that is empty while it hashes, though it may be making one in it, and answers that PUT with 500:
+	// the sender leaves what that was about to its next pass, and nothing else.
+	close(tripped)
+	if n := len(l.logged(mark, "FileNotFoundError: [Errno 2] No such file or directory")); n == 0 && len(tripped) > 0 {
+		t.Errorf("%d nodes have left something, and no receiver has tripped", len(tripped))
+	}
+	for conf := range tripped {
+		if exit, s := l.passWith(conf); exit != exitDone {
+			t.Errorf("once more: status %d: %+v", exit, s)
+		}
 	}
 	if retries.Load() == 0 {
 		t.Error("no receiver has refused anything: the test has gone blind")
