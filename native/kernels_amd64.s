@@ -3,7 +3,7 @@
 #include "textflag.h"
 
 // func xorx1Avx512(n int, pos int, rows int, row int, in *[]byte, out *[]byte, rounds *uint32, count int)
-// Requires: AVX, AVX512F
+// Requires: AVX, AVX512F, CMOV, MMX+
 TEXT ·xorx1Avx512(SB), NOSPLIT, $0-64
 	MOVQ pos+8(FP), AX
 	MOVQ in+32(FP), CX
@@ -45,26 +45,39 @@ wide:
 	VMOVDQU64 448(R11)(R8*1), Z7
 
 zeros8:
-	MOVL  (BX), R11
-	LEAQ  20(BX), R10
-	TESTQ R11, R11
-	JZ    store8
+	MOVL    (BX), R11
+	MOVQ    $0x00000200, R12
+	MOVQ    $0x00000400, R10
+	CMPQ    R11, $0x06
+	CMOVQLT R10, R12
+	LEAQ    20(BX), R10
+	TESTQ   R11, R11
+	JZ      store8
 
 term8:
-	MOVL    (R10), R12
-	MOVWQZX R12, R12
-	MOVQ    (CX)(R12*1), R12
-	VPXORQ  (R12)(R9*1), Z0, Z0
-	VPXORQ  64(R12)(R9*1), Z1, Z1
-	VPXORQ  128(R12)(R9*1), Z2, Z2
-	VPXORQ  192(R12)(R9*1), Z3, Z3
-	VPXORQ  256(R12)(R9*1), Z4, Z4
-	VPXORQ  320(R12)(R9*1), Z5, Z5
-	VPXORQ  384(R12)(R9*1), Z6, Z6
-	VPXORQ  448(R12)(R9*1), Z7, Z7
-	ADDQ    $0x04, R10
-	DECQ    R11
-	JNZ     term8
+	MOVL       (R10), R13
+	MOVWQZX    R13, R13
+	MOVQ       (CX)(R13*1), R13
+	LEAQ       (R13)(R12*1), R14
+	PREFETCHT0 (R14)(R9*1)
+	PREFETCHT0 64(R14)(R9*1)
+	PREFETCHT0 128(R14)(R9*1)
+	PREFETCHT0 192(R14)(R9*1)
+	PREFETCHT0 256(R14)(R9*1)
+	PREFETCHT0 320(R14)(R9*1)
+	PREFETCHT0 384(R14)(R9*1)
+	PREFETCHT0 448(R14)(R9*1)
+	VPXORQ     (R13)(R9*1), Z0, Z0
+	VPXORQ     64(R13)(R9*1), Z1, Z1
+	VPXORQ     128(R13)(R9*1), Z2, Z2
+	VPXORQ     192(R13)(R9*1), Z3, Z3
+	VPXORQ     256(R13)(R9*1), Z4, Z4
+	VPXORQ     320(R13)(R9*1), Z5, Z5
+	VPXORQ     384(R13)(R9*1), Z6, Z6
+	VPXORQ     448(R13)(R9*1), Z7, Z7
+	ADDQ       $0x04, R10
+	DECQ       R11
+	JNZ        term8
 
 store8:
 	MOVL      12(BX), R11
@@ -95,19 +108,25 @@ narrow:
 	VMOVDQU64 (R11)(R8*1), Z8
 
 zeros1:
-	MOVL  (BX), R11
-	LEAQ  20(BX), R10
-	TESTQ R11, R11
-	JZ    store1
+	MOVL    (BX), R11
+	MOVQ    $0x00000200, R12
+	MOVQ    $0x00000400, R10
+	CMPQ    R11, $0x06
+	CMOVQLT R10, R12
+	LEAQ    20(BX), R10
+	TESTQ   R11, R11
+	JZ      store1
 
 term1:
-	MOVL    (R10), R12
-	MOVWQZX R12, R12
-	MOVQ    (CX)(R12*1), R12
-	VPXORQ  (R12)(R9*1), Z8, Z8
-	ADDQ    $0x04, R10
-	DECQ    R11
-	JNZ     term1
+	MOVL       (R10), R13
+	MOVWQZX    R13, R13
+	MOVQ       (CX)(R13*1), R13
+	LEAQ       (R13)(R12*1), R14
+	PREFETCHT0 (R14)(R9*1)
+	VPXORQ     (R13)(R9*1), Z8, Z8
+	ADDQ       $0x04, R10
+	DECQ       R11
+	JNZ        term1
 
 store1:
 	MOVL      12(BX), R11
@@ -395,7 +414,7 @@ done:
 	RET
 
 // func xorx2Avx512(n int, pos int, rows int, row int, in *[]byte, out *[]byte, rounds *uint32, count int)
-// Requires: AVX, AVX512F
+// Requires: AVX, AVX512F, CMOV, MMX+
 TEXT ·xorx2Avx512(SB), NOSPLIT, $0-64
 	MOVQ pos+8(FP), AX
 	MOVQ in+32(FP), CX
@@ -456,36 +475,49 @@ wide:
 	VMOVDQU64 448(R11)(R8*1), Z15
 
 zeros8:
-	MOVL  (BX), R11
-	LEAQ  28(BX), R10
-	TESTQ R11, R11
-	JZ    store8
+	MOVL    (BX), R11
+	MOVQ    $0x00000200, R12
+	MOVQ    $0x00000400, R10
+	CMPQ    R11, $0x06
+	CMOVQLT R10, R12
+	LEAQ    28(BX), R10
+	TESTQ   R11, R11
+	JZ      store8
 
 term8:
-	MOVL      (R10), R12
-	MOVWQZX   R12, R13
-	MOVQ      (CX)(R13*1), R13
-	VMOVDQU64 (R13)(R9*1), Z16
-	VMOVDQU64 64(R13)(R9*1), Z17
-	VMOVDQU64 128(R13)(R9*1), Z18
-	VMOVDQU64 192(R13)(R9*1), Z19
-	VMOVDQU64 256(R13)(R9*1), Z20
-	VMOVDQU64 320(R13)(R9*1), Z21
-	VMOVDQU64 384(R13)(R9*1), Z22
-	VMOVDQU64 448(R13)(R9*1), Z23
-	TESTL     $0x00010000, R12
-	JZ        not0_8
-	VPXORQ    Z16, Z0, Z0
-	VPXORQ    Z17, Z1, Z1
-	VPXORQ    Z18, Z2, Z2
-	VPXORQ    Z19, Z3, Z3
-	VPXORQ    Z20, Z4, Z4
-	VPXORQ    Z21, Z5, Z5
-	VPXORQ    Z22, Z6, Z6
-	VPXORQ    Z23, Z7, Z7
+	MOVL       (R10), R13
+	MOVWQZX    R13, R14
+	MOVQ       (CX)(R14*1), R14
+	LEAQ       (R14)(R12*1), R15
+	PREFETCHT0 (R15)(R9*1)
+	PREFETCHT0 64(R15)(R9*1)
+	PREFETCHT0 128(R15)(R9*1)
+	PREFETCHT0 192(R15)(R9*1)
+	PREFETCHT0 256(R15)(R9*1)
+	PREFETCHT0 320(R15)(R9*1)
+	PREFETCHT0 384(R15)(R9*1)
+	PREFETCHT0 448(R15)(R9*1)
+	VMOVDQU64  (R14)(R9*1), Z16
+	VMOVDQU64  64(R14)(R9*1), Z17
+	VMOVDQU64  128(R14)(R9*1), Z18
+	VMOVDQU64  192(R14)(R9*1), Z19
+	VMOVDQU64  256(R14)(R9*1), Z20
+	VMOVDQU64  320(R14)(R9*1), Z21
+	VMOVDQU64  384(R14)(R9*1), Z22
+	VMOVDQU64  448(R14)(R9*1), Z23
+	TESTL      $0x00010000, R13
+	JZ         not0_8
+	VPXORQ     Z16, Z0, Z0
+	VPXORQ     Z17, Z1, Z1
+	VPXORQ     Z18, Z2, Z2
+	VPXORQ     Z19, Z3, Z3
+	VPXORQ     Z20, Z4, Z4
+	VPXORQ     Z21, Z5, Z5
+	VPXORQ     Z22, Z6, Z6
+	VPXORQ     Z23, Z7, Z7
 
 not0_8:
-	TESTL  $0x00020000, R12
+	TESTL  $0x00020000, R13
 	JZ     not1_8
 	VPXORQ Z16, Z8, Z8
 	VPXORQ Z17, Z9, Z9
@@ -546,22 +578,28 @@ narrow:
 	VMOVDQU64 (R11)(R8*1), Z25
 
 zeros1:
-	MOVL  (BX), R11
-	LEAQ  28(BX), R10
-	TESTQ R11, R11
-	JZ    store1
+	MOVL    (BX), R11
+	MOVQ    $0x00000200, R12
+	MOVQ    $0x00000400, R10
+	CMPQ    R11, $0x06
+	CMOVQLT R10, R12
+	LEAQ    28(BX), R10
+	TESTQ   R11, R11
+	JZ      store1
 
 term1:
-	MOVL      (R10), R12
-	MOVWQZX   R12, R13
-	MOVQ      (CX)(R13*1), R13
-	VMOVDQU64 (R13)(R9*1), Z16
-	TESTL     $0x00010000, R12
-	JZ        not0_1
-	VPXORQ    Z16, Z24, Z24
+	MOVL       (R10), R13
+	MOVWQZX    R13, R14
+	MOVQ       (CX)(R14*1), R14
+	LEAQ       (R14)(R12*1), R15
+	PREFETCHT0 (R15)(R9*1)
+	VMOVDQU64  (R14)(R9*1), Z16
+	TESTL      $0x00010000, R13
+	JZ         not0_1
+	VPXORQ     Z16, Z24, Z24
 
 not0_1:
-	TESTL  $0x00020000, R12
+	TESTL  $0x00020000, R13
 	JZ     not1_1
 	VPXORQ Z16, Z25, Z25
 
@@ -925,7 +963,7 @@ done:
 	RET
 
 // func xorx3Avx512(n int, pos int, rows int, row int, in *[]byte, out *[]byte, rounds *uint32, count int)
-// Requires: AVX, AVX512F
+// Requires: AVX, AVX512F, CMOV, MMX+
 TEXT ·xorx3Avx512(SB), NOSPLIT, $0-64
 	MOVQ pos+8(FP), AX
 	MOVQ in+32(FP), CX
@@ -981,28 +1019,37 @@ wide:
 	VMOVDQU64 192(R11)(R8*1), Z11
 
 zeros4:
-	MOVL  (BX), R11
-	LEAQ  36(BX), R10
-	TESTQ R11, R11
-	JZ    store4
+	MOVL    (BX), R11
+	MOVQ    $0x00000200, R12
+	MOVQ    $0x00000400, R10
+	CMPQ    R11, $0x06
+	CMOVQLT R10, R12
+	LEAQ    36(BX), R10
+	TESTQ   R11, R11
+	JZ      store4
 
 term4:
-	MOVL      (R10), R12
-	MOVWQZX   R12, R13
-	MOVQ      (CX)(R13*1), R13
-	VMOVDQU64 (R13)(R9*1), Z12
-	VMOVDQU64 64(R13)(R9*1), Z13
-	VMOVDQU64 128(R13)(R9*1), Z14
-	VMOVDQU64 192(R13)(R9*1), Z15
-	TESTL     $0x00010000, R12
-	JZ        not0_4
-	VPXORQ    Z12, Z0, Z0
-	VPXORQ    Z13, Z1, Z1
-	VPXORQ    Z14, Z2, Z2
-	VPXORQ    Z15, Z3, Z3
+	MOVL       (R10), R13
+	MOVWQZX    R13, R14
+	MOVQ       (CX)(R14*1), R14
+	LEAQ       (R14)(R12*1), R15
+	PREFETCHT0 (R15)(R9*1)
+	PREFETCHT0 64(R15)(R9*1)
+	PREFETCHT0 128(R15)(R9*1)
+	PREFETCHT0 192(R15)(R9*1)
+	VMOVDQU64  (R14)(R9*1), Z12
+	VMOVDQU64  64(R14)(R9*1), Z13
+	VMOVDQU64  128(R14)(R9*1), Z14
+	VMOVDQU64  192(R14)(R9*1), Z15
+	TESTL      $0x00010000, R13
+	JZ         not0_4
+	VPXORQ     Z12, Z0, Z0
+	VPXORQ     Z13, Z1, Z1
+	VPXORQ     Z14, Z2, Z2
+	VPXORQ     Z15, Z3, Z3
 
 not0_4:
-	TESTL  $0x00020000, R12
+	TESTL  $0x00020000, R13
 	JZ     not1_4
 	VPXORQ Z12, Z4, Z4
 	VPXORQ Z13, Z5, Z5
@@ -1010,7 +1057,7 @@ not0_4:
 	VPXORQ Z15, Z7, Z7
 
 not1_4:
-	TESTL  $0x00040000, R12
+	TESTL  $0x00040000, R13
 	JZ     not2_4
 	VPXORQ Z12, Z8, Z8
 	VPXORQ Z13, Z9, Z9
@@ -1071,27 +1118,33 @@ narrow:
 	VMOVDQU64 (R11)(R8*1), Z18
 
 zeros1:
-	MOVL  (BX), R11
-	LEAQ  36(BX), R10
-	TESTQ R11, R11
-	JZ    store1
+	MOVL    (BX), R11
+	MOVQ    $0x00000200, R12
+	MOVQ    $0x00000400, R10
+	CMPQ    R11, $0x06
+	CMOVQLT R10, R12
+	LEAQ    36(BX), R10
+	TESTQ   R11, R11
+	JZ      store1
 
 term1:
-	MOVL      (R10), R12
-	MOVWQZX   R12, R13
-	MOVQ      (CX)(R13*1), R13
-	VMOVDQU64 (R13)(R9*1), Z12
-	TESTL     $0x00010000, R12
-	JZ        not0_1
-	VPXORQ    Z12, Z16, Z16
+	MOVL       (R10), R13
+	MOVWQZX    R13, R14
+	MOVQ       (CX)(R14*1), R14
+	LEAQ       (R14)(R12*1), R15
+	PREFETCHT0 (R15)(R9*1)
+	VMOVDQU64  (R14)(R9*1), Z12
+	TESTL      $0x00010000, R13
+	JZ         not0_1
+	VPXORQ     Z12, Z16, Z16
 
 not0_1:
-	TESTL  $0x00020000, R12
+	TESTL  $0x00020000, R13
 	JZ     not1_1
 	VPXORQ Z12, Z17, Z17
 
 not1_1:
-	TESTL  $0x00040000, R12
+	TESTL  $0x00040000, R13
 	JZ     not2_1
 	VPXORQ Z12, Z18, Z18
 
@@ -1526,7 +1579,7 @@ done:
 	RET
 
 // func xorx4Avx512(n int, pos int, rows int, row int, in *[]byte, out *[]byte, rounds *uint32, count int)
-// Requires: AVX, AVX512F
+// Requires: AVX, AVX512F, CMOV, MMX+
 TEXT ·xorx4Avx512(SB), NOSPLIT, $0-64
 	MOVQ pos+8(FP), AX
 	MOVQ in+32(FP), CX
@@ -1593,28 +1646,37 @@ wide:
 	VMOVDQU64 192(R11)(R8*1), Z15
 
 zeros4:
-	MOVL  (BX), R11
-	LEAQ  44(BX), R10
-	TESTQ R11, R11
-	JZ    store4
+	MOVL    (BX), R11
+	MOVQ    $0x00000200, R12
+	MOVQ    $0x00000400, R10
+	CMPQ    R11, $0x06
+	CMOVQLT R10, R12
+	LEAQ    44(BX), R10
+	TESTQ   R11, R11
+	JZ      store4
 
 term4:
-	MOVL      (R10), R12
-	MOVWQZX   R12, R13
-	MOVQ      (CX)(R13*1), R13
-	VMOVDQU64 (R13)(R9*1), Z16
-	VMOVDQU64 64(R13)(R9*1), Z17
-	VMOVDQU64 128(R13)(R9*1), Z18
-	VMOVDQU64 192(R13)(R9*1), Z19
-	TESTL     $0x00010000, R12
-	JZ        not0_4
-	VPXORQ    Z16, Z0, Z0
-	VPXORQ    Z17, Z1, Z1
-	VPXORQ    Z18, Z2, Z2
-	VPXORQ    Z19, Z3, Z3
+	MOVL       (R10), R13
+	MOVWQZX    R13, R14
+	MOVQ       (CX)(R14*1), R14
+	LEAQ       (R14)(R12*1), R15
+	PREFETCHT0 (R15)(R9*1)
+	PREFETCHT0 64(R15)(R9*1)
+	PREFETCHT0 128(R15)(R9*1)
+	PREFETCHT0 192(R15)(R9*1)
+	VMOVDQU64  (R14)(R9*1), Z16
+	VMOVDQU64  64(R14)(R9*1), Z17
+	VMOVDQU64  128(R14)(R9*1), Z18
+	VMOVDQU64  192(R14)(R9*1), Z19
+	TESTL      $0x00010000, R13
+	JZ         not0_4
+	VPXORQ     Z16, Z0, Z0
+	VPXORQ     Z17, Z1, Z1
+	VPXORQ     Z18, Z2, Z2
+	VPXORQ     Z19, Z3, Z3
 
 not0_4:
-	TESTL  $0x00020000, R12
+	TESTL  $0x00020000, R13
 	JZ     not1_4
 	VPXORQ Z16, Z4, Z4
 	VPXORQ Z17, Z5, Z5
@@ -1622,7 +1684,7 @@ not0_4:
 	VPXORQ Z19, Z7, Z7
 
 not1_4:
-	TESTL  $0x00040000, R12
+	TESTL  $0x00040000, R13
 	JZ     not2_4
 	VPXORQ Z16, Z8, Z8
 	VPXORQ Z17, Z9, Z9
@@ -1630,7 +1692,7 @@ not1_4:
 	VPXORQ Z19, Z11, Z11
 
 not2_4:
-	TESTL  $0x00080000, R12
+	TESTL  $0x00080000, R13
 	JZ     not3_4
 	VPXORQ Z16, Z12, Z12
 	VPXORQ Z17, Z13, Z13
@@ -1703,32 +1765,38 @@ narrow:
 	VMOVDQU64 (R11)(R8*1), Z23
 
 zeros1:
-	MOVL  (BX), R11
-	LEAQ  44(BX), R10
-	TESTQ R11, R11
-	JZ    store1
+	MOVL    (BX), R11
+	MOVQ    $0x00000200, R12
+	MOVQ    $0x00000400, R10
+	CMPQ    R11, $0x06
+	CMOVQLT R10, R12
+	LEAQ    44(BX), R10
+	TESTQ   R11, R11
+	JZ      store1
 
 term1:
-	MOVL      (R10), R12
-	MOVWQZX   R12, R13
-	MOVQ      (CX)(R13*1), R13
-	VMOVDQU64 (R13)(R9*1), Z16
-	TESTL     $0x00010000, R12
-	JZ        not0_1
-	VPXORQ    Z16, Z20, Z20
+	MOVL       (R10), R13
+	MOVWQZX    R13, R14
+	MOVQ       (CX)(R14*1), R14
+	LEAQ       (R14)(R12*1), R15
+	PREFETCHT0 (R15)(R9*1)
+	VMOVDQU64  (R14)(R9*1), Z16
+	TESTL      $0x00010000, R13
+	JZ         not0_1
+	VPXORQ     Z16, Z20, Z20
 
 not0_1:
-	TESTL  $0x00020000, R12
+	TESTL  $0x00020000, R13
 	JZ     not1_1
 	VPXORQ Z16, Z21, Z21
 
 not1_1:
-	TESTL  $0x00040000, R12
+	TESTL  $0x00040000, R13
 	JZ     not2_1
 	VPXORQ Z16, Z22, Z22
 
 not2_1:
-	TESTL  $0x00080000, R12
+	TESTL  $0x00080000, R13
 	JZ     not3_1
 	VPXORQ Z16, Z23, Z23
 
@@ -2226,74 +2294,109 @@ done:
 	RET
 
 // func gf8x1Gfni512(n int, pos int, in *[]byte, out *[]byte, table *byte, ins int)
-// Requires: AVX, AVX512F, GFNI
+// Requires: AVX, AVX512F, CMOV, GFNI, MMX+
 TEXT ·gf8x1Gfni512(SB), NOSPLIT, $0-48
-	MOVQ n+0(FP), AX
-	MOVQ pos+8(FP), CX
-	MOVQ in+16(FP), DX
-	MOVQ out+24(FP), BX
-	MOVQ table+32(FP), SI
-	MOVQ ins+40(FP), DI
+	MOVQ    n+0(FP), AX
+	MOVQ    pos+8(FP), CX
+	MOVQ    in+16(FP), DX
+	MOVQ    out+24(FP), BX
+	MOVQ    table+32(FP), SI
+	MOVQ    ins+40(FP), DI
+	MOVQ    $0x00000200, R8
+	MOVQ    $0x00000400, R9
+	CMPQ    DI, $0x06
+	CMOVQLT R9, R8
 
 wide:
-	CMPQ   AX, $0x00000100
+	CMPQ   AX, $0x00000200
 	JLT    narrow
 	VPXORQ Z0, Z0, Z0
 	VPXORQ Z1, Z1, Z1
 	VPXORQ Z2, Z2, Z2
 	VPXORQ Z3, Z3, Z3
-	MOVQ   DX, R8
-	MOVQ   SI, R9
-	MOVQ   DI, R10
+	VPXORQ Z4, Z4, Z4
+	VPXORQ Z5, Z5, Z5
+	VPXORQ Z6, Z6, Z6
+	VPXORQ Z7, Z7, Z7
+	MOVQ   DX, R9
+	MOVQ   SI, R10
+	MOVQ   DI, R11
 
-inputs4:
-	MOVQ           (R8), R11
-	VMOVDQU64      (R11)(CX*1), Z4
-	VMOVDQU64      64(R11)(CX*1), Z5
-	VMOVDQU64      128(R11)(CX*1), Z6
-	VMOVDQU64      192(R11)(CX*1), Z7
-	VPBROADCASTQ   (R9), Z8
-	VGF2P8AFFINEQB $0x00, Z8, Z4, Z4
-	VPXORQ         Z4, Z0, Z0
-	VGF2P8AFFINEQB $0x00, Z8, Z5, Z4
-	VPXORQ         Z4, Z1, Z1
-	VGF2P8AFFINEQB $0x00, Z8, Z6, Z4
-	VPXORQ         Z4, Z2, Z2
-	VGF2P8AFFINEQB $0x00, Z8, Z7, Z4
-	VPXORQ         Z4, Z3, Z3
-	ADDQ           $0x00000018, R8
-	ADDQ           $0x00000008, R9
-	SUBQ           $0x00000001, R10
-	JNZ            inputs4
-	MOVQ           (BX), R8
-	VMOVDQU64      Z0, (R8)(CX*1)
-	VMOVDQU64      Z1, 64(R8)(CX*1)
-	VMOVDQU64      Z2, 128(R8)(CX*1)
-	VMOVDQU64      Z3, 192(R8)(CX*1)
-	ADDQ           $0x00000100, CX
-	SUBQ           $0x00000100, AX
+inputs8:
+	MOVQ           (R9), R12
+	LEAQ           (R12)(R8*1), R13
+	PREFETCHT0     (R13)(CX*1)
+	PREFETCHT0     64(R13)(CX*1)
+	PREFETCHT0     128(R13)(CX*1)
+	PREFETCHT0     192(R13)(CX*1)
+	PREFETCHT0     256(R13)(CX*1)
+	PREFETCHT0     320(R13)(CX*1)
+	PREFETCHT0     384(R13)(CX*1)
+	PREFETCHT0     448(R13)(CX*1)
+	VMOVDQU64      (R12)(CX*1), Z8
+	VMOVDQU64      64(R12)(CX*1), Z9
+	VMOVDQU64      128(R12)(CX*1), Z10
+	VMOVDQU64      192(R12)(CX*1), Z11
+	VMOVDQU64      256(R12)(CX*1), Z12
+	VMOVDQU64      320(R12)(CX*1), Z13
+	VMOVDQU64      384(R12)(CX*1), Z14
+	VMOVDQU64      448(R12)(CX*1), Z15
+	VPBROADCASTQ   (R10), Z16
+	VGF2P8AFFINEQB $0x00, Z16, Z8, Z8
+	VPXORQ         Z8, Z0, Z0
+	VGF2P8AFFINEQB $0x00, Z16, Z9, Z8
+	VPXORQ         Z8, Z1, Z1
+	VGF2P8AFFINEQB $0x00, Z16, Z10, Z8
+	VPXORQ         Z8, Z2, Z2
+	VGF2P8AFFINEQB $0x00, Z16, Z11, Z8
+	VPXORQ         Z8, Z3, Z3
+	VGF2P8AFFINEQB $0x00, Z16, Z12, Z8
+	VPXORQ         Z8, Z4, Z4
+	VGF2P8AFFINEQB $0x00, Z16, Z13, Z8
+	VPXORQ         Z8, Z5, Z5
+	VGF2P8AFFINEQB $0x00, Z16, Z14, Z8
+	VPXORQ         Z8, Z6, Z6
+	VGF2P8AFFINEQB $0x00, Z16, Z15, Z8
+	VPXORQ         Z8, Z7, Z7
+	ADDQ           $0x00000018, R9
+	ADDQ           $0x00000008, R10
+	SUBQ           $0x00000001, R11
+	JNZ            inputs8
+	MOVQ           (BX), R9
+	VMOVDQU64      Z0, (R9)(CX*1)
+	VMOVDQU64      Z1, 64(R9)(CX*1)
+	VMOVDQU64      Z2, 128(R9)(CX*1)
+	VMOVDQU64      Z3, 192(R9)(CX*1)
+	VMOVDQU64      Z4, 256(R9)(CX*1)
+	VMOVDQU64      Z5, 320(R9)(CX*1)
+	VMOVDQU64      Z6, 384(R9)(CX*1)
+	VMOVDQU64      Z7, 448(R9)(CX*1)
+	ADDQ           $0x00000200, CX
+	SUBQ           $0x00000200, AX
 	JMP            wide
 
 narrow:
 	CMPQ   AX, $0x00000040
 	JLT    done
-	VPXORQ Z9, Z9, Z9
-	MOVQ   DX, R8
-	MOVQ   SI, R9
-	MOVQ   DI, R10
+	VPXORQ Z17, Z17, Z17
+	MOVQ   DX, R9
+	MOVQ   SI, R10
+	MOVQ   DI, R11
 
 inputs1:
-	MOVQ           (R8), R11
-	VMOVDQU64      (R11)(CX*1), Z0
-	VPBROADCASTQ   (R9), Z1
+	MOVQ           (R9), R12
+	LEAQ           (R12)(R8*1), R13
+	PREFETCHT0     (R13)(CX*1)
+	VMOVDQU64      (R12)(CX*1), Z0
+	VPBROADCASTQ   (R10), Z1
 	VGF2P8AFFINEQB $0x00, Z1, Z0, Z0
-	VPXORQ         Z0, Z9, Z9
-	ADDQ           $0x00000018, R8
-	ADDQ           $0x00000008, R9
-	SUBQ           $0x00000001, R10
+	VPXORQ         Z0, Z17, Z17
+	ADDQ           $0x00000018, R9
+	ADDQ           $0x00000008, R10
+	SUBQ           $0x00000001, R11
 	JNZ            inputs1
-	MOVQ           (BX), R8
-	VMOVDQU64      Z9, (R8)(CX*1)
+	MOVQ           (BX), R9
+	VMOVDQU64      Z17, (R9)(CX*1)
 	ADDQ           $0x00000040, CX
 	SUBQ           $0x00000040, AX
 	JMP            narrow
@@ -2380,14 +2483,18 @@ done:
 	RET
 
 // func gf8x1Avx512(n int, pos int, in *[]byte, out *[]byte, table *byte, ins int)
-// Requires: AVX, AVX512BW, AVX512F
+// Requires: AVX, AVX512BW, AVX512F, CMOV, MMX+
 TEXT ·gf8x1Avx512(SB), NOSPLIT, $0-48
-	MOVQ n+0(FP), AX
-	MOVQ pos+8(FP), CX
-	MOVQ in+16(FP), DX
-	MOVQ out+24(FP), BX
-	MOVQ table+32(FP), SI
-	MOVQ ins+40(FP), DI
+	MOVQ    n+0(FP), AX
+	MOVQ    pos+8(FP), CX
+	MOVQ    in+16(FP), DX
+	MOVQ    out+24(FP), BX
+	MOVQ    table+32(FP), SI
+	MOVQ    ins+40(FP), DI
+	MOVQ    $0x00000200, R8
+	MOVQ    $0x00000400, R9
+	CMPQ    DI, $0x06
+	CMOVQLT R9, R8
 
 wide:
 	CMPQ            AX, $0x00000100
@@ -2397,30 +2504,35 @@ wide:
 	VPXORQ          Z2, Z2, Z2
 	VPXORQ          Z3, Z3, Z3
 	VBROADCASTI32X4 lowConst<>+0(SB), Z4
-	MOVQ            DX, R8
-	MOVQ            SI, R9
-	MOVQ            DI, R10
+	MOVQ            DX, R9
+	MOVQ            SI, R10
+	MOVQ            DI, R11
 
 inputs4:
-	MOVQ            (R8), R11
-	VMOVDQU64       (R11)(CX*1), Z5
+	MOVQ            (R9), R12
+	LEAQ            (R12)(R8*1), R13
+	PREFETCHT0      (R13)(CX*1)
+	PREFETCHT0      64(R13)(CX*1)
+	PREFETCHT0      128(R13)(CX*1)
+	PREFETCHT0      192(R13)(CX*1)
+	VMOVDQU64       (R12)(CX*1), Z5
 	VPSRLQ          $0x04, Z5, Z9
 	VPANDQ          Z4, Z9, Z9
 	VPANDQ          Z4, Z5, Z5
-	VMOVDQU64       64(R11)(CX*1), Z6
+	VMOVDQU64       64(R12)(CX*1), Z6
 	VPSRLQ          $0x04, Z6, Z10
 	VPANDQ          Z4, Z10, Z10
 	VPANDQ          Z4, Z6, Z6
-	VMOVDQU64       128(R11)(CX*1), Z7
+	VMOVDQU64       128(R12)(CX*1), Z7
 	VPSRLQ          $0x04, Z7, Z11
 	VPANDQ          Z4, Z11, Z11
 	VPANDQ          Z4, Z7, Z7
-	VMOVDQU64       192(R11)(CX*1), Z8
+	VMOVDQU64       192(R12)(CX*1), Z8
 	VPSRLQ          $0x04, Z8, Z12
 	VPANDQ          Z4, Z12, Z12
 	VPANDQ          Z4, Z8, Z8
-	VBROADCASTI32X4 (R9), Z13
-	VBROADCASTI32X4 16(R9), Z14
+	VBROADCASTI32X4 (R10), Z13
+	VBROADCASTI32X4 16(R10), Z14
 	VPSHUFB         Z5, Z13, Z5
 	VPSHUFB         Z9, Z14, Z9
 	VPTERNLOGQ      $0x96, Z5, Z9, Z0
@@ -2433,15 +2545,15 @@ inputs4:
 	VPSHUFB         Z8, Z13, Z5
 	VPSHUFB         Z12, Z14, Z6
 	VPTERNLOGQ      $0x96, Z5, Z6, Z3
-	ADDQ            $0x00000018, R8
-	ADDQ            $0x00000020, R9
-	SUBQ            $0x00000001, R10
+	ADDQ            $0x00000018, R9
+	ADDQ            $0x00000020, R10
+	SUBQ            $0x00000001, R11
 	JNZ             inputs4
-	MOVQ            (BX), R8
-	VMOVDQU64       Z0, (R8)(CX*1)
-	VMOVDQU64       Z1, 64(R8)(CX*1)
-	VMOVDQU64       Z2, 128(R8)(CX*1)
-	VMOVDQU64       Z3, 192(R8)(CX*1)
+	MOVQ            (BX), R9
+	VMOVDQU64       Z0, (R9)(CX*1)
+	VMOVDQU64       Z1, 64(R9)(CX*1)
+	VMOVDQU64       Z2, 128(R9)(CX*1)
+	VMOVDQU64       Z3, 192(R9)(CX*1)
 	ADDQ            $0x00000100, CX
 	SUBQ            $0x00000100, AX
 	JMP             wide
@@ -2451,27 +2563,29 @@ narrow:
 	JLT             done
 	VPXORQ          Z15, Z15, Z15
 	VBROADCASTI32X4 lowConst<>+0(SB), Z0
-	MOVQ            DX, R8
-	MOVQ            SI, R9
-	MOVQ            DI, R10
+	MOVQ            DX, R9
+	MOVQ            SI, R10
+	MOVQ            DI, R11
 
 inputs1:
-	MOVQ            (R8), R11
-	VMOVDQU64       (R11)(CX*1), Z1
+	MOVQ            (R9), R12
+	LEAQ            (R12)(R8*1), R13
+	PREFETCHT0      (R13)(CX*1)
+	VMOVDQU64       (R12)(CX*1), Z1
 	VPSRLQ          $0x04, Z1, Z2
 	VPANDQ          Z0, Z2, Z2
 	VPANDQ          Z0, Z1, Z1
-	VBROADCASTI32X4 (R9), Z3
-	VBROADCASTI32X4 16(R9), Z4
+	VBROADCASTI32X4 (R10), Z3
+	VBROADCASTI32X4 16(R10), Z4
 	VPSHUFB         Z1, Z3, Z1
 	VPSHUFB         Z2, Z4, Z2
 	VPTERNLOGQ      $0x96, Z1, Z2, Z15
-	ADDQ            $0x00000018, R8
-	ADDQ            $0x00000020, R9
-	SUBQ            $0x00000001, R10
+	ADDQ            $0x00000018, R9
+	ADDQ            $0x00000020, R10
+	SUBQ            $0x00000001, R11
 	JNZ             inputs1
-	MOVQ            (BX), R8
-	VMOVDQU64       Z15, (R8)(CX*1)
+	MOVQ            (BX), R9
+	VMOVDQU64       Z15, (R9)(CX*1)
 	ADDQ            $0x00000040, CX
 	SUBQ            $0x00000040, AX
 	JMP             narrow
@@ -2681,14 +2795,18 @@ done:
 	RET
 
 // func gf16x1Gfni512(n int, pos int, in *[]byte, out *[]byte, table *byte, ins int)
-// Requires: AVX, AVX512BW, AVX512F, GFNI
+// Requires: AVX, AVX512BW, AVX512F, CMOV, GFNI, MMX+
 TEXT ·gf16x1Gfni512(SB), NOSPLIT, $0-48
-	MOVQ n+0(FP), AX
-	MOVQ pos+8(FP), CX
-	MOVQ in+16(FP), DX
-	MOVQ out+24(FP), BX
-	MOVQ table+32(FP), SI
-	MOVQ ins+40(FP), DI
+	MOVQ    n+0(FP), AX
+	MOVQ    pos+8(FP), CX
+	MOVQ    in+16(FP), DX
+	MOVQ    out+24(FP), BX
+	MOVQ    table+32(FP), SI
+	MOVQ    ins+40(FP), DI
+	MOVQ    $0x00000200, R8
+	MOVQ    $0x00000400, R9
+	CMPQ    DI, $0x06
+	CMOVQLT R9, R8
 
 wide:
 	CMPQ            AX, $0x00000100
@@ -2702,33 +2820,43 @@ wide:
 	VPXORQ          Z6, Z6, Z6
 	VPXORQ          Z7, Z7, Z7
 	VBROADCASTI32X4 splitConst<>+0(SB), Z8
-	MOVQ            DX, R8
-	MOVQ            SI, R9
-	MOVQ            DI, R10
-	CMPQ            R10, $0x00000002
+	MOVQ            DX, R9
+	MOVQ            SI, R10
+	MOVQ            DI, R11
+	CMPQ            R11, $0x00000002
 	JLT             inputs4_rest
 
 inputs4_group:
-	MOVQ            (R8), R11
-	MOVQ            24(R8), R12
-	VMOVDQU64       (R11)(CX*1), Z9
+	MOVQ            (R9), R12
+	LEAQ            (R12)(R8*1), R13
+	PREFETCHT0      (R13)(CX*1)
+	PREFETCHT0      64(R13)(CX*1)
+	PREFETCHT0      128(R13)(CX*1)
+	PREFETCHT0      192(R13)(CX*1)
+	MOVQ            24(R9), R13
+	LEAQ            (R13)(R8*1), R14
+	PREFETCHT0      (R14)(CX*1)
+	PREFETCHT0      64(R14)(CX*1)
+	PREFETCHT0      128(R14)(CX*1)
+	PREFETCHT0      192(R14)(CX*1)
+	VMOVDQU64       (R12)(CX*1), Z9
 	VPSHUFB         Z8, Z9, Z9
-	VMOVDQU64       64(R11)(CX*1), Z10
+	VMOVDQU64       64(R12)(CX*1), Z10
 	VPSHUFB         Z8, Z10, Z10
-	VMOVDQU64       128(R11)(CX*1), Z11
+	VMOVDQU64       128(R12)(CX*1), Z11
 	VPSHUFB         Z8, Z11, Z11
-	VMOVDQU64       192(R11)(CX*1), Z12
+	VMOVDQU64       192(R12)(CX*1), Z12
 	VPSHUFB         Z8, Z12, Z12
-	VMOVDQU64       (R12)(CX*1), Z13
+	VMOVDQU64       (R13)(CX*1), Z13
 	VPSHUFB         Z8, Z13, Z13
-	VMOVDQU64       64(R12)(CX*1), Z14
+	VMOVDQU64       64(R13)(CX*1), Z14
 	VPSHUFB         Z8, Z14, Z14
-	VMOVDQU64       128(R12)(CX*1), Z15
+	VMOVDQU64       128(R13)(CX*1), Z15
 	VPSHUFB         Z8, Z15, Z15
-	VMOVDQU64       192(R12)(CX*1), Z16
+	VMOVDQU64       192(R13)(CX*1), Z16
 	VPSHUFB         Z8, Z16, Z16
-	VBROADCASTI32X4 (R9), Z17
-	VBROADCASTI32X4 32(R9), Z18
+	VBROADCASTI32X4 (R10), Z17
+	VBROADCASTI32X4 32(R10), Z18
 	VGF2P8AFFINEQB  $0x00, Z17, Z9, Z19
 	VGF2P8AFFINEQB  $0x00, Z18, Z13, Z20
 	VPTERNLOGQ      $0x96, Z19, Z20, Z0
@@ -2741,8 +2869,8 @@ inputs4_group:
 	VGF2P8AFFINEQB  $0x00, Z17, Z12, Z19
 	VGF2P8AFFINEQB  $0x00, Z18, Z16, Z20
 	VPTERNLOGQ      $0x96, Z19, Z20, Z3
-	VBROADCASTI32X4 16(R9), Z17
-	VBROADCASTI32X4 48(R9), Z18
+	VBROADCASTI32X4 16(R10), Z17
+	VBROADCASTI32X4 48(R10), Z18
 	VGF2P8AFFINEQB  $0x00, Z17, Z9, Z9
 	VGF2P8AFFINEQB  $0x00, Z18, Z13, Z13
 	VPTERNLOGQ      $0x96, Z9, Z13, Z4
@@ -2755,27 +2883,32 @@ inputs4_group:
 	VGF2P8AFFINEQB  $0x00, Z17, Z12, Z9
 	VGF2P8AFFINEQB  $0x00, Z18, Z16, Z13
 	VPTERNLOGQ      $0x96, Z9, Z13, Z7
-	ADDQ            $0x00000030, R8
-	ADDQ            $0x00000040, R9
-	SUBQ            $0x00000002, R10
-	CMPQ            R10, $0x00000002
+	ADDQ            $0x00000030, R9
+	ADDQ            $0x00000040, R10
+	SUBQ            $0x00000002, R11
+	CMPQ            R11, $0x00000002
 	JGE             inputs4_group
 
 inputs4_rest:
-	TESTQ R10, R10
+	TESTQ R11, R11
 	JZ    inputs4_end
 
 inputs4:
-	MOVQ            (R8), R11
-	VMOVDQU64       (R11)(CX*1), Z9
+	MOVQ            (R9), R12
+	LEAQ            (R12)(R8*1), R13
+	PREFETCHT0      (R13)(CX*1)
+	PREFETCHT0      64(R13)(CX*1)
+	PREFETCHT0      128(R13)(CX*1)
+	PREFETCHT0      192(R13)(CX*1)
+	VMOVDQU64       (R12)(CX*1), Z9
 	VPSHUFB         Z8, Z9, Z9
-	VMOVDQU64       64(R11)(CX*1), Z10
+	VMOVDQU64       64(R12)(CX*1), Z10
 	VPSHUFB         Z8, Z10, Z10
-	VMOVDQU64       128(R11)(CX*1), Z11
+	VMOVDQU64       128(R12)(CX*1), Z11
 	VPSHUFB         Z8, Z11, Z11
-	VMOVDQU64       192(R11)(CX*1), Z12
+	VMOVDQU64       192(R12)(CX*1), Z12
 	VPSHUFB         Z8, Z12, Z12
-	VBROADCASTI32X4 (R9), Z13
+	VBROADCASTI32X4 (R10), Z13
 	VGF2P8AFFINEQB  $0x00, Z13, Z9, Z14
 	VPXORQ          Z14, Z0, Z0
 	VGF2P8AFFINEQB  $0x00, Z13, Z10, Z14
@@ -2784,7 +2917,7 @@ inputs4:
 	VPXORQ          Z14, Z2, Z2
 	VGF2P8AFFINEQB  $0x00, Z13, Z12, Z14
 	VPXORQ          Z14, Z3, Z3
-	VBROADCASTI32X4 16(R9), Z13
+	VBROADCASTI32X4 16(R10), Z13
 	VGF2P8AFFINEQB  $0x00, Z13, Z9, Z9
 	VPXORQ          Z9, Z4, Z4
 	VGF2P8AFFINEQB  $0x00, Z13, Z10, Z9
@@ -2793,30 +2926,30 @@ inputs4:
 	VPXORQ          Z9, Z6, Z6
 	VGF2P8AFFINEQB  $0x00, Z13, Z12, Z9
 	VPXORQ          Z9, Z7, Z7
-	ADDQ            $0x00000018, R8
-	ADDQ            $0x00000020, R9
-	SUBQ            $0x00000001, R10
+	ADDQ            $0x00000018, R9
+	ADDQ            $0x00000020, R10
+	SUBQ            $0x00000001, R11
 	JNZ             inputs4
 
 inputs4_end:
 	VBROADCASTI32X4 joinConst<>+0(SB), Z8
-	MOVQ            (BX), R8
+	MOVQ            (BX), R9
 	VPSHUFD         $0x4e, Z4, Z4
 	VPXORQ          Z4, Z0, Z0
 	VPSHUFB         Z8, Z0, Z0
-	VMOVDQU64       Z0, (R8)(CX*1)
+	VMOVDQU64       Z0, (R9)(CX*1)
 	VPSHUFD         $0x4e, Z5, Z5
 	VPXORQ          Z5, Z1, Z1
 	VPSHUFB         Z8, Z1, Z1
-	VMOVDQU64       Z1, 64(R8)(CX*1)
+	VMOVDQU64       Z1, 64(R9)(CX*1)
 	VPSHUFD         $0x4e, Z6, Z6
 	VPXORQ          Z6, Z2, Z2
 	VPSHUFB         Z8, Z2, Z2
-	VMOVDQU64       Z2, 128(R8)(CX*1)
+	VMOVDQU64       Z2, 128(R9)(CX*1)
 	VPSHUFD         $0x4e, Z7, Z7
 	VPXORQ          Z7, Z3, Z3
 	VPSHUFB         Z8, Z3, Z3
-	VMOVDQU64       Z3, 192(R8)(CX*1)
+	VMOVDQU64       Z3, 192(R9)(CX*1)
 	ADDQ            $0x00000100, CX
 	SUBQ            $0x00000100, AX
 	JMP             wide
@@ -2827,61 +2960,67 @@ narrow:
 	VPXORQ          Z21, Z21, Z21
 	VPXORQ          Z22, Z22, Z22
 	VBROADCASTI32X4 splitConst<>+0(SB), Z0
-	MOVQ            DX, R8
-	MOVQ            SI, R9
-	MOVQ            DI, R10
-	CMPQ            R10, $0x00000002
+	MOVQ            DX, R9
+	MOVQ            SI, R10
+	MOVQ            DI, R11
+	CMPQ            R11, $0x00000002
 	JLT             inputs1_rest
 
 inputs1_group:
-	MOVQ            (R8), R11
-	MOVQ            24(R8), R12
-	VMOVDQU64       (R11)(CX*1), Z1
+	MOVQ            (R9), R12
+	LEAQ            (R12)(R8*1), R13
+	PREFETCHT0      (R13)(CX*1)
+	MOVQ            24(R9), R13
+	LEAQ            (R13)(R8*1), R14
+	PREFETCHT0      (R14)(CX*1)
+	VMOVDQU64       (R12)(CX*1), Z1
 	VPSHUFB         Z0, Z1, Z1
-	VMOVDQU64       (R12)(CX*1), Z2
+	VMOVDQU64       (R13)(CX*1), Z2
 	VPSHUFB         Z0, Z2, Z2
-	VBROADCASTI32X4 (R9), Z3
-	VBROADCASTI32X4 32(R9), Z4
+	VBROADCASTI32X4 (R10), Z3
+	VBROADCASTI32X4 32(R10), Z4
 	VGF2P8AFFINEQB  $0x00, Z3, Z1, Z3
 	VGF2P8AFFINEQB  $0x00, Z4, Z2, Z4
 	VPTERNLOGQ      $0x96, Z3, Z4, Z21
-	VBROADCASTI32X4 16(R9), Z3
-	VBROADCASTI32X4 48(R9), Z4
+	VBROADCASTI32X4 16(R10), Z3
+	VBROADCASTI32X4 48(R10), Z4
 	VGF2P8AFFINEQB  $0x00, Z3, Z1, Z1
 	VGF2P8AFFINEQB  $0x00, Z4, Z2, Z2
 	VPTERNLOGQ      $0x96, Z1, Z2, Z22
-	ADDQ            $0x00000030, R8
-	ADDQ            $0x00000040, R9
-	SUBQ            $0x00000002, R10
-	CMPQ            R10, $0x00000002
+	ADDQ            $0x00000030, R9
+	ADDQ            $0x00000040, R10
+	SUBQ            $0x00000002, R11
+	CMPQ            R11, $0x00000002
 	JGE             inputs1_group
 
 inputs1_rest:
-	TESTQ R10, R10
+	TESTQ R11, R11
 	JZ    inputs1_end
 
 inputs1:
-	MOVQ            (R8), R11
-	VMOVDQU64       (R11)(CX*1), Z1
+	MOVQ            (R9), R12
+	LEAQ            (R12)(R8*1), R13
+	PREFETCHT0      (R13)(CX*1)
+	VMOVDQU64       (R12)(CX*1), Z1
 	VPSHUFB         Z0, Z1, Z1
-	VBROADCASTI32X4 (R9), Z2
+	VBROADCASTI32X4 (R10), Z2
 	VGF2P8AFFINEQB  $0x00, Z2, Z1, Z2
 	VPXORQ          Z2, Z21, Z21
-	VBROADCASTI32X4 16(R9), Z2
+	VBROADCASTI32X4 16(R10), Z2
 	VGF2P8AFFINEQB  $0x00, Z2, Z1, Z1
 	VPXORQ          Z1, Z22, Z22
-	ADDQ            $0x00000018, R8
-	ADDQ            $0x00000020, R9
-	SUBQ            $0x00000001, R10
+	ADDQ            $0x00000018, R9
+	ADDQ            $0x00000020, R10
+	SUBQ            $0x00000001, R11
 	JNZ             inputs1
 
 inputs1_end:
 	VBROADCASTI32X4 joinConst<>+0(SB), Z0
-	MOVQ            (BX), R8
+	MOVQ            (BX), R9
 	VPSHUFD         $0x4e, Z22, Z22
 	VPXORQ          Z22, Z21, Z21
 	VPSHUFB         Z0, Z21, Z21
-	VMOVDQU64       Z21, (R8)(CX*1)
+	VMOVDQU64       Z21, (R9)(CX*1)
 	ADDQ            $0x00000040, CX
 	SUBQ            $0x00000040, AX
 	JMP             narrow
@@ -3017,14 +3156,18 @@ done:
 	RET
 
 // func gf16x1Avx512(n int, pos int, in *[]byte, out *[]byte, table *byte, ins int)
-// Requires: AVX, AVX512BW, AVX512F
+// Requires: AVX, AVX512BW, AVX512F, CMOV, MMX+
 TEXT ·gf16x1Avx512(SB), NOSPLIT, $0-48
-	MOVQ n+0(FP), AX
-	MOVQ pos+8(FP), CX
-	MOVQ in+16(FP), DX
-	MOVQ out+24(FP), BX
-	MOVQ table+32(FP), SI
-	MOVQ ins+40(FP), DI
+	MOVQ    n+0(FP), AX
+	MOVQ    pos+8(FP), CX
+	MOVQ    in+16(FP), DX
+	MOVQ    out+24(FP), BX
+	MOVQ    table+32(FP), SI
+	MOVQ    ins+40(FP), DI
+	MOVQ    $0x00000200, R8
+	MOVQ    $0x00000400, R9
+	CMPQ    DI, $0x06
+	CMOVQLT R9, R8
 
 wide:
 	CMPQ   AX, $0x00000100
@@ -3033,14 +3176,19 @@ wide:
 	VPXORQ Z1, Z1, Z1
 	VPXORQ Z2, Z2, Z2
 	VPXORQ Z3, Z3, Z3
-	MOVQ   DX, R8
-	MOVQ   SI, R9
-	MOVQ   DI, R10
+	MOVQ   DX, R9
+	MOVQ   SI, R10
+	MOVQ   DI, R11
 
-inputs2:
-	MOVQ            (R8), R11
-	VMOVDQU64       (R11)(CX*1), Z5
-	VMOVDQU64       64(R11)(CX*1), Z6
+inputs4:
+	MOVQ            (R9), R12
+	LEAQ            (R12)(R8*1), R13
+	PREFETCHT0      (R13)(CX*1)
+	PREFETCHT0      64(R13)(CX*1)
+	PREFETCHT0      128(R13)(CX*1)
+	PREFETCHT0      192(R13)(CX*1)
+	VMOVDQU64       (R12)(CX*1), Z5
+	VMOVDQU64       64(R12)(CX*1), Z6
 	VBROADCASTI32X4 lowBytesConst<>+0(SB), Z7
 	VPSRLW          $0x08, Z5, Z8
 	VPSLLW          $0x08, Z6, Z4
@@ -3053,8 +3201,8 @@ inputs2:
 	VPSRLQ          $0x04, Z8, Z10
 	VPANDQ          Z5, Z10, Z10
 	VPANDQ          Z5, Z8, Z8
-	VMOVDQU64       128(R11)(CX*1), Z7
-	VMOVDQU64       192(R11)(CX*1), Z11
+	VMOVDQU64       128(R12)(CX*1), Z7
+	VMOVDQU64       192(R12)(CX*1), Z11
 	VBROADCASTI32X4 lowBytesConst<>+0(SB), Z12
 	VPSRLW          $0x08, Z7, Z9
 	VPSLLW          $0x08, Z11, Z5
@@ -3067,57 +3215,57 @@ inputs2:
 	VPSRLQ          $0x04, Z9, Z11
 	VPANDQ          Z12, Z11, Z11
 	VPANDQ          Z12, Z9, Z9
-	VBROADCASTI32X4 (R9), Z12
-	VBROADCASTI32X4 16(R9), Z15
+	VBROADCASTI32X4 (R10), Z12
+	VBROADCASTI32X4 16(R10), Z15
 	VPSHUFB         Z4, Z12, Z16
 	VPSHUFB         Z6, Z15, Z17
 	VPTERNLOGQ      $0x96, Z16, Z17, Z0
 	VPSHUFB         Z5, Z12, Z12
 	VPSHUFB         Z7, Z15, Z15
 	VPTERNLOGQ      $0x96, Z12, Z15, Z1
-	VBROADCASTI32X4 32(R9), Z12
-	VBROADCASTI32X4 48(R9), Z15
+	VBROADCASTI32X4 32(R10), Z12
+	VBROADCASTI32X4 48(R10), Z15
 	VPSHUFB         Z8, Z12, Z16
 	VPSHUFB         Z10, Z15, Z17
 	VPTERNLOGQ      $0x96, Z16, Z17, Z0
 	VPSHUFB         Z9, Z12, Z12
 	VPSHUFB         Z11, Z15, Z15
 	VPTERNLOGQ      $0x96, Z12, Z15, Z1
-	VBROADCASTI32X4 64(R9), Z12
-	VBROADCASTI32X4 80(R9), Z15
+	VBROADCASTI32X4 64(R10), Z12
+	VBROADCASTI32X4 80(R10), Z15
 	VPSHUFB         Z4, Z12, Z4
 	VPSHUFB         Z6, Z15, Z6
 	VPTERNLOGQ      $0x96, Z4, Z6, Z2
 	VPSHUFB         Z5, Z12, Z4
 	VPSHUFB         Z7, Z15, Z5
 	VPTERNLOGQ      $0x96, Z4, Z5, Z3
-	VBROADCASTI32X4 96(R9), Z4
-	VBROADCASTI32X4 112(R9), Z5
+	VBROADCASTI32X4 96(R10), Z4
+	VBROADCASTI32X4 112(R10), Z5
 	VPSHUFB         Z8, Z4, Z6
 	VPSHUFB         Z10, Z5, Z7
 	VPTERNLOGQ      $0x96, Z6, Z7, Z2
 	VPSHUFB         Z9, Z4, Z4
 	VPSHUFB         Z11, Z5, Z5
 	VPTERNLOGQ      $0x96, Z4, Z5, Z3
-	ADDQ            $0x00000018, R8
-	ADDQ            $0x00000080, R9
-	SUBQ            $0x00000001, R10
-	JNZ             inputs2
-	MOVQ            (BX), R8
+	ADDQ            $0x00000018, R9
+	ADDQ            $0x00000080, R10
+	SUBQ            $0x00000001, R11
+	JNZ             inputs4
+	MOVQ            (BX), R9
 	VBROADCASTI32X4 lowBytesConst<>+0(SB), Z6
 	VPSRLW          $0x08, Z0, Z5
 	VPSLLW          $0x08, Z2, Z4
 	VPTERNLOGQ      $0xe2, Z2, Z6, Z5
 	VPTERNLOGQ      $0xb8, Z0, Z6, Z4
-	VMOVDQU64       Z4, (R8)(CX*1)
-	VMOVDQU64       Z5, 64(R8)(CX*1)
+	VMOVDQU64       Z4, (R9)(CX*1)
+	VMOVDQU64       Z5, 64(R9)(CX*1)
 	VBROADCASTI32X4 lowBytesConst<>+0(SB), Z6
 	VPSRLW          $0x08, Z1, Z5
 	VPSLLW          $0x08, Z3, Z4
 	VPTERNLOGQ      $0xe2, Z3, Z6, Z5
 	VPTERNLOGQ      $0xb8, Z1, Z6, Z4
-	VMOVDQU64       Z4, 128(R8)(CX*1)
-	VMOVDQU64       Z5, 192(R8)(CX*1)
+	VMOVDQU64       Z4, 128(R9)(CX*1)
+	VMOVDQU64       Z5, 192(R9)(CX*1)
 	ADDQ            $0x00000100, CX
 	SUBQ            $0x00000100, AX
 	JMP             wide
@@ -3127,14 +3275,17 @@ narrow:
 	JLT    done
 	VPXORQ Z13, Z13, Z13
 	VPXORQ Z14, Z14, Z14
-	MOVQ   DX, R8
-	MOVQ   SI, R9
-	MOVQ   DI, R10
+	MOVQ   DX, R9
+	MOVQ   SI, R10
+	MOVQ   DI, R11
 
-inputs1:
-	MOVQ            (R8), R11
-	VMOVDQU64       (R11)(CX*1), Z1
-	VMOVDQU64       64(R11)(CX*1), Z3
+inputs2:
+	MOVQ            (R9), R12
+	LEAQ            (R12)(R8*1), R13
+	PREFETCHT0      (R13)(CX*1)
+	PREFETCHT0      64(R13)(CX*1)
+	VMOVDQU64       (R12)(CX*1), Z1
+	VMOVDQU64       64(R12)(CX*1), Z3
 	VBROADCASTI32X4 lowBytesConst<>+0(SB), Z4
 	VPSRLW          $0x08, Z1, Z2
 	VPSLLW          $0x08, Z3, Z0
@@ -3147,38 +3298,38 @@ inputs1:
 	VPSRLQ          $0x04, Z2, Z3
 	VPANDQ          Z4, Z3, Z3
 	VPANDQ          Z4, Z2, Z2
-	VBROADCASTI32X4 (R9), Z4
-	VBROADCASTI32X4 16(R9), Z5
+	VBROADCASTI32X4 (R10), Z4
+	VBROADCASTI32X4 16(R10), Z5
 	VPSHUFB         Z0, Z4, Z4
 	VPSHUFB         Z1, Z5, Z5
 	VPTERNLOGQ      $0x96, Z4, Z5, Z13
-	VBROADCASTI32X4 32(R9), Z4
-	VBROADCASTI32X4 48(R9), Z5
+	VBROADCASTI32X4 32(R10), Z4
+	VBROADCASTI32X4 48(R10), Z5
 	VPSHUFB         Z2, Z4, Z4
 	VPSHUFB         Z3, Z5, Z5
 	VPTERNLOGQ      $0x96, Z4, Z5, Z13
-	VBROADCASTI32X4 64(R9), Z4
-	VBROADCASTI32X4 80(R9), Z5
+	VBROADCASTI32X4 64(R10), Z4
+	VBROADCASTI32X4 80(R10), Z5
 	VPSHUFB         Z0, Z4, Z0
 	VPSHUFB         Z1, Z5, Z1
 	VPTERNLOGQ      $0x96, Z0, Z1, Z14
-	VBROADCASTI32X4 96(R9), Z0
-	VBROADCASTI32X4 112(R9), Z1
+	VBROADCASTI32X4 96(R10), Z0
+	VBROADCASTI32X4 112(R10), Z1
 	VPSHUFB         Z2, Z0, Z0
 	VPSHUFB         Z3, Z1, Z1
 	VPTERNLOGQ      $0x96, Z0, Z1, Z14
-	ADDQ            $0x00000018, R8
-	ADDQ            $0x00000080, R9
-	SUBQ            $0x00000001, R10
-	JNZ             inputs1
-	MOVQ            (BX), R8
+	ADDQ            $0x00000018, R9
+	ADDQ            $0x00000080, R10
+	SUBQ            $0x00000001, R11
+	JNZ             inputs2
+	MOVQ            (BX), R9
 	VBROADCASTI32X4 lowBytesConst<>+0(SB), Z2
 	VPSRLW          $0x08, Z13, Z1
 	VPSLLW          $0x08, Z14, Z0
 	VPTERNLOGQ      $0xe2, Z14, Z2, Z1
 	VPTERNLOGQ      $0xb8, Z13, Z2, Z0
-	VMOVDQU64       Z0, (R8)(CX*1)
-	VMOVDQU64       Z1, 64(R8)(CX*1)
+	VMOVDQU64       Z0, (R9)(CX*1)
+	VMOVDQU64       Z1, 64(R9)(CX*1)
 	ADDQ            $0x00000080, CX
 	SUBQ            $0x00000080, AX
 	JMP             narrow
@@ -3212,7 +3363,7 @@ wide:
 	MOVQ  SI, R9
 	MOVQ  DI, R10
 
-inputs2:
+inputs4:
 	MOVQ           (R8), R11
 	VMOVDQU        (R11)(CX*1), Y5
 	VMOVDQU        32(R11)(CX*1), Y6
@@ -3289,7 +3440,7 @@ inputs2:
 	ADDQ           $0x00000018, R8
 	ADDQ           $0x00000080, R9
 	SUBQ           $0x00000001, R10
-	JNZ            inputs2
+	JNZ            inputs4
 	MOVQ           (BX), R8
 	VBROADCASTI128 lowBytesConst<>+0(SB), Y6
 	VPSRLW         $0x08, Y0, Y5
@@ -3322,7 +3473,7 @@ narrow:
 	MOVQ  SI, R9
 	MOVQ  DI, R10
 
-inputs1:
+inputs2:
 	MOVQ           (R8), R11
 	VMOVDQU        (R11)(CX*1), Y3
 	VMOVDQU        32(R11)(CX*1), Y5
@@ -3367,7 +3518,7 @@ inputs1:
 	ADDQ           $0x00000018, R8
 	ADDQ           $0x00000080, R9
 	SUBQ           $0x00000001, R10
-	JNZ            inputs1
+	JNZ            inputs2
 	MOVQ           (BX), R8
 	VBROADCASTI128 lowBytesConst<>+0(SB), Y4
 	VPSRLW         $0x08, Y0, Y3
@@ -3407,7 +3558,7 @@ wide:
 	MOVQ SI, R9
 	MOVQ DI, R10
 
-inputs2:
+inputs4:
 	MOVQ   (R8), R11
 	MOVOU  (R11)(CX*1), X5
 	MOVOU  16(R11)(CX*1), X6
@@ -3500,7 +3651,7 @@ inputs2:
 	ADDQ   $0x00000018, R8
 	ADDQ   $0x00000080, R9
 	SUBQ   $0x00000001, R10
-	JNZ    inputs2
+	JNZ    inputs4
 	MOVQ   (BX), R8
 	MOVOU  lowBytesConst<>+0(SB), X6
 	MOVO   X0, X5
@@ -3537,7 +3688,7 @@ narrow:
 	MOVQ SI, R9
 	MOVQ DI, R10
 
-inputs1:
+inputs2:
 	MOVQ   (R8), R11
 	MOVOU  (R11)(CX*1), X3
 	MOVOU  16(R11)(CX*1), X5
@@ -3586,7 +3737,7 @@ inputs1:
 	ADDQ   $0x00000018, R8
 	ADDQ   $0x00000080, R9
 	SUBQ   $0x00000001, R10
-	JNZ    inputs1
+	JNZ    inputs2
 	MOVQ   (BX), R8
 	MOVOU  lowBytesConst<>+0(SB), X4
 	MOVO   X0, X3
@@ -3607,17 +3758,21 @@ done:
 	RET
 
 // func gf8x2Gfni512(n int, pos int, in *[]byte, out *[]byte, table *byte, ins int)
-// Requires: AVX, AVX512F, GFNI
+// Requires: AVX, AVX512F, CMOV, GFNI, MMX+
 TEXT ·gf8x2Gfni512(SB), NOSPLIT, $0-48
-	MOVQ n+0(FP), AX
-	MOVQ pos+8(FP), CX
-	MOVQ in+16(FP), DX
-	MOVQ out+24(FP), BX
-	MOVQ table+32(FP), SI
-	MOVQ ins+40(FP), DI
+	MOVQ    n+0(FP), AX
+	MOVQ    pos+8(FP), CX
+	MOVQ    in+16(FP), DX
+	MOVQ    out+24(FP), BX
+	MOVQ    table+32(FP), SI
+	MOVQ    ins+40(FP), DI
+	MOVQ    $0x00000200, R8
+	MOVQ    $0x00000400, R9
+	CMPQ    DI, $0x06
+	CMOVQLT R9, R8
 
 wide:
-	CMPQ   AX, $0x00000100
+	CMPQ   AX, $0x00000200
 	JLT    narrow
 	VPXORQ Z0, Z0, Z0
 	VPXORQ Z1, Z1, Z1
@@ -3627,78 +3782,125 @@ wide:
 	VPXORQ Z5, Z5, Z5
 	VPXORQ Z6, Z6, Z6
 	VPXORQ Z7, Z7, Z7
-	MOVQ   DX, R8
-	MOVQ   SI, R9
-	MOVQ   DI, R10
+	VPXORQ Z8, Z8, Z8
+	VPXORQ Z9, Z9, Z9
+	VPXORQ Z10, Z10, Z10
+	VPXORQ Z11, Z11, Z11
+	VPXORQ Z12, Z12, Z12
+	VPXORQ Z13, Z13, Z13
+	VPXORQ Z14, Z14, Z14
+	VPXORQ Z15, Z15, Z15
+	MOVQ   DX, R9
+	MOVQ   SI, R10
+	MOVQ   DI, R11
 
-inputs4:
-	MOVQ           (R8), R11
-	VMOVDQU64      (R11)(CX*1), Z8
-	VMOVDQU64      64(R11)(CX*1), Z9
-	VMOVDQU64      128(R11)(CX*1), Z10
-	VMOVDQU64      192(R11)(CX*1), Z11
-	VPBROADCASTQ   (R9), Z12
-	VGF2P8AFFINEQB $0x00, Z12, Z8, Z13
-	VPXORQ         Z13, Z0, Z0
-	VGF2P8AFFINEQB $0x00, Z12, Z9, Z13
-	VPXORQ         Z13, Z1, Z1
-	VGF2P8AFFINEQB $0x00, Z12, Z10, Z13
-	VPXORQ         Z13, Z2, Z2
-	VGF2P8AFFINEQB $0x00, Z12, Z11, Z13
-	VPXORQ         Z13, Z3, Z3
-	VPBROADCASTQ   8(R9), Z12
-	VGF2P8AFFINEQB $0x00, Z12, Z8, Z8
-	VPXORQ         Z8, Z4, Z4
-	VGF2P8AFFINEQB $0x00, Z12, Z9, Z8
-	VPXORQ         Z8, Z5, Z5
-	VGF2P8AFFINEQB $0x00, Z12, Z10, Z8
-	VPXORQ         Z8, Z6, Z6
-	VGF2P8AFFINEQB $0x00, Z12, Z11, Z8
-	VPXORQ         Z8, Z7, Z7
-	ADDQ           $0x00000018, R8
-	ADDQ           $0x00000010, R9
-	SUBQ           $0x00000001, R10
-	JNZ            inputs4
-	MOVQ           (BX), R8
-	VMOVDQU64      Z0, (R8)(CX*1)
-	VMOVDQU64      Z1, 64(R8)(CX*1)
-	VMOVDQU64      Z2, 128(R8)(CX*1)
-	VMOVDQU64      Z3, 192(R8)(CX*1)
-	MOVQ           24(BX), R8
-	VMOVDQU64      Z4, (R8)(CX*1)
-	VMOVDQU64      Z5, 64(R8)(CX*1)
-	VMOVDQU64      Z6, 128(R8)(CX*1)
-	VMOVDQU64      Z7, 192(R8)(CX*1)
-	ADDQ           $0x00000100, CX
-	SUBQ           $0x00000100, AX
+inputs8:
+	MOVQ           (R9), R12
+	LEAQ           (R12)(R8*1), R13
+	PREFETCHT0     (R13)(CX*1)
+	PREFETCHT0     64(R13)(CX*1)
+	PREFETCHT0     128(R13)(CX*1)
+	PREFETCHT0     192(R13)(CX*1)
+	PREFETCHT0     256(R13)(CX*1)
+	PREFETCHT0     320(R13)(CX*1)
+	PREFETCHT0     384(R13)(CX*1)
+	PREFETCHT0     448(R13)(CX*1)
+	VMOVDQU64      (R12)(CX*1), Z16
+	VMOVDQU64      64(R12)(CX*1), Z17
+	VMOVDQU64      128(R12)(CX*1), Z18
+	VMOVDQU64      192(R12)(CX*1), Z19
+	VMOVDQU64      256(R12)(CX*1), Z20
+	VMOVDQU64      320(R12)(CX*1), Z21
+	VMOVDQU64      384(R12)(CX*1), Z22
+	VMOVDQU64      448(R12)(CX*1), Z23
+	VPBROADCASTQ   (R10), Z24
+	VGF2P8AFFINEQB $0x00, Z24, Z16, Z25
+	VPXORQ         Z25, Z0, Z0
+	VGF2P8AFFINEQB $0x00, Z24, Z17, Z25
+	VPXORQ         Z25, Z1, Z1
+	VGF2P8AFFINEQB $0x00, Z24, Z18, Z25
+	VPXORQ         Z25, Z2, Z2
+	VGF2P8AFFINEQB $0x00, Z24, Z19, Z25
+	VPXORQ         Z25, Z3, Z3
+	VGF2P8AFFINEQB $0x00, Z24, Z20, Z25
+	VPXORQ         Z25, Z4, Z4
+	VGF2P8AFFINEQB $0x00, Z24, Z21, Z25
+	VPXORQ         Z25, Z5, Z5
+	VGF2P8AFFINEQB $0x00, Z24, Z22, Z25
+	VPXORQ         Z25, Z6, Z6
+	VGF2P8AFFINEQB $0x00, Z24, Z23, Z25
+	VPXORQ         Z25, Z7, Z7
+	VPBROADCASTQ   8(R10), Z24
+	VGF2P8AFFINEQB $0x00, Z24, Z16, Z16
+	VPXORQ         Z16, Z8, Z8
+	VGF2P8AFFINEQB $0x00, Z24, Z17, Z16
+	VPXORQ         Z16, Z9, Z9
+	VGF2P8AFFINEQB $0x00, Z24, Z18, Z16
+	VPXORQ         Z16, Z10, Z10
+	VGF2P8AFFINEQB $0x00, Z24, Z19, Z16
+	VPXORQ         Z16, Z11, Z11
+	VGF2P8AFFINEQB $0x00, Z24, Z20, Z16
+	VPXORQ         Z16, Z12, Z12
+	VGF2P8AFFINEQB $0x00, Z24, Z21, Z16
+	VPXORQ         Z16, Z13, Z13
+	VGF2P8AFFINEQB $0x00, Z24, Z22, Z16
+	VPXORQ         Z16, Z14, Z14
+	VGF2P8AFFINEQB $0x00, Z24, Z23, Z16
+	VPXORQ         Z16, Z15, Z15
+	ADDQ           $0x00000018, R9
+	ADDQ           $0x00000010, R10
+	SUBQ           $0x00000001, R11
+	JNZ            inputs8
+	MOVQ           (BX), R9
+	VMOVDQU64      Z0, (R9)(CX*1)
+	VMOVDQU64      Z1, 64(R9)(CX*1)
+	VMOVDQU64      Z2, 128(R9)(CX*1)
+	VMOVDQU64      Z3, 192(R9)(CX*1)
+	VMOVDQU64      Z4, 256(R9)(CX*1)
+	VMOVDQU64      Z5, 320(R9)(CX*1)
+	VMOVDQU64      Z6, 384(R9)(CX*1)
+	VMOVDQU64      Z7, 448(R9)(CX*1)
+	MOVQ           24(BX), R9
+	VMOVDQU64      Z8, (R9)(CX*1)
+	VMOVDQU64      Z9, 64(R9)(CX*1)
+	VMOVDQU64      Z10, 128(R9)(CX*1)
+	VMOVDQU64      Z11, 192(R9)(CX*1)
+	VMOVDQU64      Z12, 256(R9)(CX*1)
+	VMOVDQU64      Z13, 320(R9)(CX*1)
+	VMOVDQU64      Z14, 384(R9)(CX*1)
+	VMOVDQU64      Z15, 448(R9)(CX*1)
+	ADDQ           $0x00000200, CX
+	SUBQ           $0x00000200, AX
 	JMP            wide
 
 narrow:
 	CMPQ   AX, $0x00000040
 	JLT    done
-	VPXORQ Z14, Z14, Z14
-	VPXORQ Z15, Z15, Z15
-	MOVQ   DX, R8
-	MOVQ   SI, R9
-	MOVQ   DI, R10
+	VPXORQ Z26, Z26, Z26
+	VPXORQ Z27, Z27, Z27
+	MOVQ   DX, R9
+	MOVQ   SI, R10
+	MOVQ   DI, R11
 
 inputs1:
-	MOVQ           (R8), R11
-	VMOVDQU64      (R11)(CX*1), Z0
-	VPBROADCASTQ   (R9), Z1
+	MOVQ           (R9), R12
+	LEAQ           (R12)(R8*1), R13
+	PREFETCHT0     (R13)(CX*1)
+	VMOVDQU64      (R12)(CX*1), Z0
+	VPBROADCASTQ   (R10), Z1
 	VGF2P8AFFINEQB $0x00, Z1, Z0, Z1
-	VPXORQ         Z1, Z14, Z14
-	VPBROADCASTQ   8(R9), Z1
+	VPXORQ         Z1, Z26, Z26
+	VPBROADCASTQ   8(R10), Z1
 	VGF2P8AFFINEQB $0x00, Z1, Z0, Z0
-	VPXORQ         Z0, Z15, Z15
-	ADDQ           $0x00000018, R8
-	ADDQ           $0x00000010, R9
-	SUBQ           $0x00000001, R10
+	VPXORQ         Z0, Z27, Z27
+	ADDQ           $0x00000018, R9
+	ADDQ           $0x00000010, R10
+	SUBQ           $0x00000001, R11
 	JNZ            inputs1
-	MOVQ           (BX), R8
-	VMOVDQU64      Z14, (R8)(CX*1)
-	MOVQ           24(BX), R8
-	VMOVDQU64      Z15, (R8)(CX*1)
+	MOVQ           (BX), R9
+	VMOVDQU64      Z26, (R9)(CX*1)
+	MOVQ           24(BX), R9
+	VMOVDQU64      Z27, (R9)(CX*1)
 	ADDQ           $0x00000040, CX
 	SUBQ           $0x00000040, AX
 	JMP            narrow
@@ -3809,14 +4011,18 @@ done:
 	RET
 
 // func gf8x2Avx512(n int, pos int, in *[]byte, out *[]byte, table *byte, ins int)
-// Requires: AVX, AVX512BW, AVX512F
+// Requires: AVX, AVX512BW, AVX512F, CMOV, MMX+
 TEXT ·gf8x2Avx512(SB), NOSPLIT, $0-48
-	MOVQ n+0(FP), AX
-	MOVQ pos+8(FP), CX
-	MOVQ in+16(FP), DX
-	MOVQ out+24(FP), BX
-	MOVQ table+32(FP), SI
-	MOVQ ins+40(FP), DI
+	MOVQ    n+0(FP), AX
+	MOVQ    pos+8(FP), CX
+	MOVQ    in+16(FP), DX
+	MOVQ    out+24(FP), BX
+	MOVQ    table+32(FP), SI
+	MOVQ    ins+40(FP), DI
+	MOVQ    $0x00000200, R8
+	MOVQ    $0x00000400, R9
+	CMPQ    DI, $0x06
+	CMOVQLT R9, R8
 
 wide:
 	CMPQ            AX, $0x00000100
@@ -3830,30 +4036,35 @@ wide:
 	VPXORQ          Z6, Z6, Z6
 	VPXORQ          Z7, Z7, Z7
 	VBROADCASTI32X4 lowConst<>+0(SB), Z8
-	MOVQ            DX, R8
-	MOVQ            SI, R9
-	MOVQ            DI, R10
+	MOVQ            DX, R9
+	MOVQ            SI, R10
+	MOVQ            DI, R11
 
 inputs4:
-	MOVQ            (R8), R11
-	VMOVDQU64       (R11)(CX*1), Z9
+	MOVQ            (R9), R12
+	LEAQ            (R12)(R8*1), R13
+	PREFETCHT0      (R13)(CX*1)
+	PREFETCHT0      64(R13)(CX*1)
+	PREFETCHT0      128(R13)(CX*1)
+	PREFETCHT0      192(R13)(CX*1)
+	VMOVDQU64       (R12)(CX*1), Z9
 	VPSRLQ          $0x04, Z9, Z13
 	VPANDQ          Z8, Z13, Z13
 	VPANDQ          Z8, Z9, Z9
-	VMOVDQU64       64(R11)(CX*1), Z10
+	VMOVDQU64       64(R12)(CX*1), Z10
 	VPSRLQ          $0x04, Z10, Z14
 	VPANDQ          Z8, Z14, Z14
 	VPANDQ          Z8, Z10, Z10
-	VMOVDQU64       128(R11)(CX*1), Z11
+	VMOVDQU64       128(R12)(CX*1), Z11
 	VPSRLQ          $0x04, Z11, Z15
 	VPANDQ          Z8, Z15, Z15
 	VPANDQ          Z8, Z11, Z11
-	VMOVDQU64       192(R11)(CX*1), Z12
+	VMOVDQU64       192(R12)(CX*1), Z12
 	VPSRLQ          $0x04, Z12, Z16
 	VPANDQ          Z8, Z16, Z16
 	VPANDQ          Z8, Z12, Z12
-	VBROADCASTI32X4 (R9), Z17
-	VBROADCASTI32X4 16(R9), Z18
+	VBROADCASTI32X4 (R10), Z17
+	VBROADCASTI32X4 16(R10), Z18
 	VPSHUFB         Z9, Z17, Z19
 	VPSHUFB         Z13, Z18, Z20
 	VPTERNLOGQ      $0x96, Z19, Z20, Z0
@@ -3866,8 +4077,8 @@ inputs4:
 	VPSHUFB         Z12, Z17, Z17
 	VPSHUFB         Z16, Z18, Z18
 	VPTERNLOGQ      $0x96, Z17, Z18, Z3
-	VBROADCASTI32X4 32(R9), Z17
-	VBROADCASTI32X4 48(R9), Z18
+	VBROADCASTI32X4 32(R10), Z17
+	VBROADCASTI32X4 48(R10), Z18
 	VPSHUFB         Z9, Z17, Z9
 	VPSHUFB         Z13, Z18, Z13
 	VPTERNLOGQ      $0x96, Z9, Z13, Z4
@@ -3880,20 +4091,20 @@ inputs4:
 	VPSHUFB         Z12, Z17, Z9
 	VPSHUFB         Z16, Z18, Z10
 	VPTERNLOGQ      $0x96, Z9, Z10, Z7
-	ADDQ            $0x00000018, R8
-	ADDQ            $0x00000040, R9
-	SUBQ            $0x00000001, R10
+	ADDQ            $0x00000018, R9
+	ADDQ            $0x00000040, R10
+	SUBQ            $0x00000001, R11
 	JNZ             inputs4
-	MOVQ            (BX), R8
-	VMOVDQU64       Z0, (R8)(CX*1)
-	VMOVDQU64       Z1, 64(R8)(CX*1)
-	VMOVDQU64       Z2, 128(R8)(CX*1)
-	VMOVDQU64       Z3, 192(R8)(CX*1)
-	MOVQ            24(BX), R8
-	VMOVDQU64       Z4, (R8)(CX*1)
-	VMOVDQU64       Z5, 64(R8)(CX*1)
-	VMOVDQU64       Z6, 128(R8)(CX*1)
-	VMOVDQU64       Z7, 192(R8)(CX*1)
+	MOVQ            (BX), R9
+	VMOVDQU64       Z0, (R9)(CX*1)
+	VMOVDQU64       Z1, 64(R9)(CX*1)
+	VMOVDQU64       Z2, 128(R9)(CX*1)
+	VMOVDQU64       Z3, 192(R9)(CX*1)
+	MOVQ            24(BX), R9
+	VMOVDQU64       Z4, (R9)(CX*1)
+	VMOVDQU64       Z5, 64(R9)(CX*1)
+	VMOVDQU64       Z6, 128(R9)(CX*1)
+	VMOVDQU64       Z7, 192(R9)(CX*1)
 	ADDQ            $0x00000100, CX
 	SUBQ            $0x00000100, AX
 	JMP             wide
@@ -3904,34 +4115,36 @@ narrow:
 	VPXORQ          Z21, Z21, Z21
 	VPXORQ          Z22, Z22, Z22
 	VBROADCASTI32X4 lowConst<>+0(SB), Z0
-	MOVQ            DX, R8
-	MOVQ            SI, R9
-	MOVQ            DI, R10
+	MOVQ            DX, R9
+	MOVQ            SI, R10
+	MOVQ            DI, R11
 
 inputs1:
-	MOVQ            (R8), R11
-	VMOVDQU64       (R11)(CX*1), Z1
+	MOVQ            (R9), R12
+	LEAQ            (R12)(R8*1), R13
+	PREFETCHT0      (R13)(CX*1)
+	VMOVDQU64       (R12)(CX*1), Z1
 	VPSRLQ          $0x04, Z1, Z2
 	VPANDQ          Z0, Z2, Z2
 	VPANDQ          Z0, Z1, Z1
-	VBROADCASTI32X4 (R9), Z3
-	VBROADCASTI32X4 16(R9), Z4
+	VBROADCASTI32X4 (R10), Z3
+	VBROADCASTI32X4 16(R10), Z4
 	VPSHUFB         Z1, Z3, Z3
 	VPSHUFB         Z2, Z4, Z4
 	VPTERNLOGQ      $0x96, Z3, Z4, Z21
-	VBROADCASTI32X4 32(R9), Z3
-	VBROADCASTI32X4 48(R9), Z4
+	VBROADCASTI32X4 32(R10), Z3
+	VBROADCASTI32X4 48(R10), Z4
 	VPSHUFB         Z1, Z3, Z1
 	VPSHUFB         Z2, Z4, Z2
 	VPTERNLOGQ      $0x96, Z1, Z2, Z22
-	ADDQ            $0x00000018, R8
-	ADDQ            $0x00000040, R9
-	SUBQ            $0x00000001, R10
+	ADDQ            $0x00000018, R9
+	ADDQ            $0x00000040, R10
+	SUBQ            $0x00000001, R11
 	JNZ             inputs1
-	MOVQ            (BX), R8
-	VMOVDQU64       Z21, (R8)(CX*1)
-	MOVQ            24(BX), R8
-	VMOVDQU64       Z22, (R8)(CX*1)
+	MOVQ            (BX), R9
+	VMOVDQU64       Z21, (R9)(CX*1)
+	MOVQ            24(BX), R9
+	VMOVDQU64       Z22, (R9)(CX*1)
 	ADDQ            $0x00000040, CX
 	SUBQ            $0x00000040, AX
 	JMP             narrow
@@ -4183,14 +4396,18 @@ done:
 	RET
 
 // func gf16x2Gfni512(n int, pos int, in *[]byte, out *[]byte, table *byte, ins int)
-// Requires: AVX, AVX512BW, AVX512F, GFNI
+// Requires: AVX, AVX512BW, AVX512F, CMOV, GFNI, MMX+
 TEXT ·gf16x2Gfni512(SB), NOSPLIT, $0-48
-	MOVQ n+0(FP), AX
-	MOVQ pos+8(FP), CX
-	MOVQ in+16(FP), DX
-	MOVQ out+24(FP), BX
-	MOVQ table+32(FP), SI
-	MOVQ ins+40(FP), DI
+	MOVQ    n+0(FP), AX
+	MOVQ    pos+8(FP), CX
+	MOVQ    in+16(FP), DX
+	MOVQ    out+24(FP), BX
+	MOVQ    table+32(FP), SI
+	MOVQ    ins+40(FP), DI
+	MOVQ    $0x00000200, R8
+	MOVQ    $0x00000400, R9
+	CMPQ    DI, $0x06
+	CMOVQLT R9, R8
 
 wide:
 	CMPQ            AX, $0x00000080
@@ -4204,116 +4421,125 @@ wide:
 	VPXORQ          Z6, Z6, Z6
 	VPXORQ          Z7, Z7, Z7
 	VBROADCASTI32X4 splitConst<>+0(SB), Z8
-	MOVQ            DX, R8
-	MOVQ            SI, R9
-	MOVQ            DI, R10
-	CMPQ            R10, $0x00000002
+	MOVQ            DX, R9
+	MOVQ            SI, R10
+	MOVQ            DI, R11
+	CMPQ            R11, $0x00000002
 	JLT             inputs2_rest
 
 inputs2_group:
-	MOVQ            (R8), R11
-	MOVQ            24(R8), R12
-	VMOVDQU64       (R11)(CX*1), Z9
+	MOVQ            (R9), R12
+	LEAQ            (R12)(R8*1), R13
+	PREFETCHT0      (R13)(CX*1)
+	PREFETCHT0      64(R13)(CX*1)
+	MOVQ            24(R9), R13
+	LEAQ            (R13)(R8*1), R14
+	PREFETCHT0      (R14)(CX*1)
+	PREFETCHT0      64(R14)(CX*1)
+	VMOVDQU64       (R12)(CX*1), Z9
 	VPSHUFB         Z8, Z9, Z9
-	VMOVDQU64       64(R11)(CX*1), Z10
+	VMOVDQU64       64(R12)(CX*1), Z10
 	VPSHUFB         Z8, Z10, Z10
-	VMOVDQU64       (R12)(CX*1), Z11
+	VMOVDQU64       (R13)(CX*1), Z11
 	VPSHUFB         Z8, Z11, Z11
-	VMOVDQU64       64(R12)(CX*1), Z12
+	VMOVDQU64       64(R13)(CX*1), Z12
 	VPSHUFB         Z8, Z12, Z12
-	VBROADCASTI32X4 (R9), Z13
-	VBROADCASTI32X4 64(R9), Z14
+	VBROADCASTI32X4 (R10), Z13
+	VBROADCASTI32X4 64(R10), Z14
 	VGF2P8AFFINEQB  $0x00, Z13, Z9, Z15
 	VGF2P8AFFINEQB  $0x00, Z14, Z11, Z16
 	VPTERNLOGQ      $0x96, Z15, Z16, Z0
 	VGF2P8AFFINEQB  $0x00, Z13, Z10, Z15
 	VGF2P8AFFINEQB  $0x00, Z14, Z12, Z16
 	VPTERNLOGQ      $0x96, Z15, Z16, Z1
-	VBROADCASTI32X4 16(R9), Z13
-	VBROADCASTI32X4 80(R9), Z14
+	VBROADCASTI32X4 16(R10), Z13
+	VBROADCASTI32X4 80(R10), Z14
 	VGF2P8AFFINEQB  $0x00, Z13, Z9, Z15
 	VGF2P8AFFINEQB  $0x00, Z14, Z11, Z16
 	VPTERNLOGQ      $0x96, Z15, Z16, Z4
 	VGF2P8AFFINEQB  $0x00, Z13, Z10, Z15
 	VGF2P8AFFINEQB  $0x00, Z14, Z12, Z16
 	VPTERNLOGQ      $0x96, Z15, Z16, Z5
-	VBROADCASTI32X4 32(R9), Z13
-	VBROADCASTI32X4 96(R9), Z14
+	VBROADCASTI32X4 32(R10), Z13
+	VBROADCASTI32X4 96(R10), Z14
 	VGF2P8AFFINEQB  $0x00, Z13, Z9, Z15
 	VGF2P8AFFINEQB  $0x00, Z14, Z11, Z16
 	VPTERNLOGQ      $0x96, Z15, Z16, Z2
 	VGF2P8AFFINEQB  $0x00, Z13, Z10, Z15
 	VGF2P8AFFINEQB  $0x00, Z14, Z12, Z16
 	VPTERNLOGQ      $0x96, Z15, Z16, Z3
-	VBROADCASTI32X4 48(R9), Z13
-	VBROADCASTI32X4 112(R9), Z14
+	VBROADCASTI32X4 48(R10), Z13
+	VBROADCASTI32X4 112(R10), Z14
 	VGF2P8AFFINEQB  $0x00, Z13, Z9, Z9
 	VGF2P8AFFINEQB  $0x00, Z14, Z11, Z11
 	VPTERNLOGQ      $0x96, Z9, Z11, Z6
 	VGF2P8AFFINEQB  $0x00, Z13, Z10, Z9
 	VGF2P8AFFINEQB  $0x00, Z14, Z12, Z11
 	VPTERNLOGQ      $0x96, Z9, Z11, Z7
-	ADDQ            $0x00000030, R8
-	ADDQ            $0x00000080, R9
-	SUBQ            $0x00000002, R10
-	CMPQ            R10, $0x00000002
+	ADDQ            $0x00000030, R9
+	ADDQ            $0x00000080, R10
+	SUBQ            $0x00000002, R11
+	CMPQ            R11, $0x00000002
 	JGE             inputs2_group
 
 inputs2_rest:
-	TESTQ R10, R10
+	TESTQ R11, R11
 	JZ    inputs2_end
 
 inputs2:
-	MOVQ            (R8), R11
-	VMOVDQU64       (R11)(CX*1), Z9
+	MOVQ            (R9), R12
+	LEAQ            (R12)(R8*1), R13
+	PREFETCHT0      (R13)(CX*1)
+	PREFETCHT0      64(R13)(CX*1)
+	VMOVDQU64       (R12)(CX*1), Z9
 	VPSHUFB         Z8, Z9, Z9
-	VMOVDQU64       64(R11)(CX*1), Z10
+	VMOVDQU64       64(R12)(CX*1), Z10
 	VPSHUFB         Z8, Z10, Z10
-	VBROADCASTI32X4 (R9), Z11
+	VBROADCASTI32X4 (R10), Z11
 	VGF2P8AFFINEQB  $0x00, Z11, Z9, Z12
 	VPXORQ          Z12, Z0, Z0
 	VGF2P8AFFINEQB  $0x00, Z11, Z10, Z12
 	VPXORQ          Z12, Z1, Z1
-	VBROADCASTI32X4 16(R9), Z11
+	VBROADCASTI32X4 16(R10), Z11
 	VGF2P8AFFINEQB  $0x00, Z11, Z9, Z12
 	VPXORQ          Z12, Z4, Z4
 	VGF2P8AFFINEQB  $0x00, Z11, Z10, Z12
 	VPXORQ          Z12, Z5, Z5
-	VBROADCASTI32X4 32(R9), Z11
+	VBROADCASTI32X4 32(R10), Z11
 	VGF2P8AFFINEQB  $0x00, Z11, Z9, Z12
 	VPXORQ          Z12, Z2, Z2
 	VGF2P8AFFINEQB  $0x00, Z11, Z10, Z12
 	VPXORQ          Z12, Z3, Z3
-	VBROADCASTI32X4 48(R9), Z11
+	VBROADCASTI32X4 48(R10), Z11
 	VGF2P8AFFINEQB  $0x00, Z11, Z9, Z9
 	VPXORQ          Z9, Z6, Z6
 	VGF2P8AFFINEQB  $0x00, Z11, Z10, Z9
 	VPXORQ          Z9, Z7, Z7
-	ADDQ            $0x00000018, R8
-	ADDQ            $0x00000040, R9
-	SUBQ            $0x00000001, R10
+	ADDQ            $0x00000018, R9
+	ADDQ            $0x00000040, R10
+	SUBQ            $0x00000001, R11
 	JNZ             inputs2
 
 inputs2_end:
 	VBROADCASTI32X4 joinConst<>+0(SB), Z8
-	MOVQ            (BX), R8
+	MOVQ            (BX), R9
 	VPSHUFD         $0x4e, Z4, Z4
 	VPXORQ          Z4, Z0, Z0
 	VPSHUFB         Z8, Z0, Z0
-	VMOVDQU64       Z0, (R8)(CX*1)
+	VMOVDQU64       Z0, (R9)(CX*1)
 	VPSHUFD         $0x4e, Z5, Z5
 	VPXORQ          Z5, Z1, Z1
 	VPSHUFB         Z8, Z1, Z1
-	VMOVDQU64       Z1, 64(R8)(CX*1)
-	MOVQ            24(BX), R8
+	VMOVDQU64       Z1, 64(R9)(CX*1)
+	MOVQ            24(BX), R9
 	VPSHUFD         $0x4e, Z6, Z6
 	VPXORQ          Z6, Z2, Z2
 	VPSHUFB         Z8, Z2, Z2
-	VMOVDQU64       Z2, (R8)(CX*1)
+	VMOVDQU64       Z2, (R9)(CX*1)
 	VPSHUFD         $0x4e, Z7, Z7
 	VPXORQ          Z7, Z3, Z3
 	VPSHUFB         Z8, Z3, Z3
-	VMOVDQU64       Z3, 64(R8)(CX*1)
+	VMOVDQU64       Z3, 64(R9)(CX*1)
 	ADDQ            $0x00000080, CX
 	SUBQ            $0x00000080, AX
 	JMP             wide
@@ -4326,82 +4552,88 @@ narrow:
 	VPXORQ          Z19, Z19, Z19
 	VPXORQ          Z20, Z20, Z20
 	VBROADCASTI32X4 splitConst<>+0(SB), Z0
-	MOVQ            DX, R8
-	MOVQ            SI, R9
-	MOVQ            DI, R10
-	CMPQ            R10, $0x00000002
+	MOVQ            DX, R9
+	MOVQ            SI, R10
+	MOVQ            DI, R11
+	CMPQ            R11, $0x00000002
 	JLT             inputs1_rest
 
 inputs1_group:
-	MOVQ            (R8), R11
-	MOVQ            24(R8), R12
-	VMOVDQU64       (R11)(CX*1), Z1
+	MOVQ            (R9), R12
+	LEAQ            (R12)(R8*1), R13
+	PREFETCHT0      (R13)(CX*1)
+	MOVQ            24(R9), R13
+	LEAQ            (R13)(R8*1), R14
+	PREFETCHT0      (R14)(CX*1)
+	VMOVDQU64       (R12)(CX*1), Z1
 	VPSHUFB         Z0, Z1, Z1
-	VMOVDQU64       (R12)(CX*1), Z2
+	VMOVDQU64       (R13)(CX*1), Z2
 	VPSHUFB         Z0, Z2, Z2
-	VBROADCASTI32X4 (R9), Z3
-	VBROADCASTI32X4 64(R9), Z4
+	VBROADCASTI32X4 (R10), Z3
+	VBROADCASTI32X4 64(R10), Z4
 	VGF2P8AFFINEQB  $0x00, Z3, Z1, Z3
 	VGF2P8AFFINEQB  $0x00, Z4, Z2, Z4
 	VPTERNLOGQ      $0x96, Z3, Z4, Z17
-	VBROADCASTI32X4 16(R9), Z3
-	VBROADCASTI32X4 80(R9), Z4
+	VBROADCASTI32X4 16(R10), Z3
+	VBROADCASTI32X4 80(R10), Z4
 	VGF2P8AFFINEQB  $0x00, Z3, Z1, Z3
 	VGF2P8AFFINEQB  $0x00, Z4, Z2, Z4
 	VPTERNLOGQ      $0x96, Z3, Z4, Z19
-	VBROADCASTI32X4 32(R9), Z3
-	VBROADCASTI32X4 96(R9), Z4
+	VBROADCASTI32X4 32(R10), Z3
+	VBROADCASTI32X4 96(R10), Z4
 	VGF2P8AFFINEQB  $0x00, Z3, Z1, Z3
 	VGF2P8AFFINEQB  $0x00, Z4, Z2, Z4
 	VPTERNLOGQ      $0x96, Z3, Z4, Z18
-	VBROADCASTI32X4 48(R9), Z3
-	VBROADCASTI32X4 112(R9), Z4
+	VBROADCASTI32X4 48(R10), Z3
+	VBROADCASTI32X4 112(R10), Z4
 	VGF2P8AFFINEQB  $0x00, Z3, Z1, Z1
 	VGF2P8AFFINEQB  $0x00, Z4, Z2, Z2
 	VPTERNLOGQ      $0x96, Z1, Z2, Z20
-	ADDQ            $0x00000030, R8
-	ADDQ            $0x00000080, R9
-	SUBQ            $0x00000002, R10
-	CMPQ            R10, $0x00000002
+	ADDQ            $0x00000030, R9
+	ADDQ            $0x00000080, R10
+	SUBQ            $0x00000002, R11
+	CMPQ            R11, $0x00000002
 	JGE             inputs1_group
 
 inputs1_rest:
-	TESTQ R10, R10
+	TESTQ R11, R11
 	JZ    inputs1_end
 
 inputs1:
-	MOVQ            (R8), R11
-	VMOVDQU64       (R11)(CX*1), Z1
+	MOVQ            (R9), R12
+	LEAQ            (R12)(R8*1), R13
+	PREFETCHT0      (R13)(CX*1)
+	VMOVDQU64       (R12)(CX*1), Z1
 	VPSHUFB         Z0, Z1, Z1
-	VBROADCASTI32X4 (R9), Z2
+	VBROADCASTI32X4 (R10), Z2
 	VGF2P8AFFINEQB  $0x00, Z2, Z1, Z2
 	VPXORQ          Z2, Z17, Z17
-	VBROADCASTI32X4 16(R9), Z2
+	VBROADCASTI32X4 16(R10), Z2
 	VGF2P8AFFINEQB  $0x00, Z2, Z1, Z2
 	VPXORQ          Z2, Z19, Z19
-	VBROADCASTI32X4 32(R9), Z2
+	VBROADCASTI32X4 32(R10), Z2
 	VGF2P8AFFINEQB  $0x00, Z2, Z1, Z2
 	VPXORQ          Z2, Z18, Z18
-	VBROADCASTI32X4 48(R9), Z2
+	VBROADCASTI32X4 48(R10), Z2
 	VGF2P8AFFINEQB  $0x00, Z2, Z1, Z1
 	VPXORQ          Z1, Z20, Z20
-	ADDQ            $0x00000018, R8
-	ADDQ            $0x00000040, R9
-	SUBQ            $0x00000001, R10
+	ADDQ            $0x00000018, R9
+	ADDQ            $0x00000040, R10
+	SUBQ            $0x00000001, R11
 	JNZ             inputs1
 
 inputs1_end:
 	VBROADCASTI32X4 joinConst<>+0(SB), Z0
-	MOVQ            (BX), R8
+	MOVQ            (BX), R9
 	VPSHUFD         $0x4e, Z19, Z19
 	VPXORQ          Z19, Z17, Z17
 	VPSHUFB         Z0, Z17, Z17
-	VMOVDQU64       Z17, (R8)(CX*1)
-	MOVQ            24(BX), R8
+	VMOVDQU64       Z17, (R9)(CX*1)
+	MOVQ            24(BX), R9
 	VPSHUFD         $0x4e, Z20, Z20
 	VPXORQ          Z20, Z18, Z18
 	VPSHUFB         Z0, Z18, Z18
-	VMOVDQU64       Z18, (R8)(CX*1)
+	VMOVDQU64       Z18, (R9)(CX*1)
 	ADDQ            $0x00000040, CX
 	SUBQ            $0x00000040, AX
 	JMP             narrow
@@ -4541,14 +4773,18 @@ done:
 	RET
 
 // func gf16x2Avx512(n int, pos int, in *[]byte, out *[]byte, table *byte, ins int)
-// Requires: AVX, AVX512BW, AVX512F
+// Requires: AVX, AVX512BW, AVX512F, CMOV, MMX+
 TEXT ·gf16x2Avx512(SB), NOSPLIT, $0-48
-	MOVQ n+0(FP), AX
-	MOVQ pos+8(FP), CX
-	MOVQ in+16(FP), DX
-	MOVQ out+24(FP), BX
-	MOVQ table+32(FP), SI
-	MOVQ ins+40(FP), DI
+	MOVQ    n+0(FP), AX
+	MOVQ    pos+8(FP), CX
+	MOVQ    in+16(FP), DX
+	MOVQ    out+24(FP), BX
+	MOVQ    table+32(FP), SI
+	MOVQ    ins+40(FP), DI
+	MOVQ    $0x00000200, R8
+	MOVQ    $0x00000400, R9
+	CMPQ    DI, $0x06
+	CMOVQLT R9, R8
 
 wide:
 	CMPQ   AX, $0x00000100
@@ -4561,14 +4797,19 @@ wide:
 	VPXORQ Z5, Z5, Z5
 	VPXORQ Z6, Z6, Z6
 	VPXORQ Z7, Z7, Z7
-	MOVQ   DX, R8
-	MOVQ   SI, R9
-	MOVQ   DI, R10
+	MOVQ   DX, R9
+	MOVQ   SI, R10
+	MOVQ   DI, R11
 
-inputs2:
-	MOVQ            (R8), R11
-	VMOVDQU64       (R11)(CX*1), Z9
-	VMOVDQU64       64(R11)(CX*1), Z10
+inputs4:
+	MOVQ            (R9), R12
+	LEAQ            (R12)(R8*1), R13
+	PREFETCHT0      (R13)(CX*1)
+	PREFETCHT0      64(R13)(CX*1)
+	PREFETCHT0      128(R13)(CX*1)
+	PREFETCHT0      192(R13)(CX*1)
+	VMOVDQU64       (R12)(CX*1), Z9
+	VMOVDQU64       64(R12)(CX*1), Z10
 	VBROADCASTI32X4 lowBytesConst<>+0(SB), Z11
 	VPSRLW          $0x08, Z9, Z12
 	VPSLLW          $0x08, Z10, Z8
@@ -4581,8 +4822,8 @@ inputs2:
 	VPSRLQ          $0x04, Z12, Z14
 	VPANDQ          Z9, Z14, Z14
 	VPANDQ          Z9, Z12, Z12
-	VMOVDQU64       128(R11)(CX*1), Z11
-	VMOVDQU64       192(R11)(CX*1), Z15
+	VMOVDQU64       128(R12)(CX*1), Z11
+	VMOVDQU64       192(R12)(CX*1), Z15
 	VBROADCASTI32X4 lowBytesConst<>+0(SB), Z16
 	VPSRLW          $0x08, Z11, Z13
 	VPSLLW          $0x08, Z15, Z9
@@ -4595,104 +4836,104 @@ inputs2:
 	VPSRLQ          $0x04, Z13, Z15
 	VPANDQ          Z16, Z15, Z15
 	VPANDQ          Z16, Z13, Z13
-	VBROADCASTI32X4 (R9), Z16
-	VBROADCASTI32X4 16(R9), Z21
+	VBROADCASTI32X4 (R10), Z16
+	VBROADCASTI32X4 16(R10), Z21
 	VPSHUFB         Z8, Z16, Z22
 	VPSHUFB         Z10, Z21, Z23
 	VPTERNLOGQ      $0x96, Z22, Z23, Z0
 	VPSHUFB         Z9, Z16, Z16
 	VPSHUFB         Z11, Z21, Z21
 	VPTERNLOGQ      $0x96, Z16, Z21, Z1
-	VBROADCASTI32X4 32(R9), Z16
-	VBROADCASTI32X4 48(R9), Z21
+	VBROADCASTI32X4 32(R10), Z16
+	VBROADCASTI32X4 48(R10), Z21
 	VPSHUFB         Z12, Z16, Z22
 	VPSHUFB         Z14, Z21, Z23
 	VPTERNLOGQ      $0x96, Z22, Z23, Z0
 	VPSHUFB         Z13, Z16, Z16
 	VPSHUFB         Z15, Z21, Z21
 	VPTERNLOGQ      $0x96, Z16, Z21, Z1
-	VBROADCASTI32X4 64(R9), Z16
-	VBROADCASTI32X4 80(R9), Z21
+	VBROADCASTI32X4 64(R10), Z16
+	VBROADCASTI32X4 80(R10), Z21
 	VPSHUFB         Z8, Z16, Z22
 	VPSHUFB         Z10, Z21, Z23
 	VPTERNLOGQ      $0x96, Z22, Z23, Z2
 	VPSHUFB         Z9, Z16, Z16
 	VPSHUFB         Z11, Z21, Z21
 	VPTERNLOGQ      $0x96, Z16, Z21, Z3
-	VBROADCASTI32X4 96(R9), Z16
-	VBROADCASTI32X4 112(R9), Z21
+	VBROADCASTI32X4 96(R10), Z16
+	VBROADCASTI32X4 112(R10), Z21
 	VPSHUFB         Z12, Z16, Z22
 	VPSHUFB         Z14, Z21, Z23
 	VPTERNLOGQ      $0x96, Z22, Z23, Z2
 	VPSHUFB         Z13, Z16, Z16
 	VPSHUFB         Z15, Z21, Z21
 	VPTERNLOGQ      $0x96, Z16, Z21, Z3
-	VBROADCASTI32X4 128(R9), Z16
-	VBROADCASTI32X4 144(R9), Z21
+	VBROADCASTI32X4 128(R10), Z16
+	VBROADCASTI32X4 144(R10), Z21
 	VPSHUFB         Z8, Z16, Z22
 	VPSHUFB         Z10, Z21, Z23
 	VPTERNLOGQ      $0x96, Z22, Z23, Z4
 	VPSHUFB         Z9, Z16, Z16
 	VPSHUFB         Z11, Z21, Z21
 	VPTERNLOGQ      $0x96, Z16, Z21, Z5
-	VBROADCASTI32X4 160(R9), Z16
-	VBROADCASTI32X4 176(R9), Z21
+	VBROADCASTI32X4 160(R10), Z16
+	VBROADCASTI32X4 176(R10), Z21
 	VPSHUFB         Z12, Z16, Z22
 	VPSHUFB         Z14, Z21, Z23
 	VPTERNLOGQ      $0x96, Z22, Z23, Z4
 	VPSHUFB         Z13, Z16, Z16
 	VPSHUFB         Z15, Z21, Z21
 	VPTERNLOGQ      $0x96, Z16, Z21, Z5
-	VBROADCASTI32X4 192(R9), Z16
-	VBROADCASTI32X4 208(R9), Z21
+	VBROADCASTI32X4 192(R10), Z16
+	VBROADCASTI32X4 208(R10), Z21
 	VPSHUFB         Z8, Z16, Z8
 	VPSHUFB         Z10, Z21, Z10
 	VPTERNLOGQ      $0x96, Z8, Z10, Z6
 	VPSHUFB         Z9, Z16, Z8
 	VPSHUFB         Z11, Z21, Z9
 	VPTERNLOGQ      $0x96, Z8, Z9, Z7
-	VBROADCASTI32X4 224(R9), Z8
-	VBROADCASTI32X4 240(R9), Z9
+	VBROADCASTI32X4 224(R10), Z8
+	VBROADCASTI32X4 240(R10), Z9
 	VPSHUFB         Z12, Z8, Z10
 	VPSHUFB         Z14, Z9, Z11
 	VPTERNLOGQ      $0x96, Z10, Z11, Z6
 	VPSHUFB         Z13, Z8, Z8
 	VPSHUFB         Z15, Z9, Z9
 	VPTERNLOGQ      $0x96, Z8, Z9, Z7
-	ADDQ            $0x00000018, R8
-	ADDQ            $0x00000100, R9
-	SUBQ            $0x00000001, R10
-	JNZ             inputs2
-	MOVQ            (BX), R8
+	ADDQ            $0x00000018, R9
+	ADDQ            $0x00000100, R10
+	SUBQ            $0x00000001, R11
+	JNZ             inputs4
+	MOVQ            (BX), R9
 	VBROADCASTI32X4 lowBytesConst<>+0(SB), Z10
 	VPSRLW          $0x08, Z0, Z9
 	VPSLLW          $0x08, Z2, Z8
 	VPTERNLOGQ      $0xe2, Z2, Z10, Z9
 	VPTERNLOGQ      $0xb8, Z0, Z10, Z8
-	VMOVDQU64       Z8, (R8)(CX*1)
-	VMOVDQU64       Z9, 64(R8)(CX*1)
+	VMOVDQU64       Z8, (R9)(CX*1)
+	VMOVDQU64       Z9, 64(R9)(CX*1)
 	VBROADCASTI32X4 lowBytesConst<>+0(SB), Z10
 	VPSRLW          $0x08, Z1, Z9
 	VPSLLW          $0x08, Z3, Z8
 	VPTERNLOGQ      $0xe2, Z3, Z10, Z9
 	VPTERNLOGQ      $0xb8, Z1, Z10, Z8
-	VMOVDQU64       Z8, 128(R8)(CX*1)
-	VMOVDQU64       Z9, 192(R8)(CX*1)
-	MOVQ            24(BX), R8
+	VMOVDQU64       Z8, 128(R9)(CX*1)
+	VMOVDQU64       Z9, 192(R9)(CX*1)
+	MOVQ            24(BX), R9
 	VBROADCASTI32X4 lowBytesConst<>+0(SB), Z10
 	VPSRLW          $0x08, Z4, Z9
 	VPSLLW          $0x08, Z6, Z8
 	VPTERNLOGQ      $0xe2, Z6, Z10, Z9
 	VPTERNLOGQ      $0xb8, Z4, Z10, Z8
-	VMOVDQU64       Z8, (R8)(CX*1)
-	VMOVDQU64       Z9, 64(R8)(CX*1)
+	VMOVDQU64       Z8, (R9)(CX*1)
+	VMOVDQU64       Z9, 64(R9)(CX*1)
 	VBROADCASTI32X4 lowBytesConst<>+0(SB), Z10
 	VPSRLW          $0x08, Z5, Z9
 	VPSLLW          $0x08, Z7, Z8
 	VPTERNLOGQ      $0xe2, Z7, Z10, Z9
 	VPTERNLOGQ      $0xb8, Z5, Z10, Z8
-	VMOVDQU64       Z8, 128(R8)(CX*1)
-	VMOVDQU64       Z9, 192(R8)(CX*1)
+	VMOVDQU64       Z8, 128(R9)(CX*1)
+	VMOVDQU64       Z9, 192(R9)(CX*1)
 	ADDQ            $0x00000100, CX
 	SUBQ            $0x00000100, AX
 	JMP             wide
@@ -4704,14 +4945,17 @@ narrow:
 	VPXORQ Z18, Z18, Z18
 	VPXORQ Z19, Z19, Z19
 	VPXORQ Z20, Z20, Z20
-	MOVQ   DX, R8
-	MOVQ   SI, R9
-	MOVQ   DI, R10
+	MOVQ   DX, R9
+	MOVQ   SI, R10
+	MOVQ   DI, R11
 
-inputs1:
-	MOVQ            (R8), R11
-	VMOVDQU64       (R11)(CX*1), Z1
-	VMOVDQU64       64(R11)(CX*1), Z3
+inputs2:
+	MOVQ            (R9), R12
+	LEAQ            (R12)(R8*1), R13
+	PREFETCHT0      (R13)(CX*1)
+	PREFETCHT0      64(R13)(CX*1)
+	VMOVDQU64       (R12)(CX*1), Z1
+	VMOVDQU64       64(R12)(CX*1), Z3
 	VBROADCASTI32X4 lowBytesConst<>+0(SB), Z4
 	VPSRLW          $0x08, Z1, Z2
 	VPSLLW          $0x08, Z3, Z0
@@ -4724,66 +4968,66 @@ inputs1:
 	VPSRLQ          $0x04, Z2, Z3
 	VPANDQ          Z4, Z3, Z3
 	VPANDQ          Z4, Z2, Z2
-	VBROADCASTI32X4 (R9), Z4
-	VBROADCASTI32X4 16(R9), Z5
+	VBROADCASTI32X4 (R10), Z4
+	VBROADCASTI32X4 16(R10), Z5
 	VPSHUFB         Z0, Z4, Z4
 	VPSHUFB         Z1, Z5, Z5
 	VPTERNLOGQ      $0x96, Z4, Z5, Z17
-	VBROADCASTI32X4 32(R9), Z4
-	VBROADCASTI32X4 48(R9), Z5
+	VBROADCASTI32X4 32(R10), Z4
+	VBROADCASTI32X4 48(R10), Z5
 	VPSHUFB         Z2, Z4, Z4
 	VPSHUFB         Z3, Z5, Z5
 	VPTERNLOGQ      $0x96, Z4, Z5, Z17
-	VBROADCASTI32X4 64(R9), Z4
-	VBROADCASTI32X4 80(R9), Z5
+	VBROADCASTI32X4 64(R10), Z4
+	VBROADCASTI32X4 80(R10), Z5
 	VPSHUFB         Z0, Z4, Z4
 	VPSHUFB         Z1, Z5, Z5
 	VPTERNLOGQ      $0x96, Z4, Z5, Z18
-	VBROADCASTI32X4 96(R9), Z4
-	VBROADCASTI32X4 112(R9), Z5
+	VBROADCASTI32X4 96(R10), Z4
+	VBROADCASTI32X4 112(R10), Z5
 	VPSHUFB         Z2, Z4, Z4
 	VPSHUFB         Z3, Z5, Z5
 	VPTERNLOGQ      $0x96, Z4, Z5, Z18
-	VBROADCASTI32X4 128(R9), Z4
-	VBROADCASTI32X4 144(R9), Z5
+	VBROADCASTI32X4 128(R10), Z4
+	VBROADCASTI32X4 144(R10), Z5
 	VPSHUFB         Z0, Z4, Z4
 	VPSHUFB         Z1, Z5, Z5
 	VPTERNLOGQ      $0x96, Z4, Z5, Z19
-	VBROADCASTI32X4 160(R9), Z4
-	VBROADCASTI32X4 176(R9), Z5
+	VBROADCASTI32X4 160(R10), Z4
+	VBROADCASTI32X4 176(R10), Z5
 	VPSHUFB         Z2, Z4, Z4
 	VPSHUFB         Z3, Z5, Z5
 	VPTERNLOGQ      $0x96, Z4, Z5, Z19
-	VBROADCASTI32X4 192(R9), Z4
-	VBROADCASTI32X4 208(R9), Z5
+	VBROADCASTI32X4 192(R10), Z4
+	VBROADCASTI32X4 208(R10), Z5
 	VPSHUFB         Z0, Z4, Z0
 	VPSHUFB         Z1, Z5, Z1
 	VPTERNLOGQ      $0x96, Z0, Z1, Z20
-	VBROADCASTI32X4 224(R9), Z0
-	VBROADCASTI32X4 240(R9), Z1
+	VBROADCASTI32X4 224(R10), Z0
+	VBROADCASTI32X4 240(R10), Z1
 	VPSHUFB         Z2, Z0, Z0
 	VPSHUFB         Z3, Z1, Z1
 	VPTERNLOGQ      $0x96, Z0, Z1, Z20
-	ADDQ            $0x00000018, R8
-	ADDQ            $0x00000100, R9
-	SUBQ            $0x00000001, R10
-	JNZ             inputs1
-	MOVQ            (BX), R8
+	ADDQ            $0x00000018, R9
+	ADDQ            $0x00000100, R10
+	SUBQ            $0x00000001, R11
+	JNZ             inputs2
+	MOVQ            (BX), R9
 	VBROADCASTI32X4 lowBytesConst<>+0(SB), Z2
 	VPSRLW          $0x08, Z17, Z1
 	VPSLLW          $0x08, Z18, Z0
 	VPTERNLOGQ      $0xe2, Z18, Z2, Z1
 	VPTERNLOGQ      $0xb8, Z17, Z2, Z0
-	VMOVDQU64       Z0, (R8)(CX*1)
-	VMOVDQU64       Z1, 64(R8)(CX*1)
-	MOVQ            24(BX), R8
+	VMOVDQU64       Z0, (R9)(CX*1)
+	VMOVDQU64       Z1, 64(R9)(CX*1)
+	MOVQ            24(BX), R9
 	VBROADCASTI32X4 lowBytesConst<>+0(SB), Z2
 	VPSRLW          $0x08, Z19, Z1
 	VPSLLW          $0x08, Z20, Z0
 	VPTERNLOGQ      $0xe2, Z20, Z2, Z1
 	VPTERNLOGQ      $0xb8, Z19, Z2, Z0
-	VMOVDQU64       Z0, (R8)(CX*1)
-	VMOVDQU64       Z1, 64(R8)(CX*1)
+	VMOVDQU64       Z0, (R9)(CX*1)
+	VMOVDQU64       Z1, 64(R9)(CX*1)
 	ADDQ            $0x00000080, CX
 	SUBQ            $0x00000080, AX
 	JMP             narrow
@@ -4813,7 +5057,7 @@ narrow:
 	MOVQ  SI, R9
 	MOVQ  DI, R10
 
-inputs1:
+inputs2:
 	MOVQ           (R8), R11
 	VMOVDQU        (R11)(CX*1), Y5
 	VMOVDQU        32(R11)(CX*1), Y7
@@ -4882,7 +5126,7 @@ inputs1:
 	ADDQ           $0x00000018, R8
 	ADDQ           $0x00000100, R9
 	SUBQ           $0x00000001, R10
-	JNZ            inputs1
+	JNZ            inputs2
 	MOVQ           (BX), R8
 	VBROADCASTI128 lowBytesConst<>+0(SB), Y6
 	VPSRLW         $0x08, Y0, Y5
@@ -4932,7 +5176,7 @@ narrow:
 	MOVQ SI, R9
 	MOVQ DI, R10
 
-inputs1:
+inputs2:
 	MOVQ   (R8), R11
 	MOVOU  (R11)(CX*1), X5
 	MOVOU  16(R11)(CX*1), X7
@@ -5005,7 +5249,7 @@ inputs1:
 	ADDQ   $0x00000018, R8
 	ADDQ   $0x00000100, R9
 	SUBQ   $0x00000001, R10
-	JNZ    inputs1
+	JNZ    inputs2
 	MOVQ   (BX), R8
 	MOVOU  lowBytesConst<>+0(SB), X6
 	MOVO   X0, X5
@@ -5038,17 +5282,21 @@ done:
 	RET
 
 // func gf8x3Gfni512(n int, pos int, in *[]byte, out *[]byte, table *byte, ins int)
-// Requires: AVX, AVX512F, GFNI
+// Requires: AVX, AVX512F, CMOV, GFNI, MMX+
 TEXT ·gf8x3Gfni512(SB), NOSPLIT, $0-48
-	MOVQ n+0(FP), AX
-	MOVQ pos+8(FP), CX
-	MOVQ in+16(FP), DX
-	MOVQ out+24(FP), BX
-	MOVQ table+32(FP), SI
-	MOVQ ins+40(FP), DI
+	MOVQ    n+0(FP), AX
+	MOVQ    pos+8(FP), CX
+	MOVQ    in+16(FP), DX
+	MOVQ    out+24(FP), BX
+	MOVQ    table+32(FP), SI
+	MOVQ    ins+40(FP), DI
+	MOVQ    $0x00000200, R8
+	MOVQ    $0x00000400, R9
+	CMPQ    DI, $0x06
+	CMOVQLT R9, R8
 
 wide:
-	CMPQ   AX, $0x00000100
+	CMPQ   AX, $0x00000180
 	JLT    narrow
 	VPXORQ Z0, Z0, Z0
 	VPXORQ Z1, Z1, Z1
@@ -5062,98 +5310,133 @@ wide:
 	VPXORQ Z9, Z9, Z9
 	VPXORQ Z10, Z10, Z10
 	VPXORQ Z11, Z11, Z11
-	MOVQ   DX, R8
-	MOVQ   SI, R9
-	MOVQ   DI, R10
+	VPXORQ Z12, Z12, Z12
+	VPXORQ Z13, Z13, Z13
+	VPXORQ Z14, Z14, Z14
+	VPXORQ Z15, Z15, Z15
+	VPXORQ Z16, Z16, Z16
+	VPXORQ Z17, Z17, Z17
+	MOVQ   DX, R9
+	MOVQ   SI, R10
+	MOVQ   DI, R11
 
-inputs4:
-	MOVQ           (R8), R11
-	VMOVDQU64      (R11)(CX*1), Z12
-	VMOVDQU64      64(R11)(CX*1), Z13
-	VMOVDQU64      128(R11)(CX*1), Z14
-	VMOVDQU64      192(R11)(CX*1), Z15
-	VPBROADCASTQ   (R9), Z16
-	VGF2P8AFFINEQB $0x00, Z16, Z12, Z17
-	VPXORQ         Z17, Z0, Z0
-	VGF2P8AFFINEQB $0x00, Z16, Z13, Z17
-	VPXORQ         Z17, Z1, Z1
-	VGF2P8AFFINEQB $0x00, Z16, Z14, Z17
-	VPXORQ         Z17, Z2, Z2
-	VGF2P8AFFINEQB $0x00, Z16, Z15, Z17
-	VPXORQ         Z17, Z3, Z3
-	VPBROADCASTQ   8(R9), Z16
-	VGF2P8AFFINEQB $0x00, Z16, Z12, Z17
-	VPXORQ         Z17, Z4, Z4
-	VGF2P8AFFINEQB $0x00, Z16, Z13, Z17
-	VPXORQ         Z17, Z5, Z5
-	VGF2P8AFFINEQB $0x00, Z16, Z14, Z17
-	VPXORQ         Z17, Z6, Z6
-	VGF2P8AFFINEQB $0x00, Z16, Z15, Z17
-	VPXORQ         Z17, Z7, Z7
-	VPBROADCASTQ   16(R9), Z16
-	VGF2P8AFFINEQB $0x00, Z16, Z12, Z12
-	VPXORQ         Z12, Z8, Z8
-	VGF2P8AFFINEQB $0x00, Z16, Z13, Z12
-	VPXORQ         Z12, Z9, Z9
-	VGF2P8AFFINEQB $0x00, Z16, Z14, Z12
-	VPXORQ         Z12, Z10, Z10
-	VGF2P8AFFINEQB $0x00, Z16, Z15, Z12
-	VPXORQ         Z12, Z11, Z11
-	ADDQ           $0x00000018, R8
+inputs6:
+	MOVQ           (R9), R12
+	LEAQ           (R12)(R8*1), R13
+	PREFETCHT0     (R13)(CX*1)
+	PREFETCHT0     64(R13)(CX*1)
+	PREFETCHT0     128(R13)(CX*1)
+	PREFETCHT0     192(R13)(CX*1)
+	PREFETCHT0     256(R13)(CX*1)
+	PREFETCHT0     320(R13)(CX*1)
+	VMOVDQU64      (R12)(CX*1), Z18
+	VMOVDQU64      64(R12)(CX*1), Z19
+	VMOVDQU64      128(R12)(CX*1), Z20
+	VMOVDQU64      192(R12)(CX*1), Z21
+	VMOVDQU64      256(R12)(CX*1), Z22
+	VMOVDQU64      320(R12)(CX*1), Z23
+	VPBROADCASTQ   (R10), Z24
+	VGF2P8AFFINEQB $0x00, Z24, Z18, Z25
+	VPXORQ         Z25, Z0, Z0
+	VGF2P8AFFINEQB $0x00, Z24, Z19, Z25
+	VPXORQ         Z25, Z1, Z1
+	VGF2P8AFFINEQB $0x00, Z24, Z20, Z25
+	VPXORQ         Z25, Z2, Z2
+	VGF2P8AFFINEQB $0x00, Z24, Z21, Z25
+	VPXORQ         Z25, Z3, Z3
+	VGF2P8AFFINEQB $0x00, Z24, Z22, Z25
+	VPXORQ         Z25, Z4, Z4
+	VGF2P8AFFINEQB $0x00, Z24, Z23, Z25
+	VPXORQ         Z25, Z5, Z5
+	VPBROADCASTQ   8(R10), Z24
+	VGF2P8AFFINEQB $0x00, Z24, Z18, Z25
+	VPXORQ         Z25, Z6, Z6
+	VGF2P8AFFINEQB $0x00, Z24, Z19, Z25
+	VPXORQ         Z25, Z7, Z7
+	VGF2P8AFFINEQB $0x00, Z24, Z20, Z25
+	VPXORQ         Z25, Z8, Z8
+	VGF2P8AFFINEQB $0x00, Z24, Z21, Z25
+	VPXORQ         Z25, Z9, Z9
+	VGF2P8AFFINEQB $0x00, Z24, Z22, Z25
+	VPXORQ         Z25, Z10, Z10
+	VGF2P8AFFINEQB $0x00, Z24, Z23, Z25
+	VPXORQ         Z25, Z11, Z11
+	VPBROADCASTQ   16(R10), Z24
+	VGF2P8AFFINEQB $0x00, Z24, Z18, Z18
+	VPXORQ         Z18, Z12, Z12
+	VGF2P8AFFINEQB $0x00, Z24, Z19, Z18
+	VPXORQ         Z18, Z13, Z13
+	VGF2P8AFFINEQB $0x00, Z24, Z20, Z18
+	VPXORQ         Z18, Z14, Z14
+	VGF2P8AFFINEQB $0x00, Z24, Z21, Z18
+	VPXORQ         Z18, Z15, Z15
+	VGF2P8AFFINEQB $0x00, Z24, Z22, Z18
+	VPXORQ         Z18, Z16, Z16
+	VGF2P8AFFINEQB $0x00, Z24, Z23, Z18
+	VPXORQ         Z18, Z17, Z17
 	ADDQ           $0x00000018, R9
-	SUBQ           $0x00000001, R10
-	JNZ            inputs4
-	MOVQ           (BX), R8
-	VMOVDQU64      Z0, (R8)(CX*1)
-	VMOVDQU64      Z1, 64(R8)(CX*1)
-	VMOVDQU64      Z2, 128(R8)(CX*1)
-	VMOVDQU64      Z3, 192(R8)(CX*1)
-	MOVQ           24(BX), R8
-	VMOVDQU64      Z4, (R8)(CX*1)
-	VMOVDQU64      Z5, 64(R8)(CX*1)
-	VMOVDQU64      Z6, 128(R8)(CX*1)
-	VMOVDQU64      Z7, 192(R8)(CX*1)
-	MOVQ           48(BX), R8
-	VMOVDQU64      Z8, (R8)(CX*1)
-	VMOVDQU64      Z9, 64(R8)(CX*1)
-	VMOVDQU64      Z10, 128(R8)(CX*1)
-	VMOVDQU64      Z11, 192(R8)(CX*1)
-	ADDQ           $0x00000100, CX
-	SUBQ           $0x00000100, AX
+	ADDQ           $0x00000018, R10
+	SUBQ           $0x00000001, R11
+	JNZ            inputs6
+	MOVQ           (BX), R9
+	VMOVDQU64      Z0, (R9)(CX*1)
+	VMOVDQU64      Z1, 64(R9)(CX*1)
+	VMOVDQU64      Z2, 128(R9)(CX*1)
+	VMOVDQU64      Z3, 192(R9)(CX*1)
+	VMOVDQU64      Z4, 256(R9)(CX*1)
+	VMOVDQU64      Z5, 320(R9)(CX*1)
+	MOVQ           24(BX), R9
+	VMOVDQU64      Z6, (R9)(CX*1)
+	VMOVDQU64      Z7, 64(R9)(CX*1)
+	VMOVDQU64      Z8, 128(R9)(CX*1)
+	VMOVDQU64      Z9, 192(R9)(CX*1)
+	VMOVDQU64      Z10, 256(R9)(CX*1)
+	VMOVDQU64      Z11, 320(R9)(CX*1)
+	MOVQ           48(BX), R9
+	VMOVDQU64      Z12, (R9)(CX*1)
+	VMOVDQU64      Z13, 64(R9)(CX*1)
+	VMOVDQU64      Z14, 128(R9)(CX*1)
+	VMOVDQU64      Z15, 192(R9)(CX*1)
+	VMOVDQU64      Z16, 256(R9)(CX*1)
+	VMOVDQU64      Z17, 320(R9)(CX*1)
+	ADDQ           $0x00000180, CX
+	SUBQ           $0x00000180, AX
 	JMP            wide
 
 narrow:
 	CMPQ   AX, $0x00000040
 	JLT    done
-	VPXORQ Z18, Z18, Z18
-	VPXORQ Z19, Z19, Z19
-	VPXORQ Z20, Z20, Z20
-	MOVQ   DX, R8
-	MOVQ   SI, R9
-	MOVQ   DI, R10
+	VPXORQ Z26, Z26, Z26
+	VPXORQ Z27, Z27, Z27
+	VPXORQ Z28, Z28, Z28
+	MOVQ   DX, R9
+	MOVQ   SI, R10
+	MOVQ   DI, R11
 
 inputs1:
-	MOVQ           (R8), R11
-	VMOVDQU64      (R11)(CX*1), Z0
-	VPBROADCASTQ   (R9), Z1
+	MOVQ           (R9), R12
+	LEAQ           (R12)(R8*1), R13
+	PREFETCHT0     (R13)(CX*1)
+	VMOVDQU64      (R12)(CX*1), Z0
+	VPBROADCASTQ   (R10), Z1
 	VGF2P8AFFINEQB $0x00, Z1, Z0, Z1
-	VPXORQ         Z1, Z18, Z18
-	VPBROADCASTQ   8(R9), Z1
+	VPXORQ         Z1, Z26, Z26
+	VPBROADCASTQ   8(R10), Z1
 	VGF2P8AFFINEQB $0x00, Z1, Z0, Z1
-	VPXORQ         Z1, Z19, Z19
-	VPBROADCASTQ   16(R9), Z1
+	VPXORQ         Z1, Z27, Z27
+	VPBROADCASTQ   16(R10), Z1
 	VGF2P8AFFINEQB $0x00, Z1, Z0, Z0
-	VPXORQ         Z0, Z20, Z20
-	ADDQ           $0x00000018, R8
+	VPXORQ         Z0, Z28, Z28
 	ADDQ           $0x00000018, R9
-	SUBQ           $0x00000001, R10
+	ADDQ           $0x00000018, R10
+	SUBQ           $0x00000001, R11
 	JNZ            inputs1
-	MOVQ           (BX), R8
-	VMOVDQU64      Z18, (R8)(CX*1)
-	MOVQ           24(BX), R8
-	VMOVDQU64      Z19, (R8)(CX*1)
-	MOVQ           48(BX), R8
-	VMOVDQU64      Z20, (R8)(CX*1)
+	MOVQ           (BX), R9
+	VMOVDQU64      Z26, (R9)(CX*1)
+	MOVQ           24(BX), R9
+	VMOVDQU64      Z27, (R9)(CX*1)
+	MOVQ           48(BX), R9
+	VMOVDQU64      Z28, (R9)(CX*1)
 	ADDQ           $0x00000040, CX
 	SUBQ           $0x00000040, AX
 	JMP            narrow
@@ -5262,14 +5545,18 @@ done:
 	RET
 
 // func gf8x3Avx512(n int, pos int, in *[]byte, out *[]byte, table *byte, ins int)
-// Requires: AVX, AVX512BW, AVX512F
+// Requires: AVX, AVX512BW, AVX512F, CMOV, MMX+
 TEXT ·gf8x3Avx512(SB), NOSPLIT, $0-48
-	MOVQ n+0(FP), AX
-	MOVQ pos+8(FP), CX
-	MOVQ in+16(FP), DX
-	MOVQ out+24(FP), BX
-	MOVQ table+32(FP), SI
-	MOVQ ins+40(FP), DI
+	MOVQ    n+0(FP), AX
+	MOVQ    pos+8(FP), CX
+	MOVQ    in+16(FP), DX
+	MOVQ    out+24(FP), BX
+	MOVQ    table+32(FP), SI
+	MOVQ    ins+40(FP), DI
+	MOVQ    $0x00000200, R8
+	MOVQ    $0x00000400, R9
+	CMPQ    DI, $0x06
+	CMOVQLT R9, R8
 
 wide:
 	CMPQ            AX, $0x00000100
@@ -5287,30 +5574,35 @@ wide:
 	VPXORQ          Z10, Z10, Z10
 	VPXORQ          Z11, Z11, Z11
 	VBROADCASTI32X4 lowConst<>+0(SB), Z12
-	MOVQ            DX, R8
-	MOVQ            SI, R9
-	MOVQ            DI, R10
+	MOVQ            DX, R9
+	MOVQ            SI, R10
+	MOVQ            DI, R11
 
 inputs4:
-	MOVQ            (R8), R11
-	VMOVDQU64       (R11)(CX*1), Z13
+	MOVQ            (R9), R12
+	LEAQ            (R12)(R8*1), R13
+	PREFETCHT0      (R13)(CX*1)
+	PREFETCHT0      64(R13)(CX*1)
+	PREFETCHT0      128(R13)(CX*1)
+	PREFETCHT0      192(R13)(CX*1)
+	VMOVDQU64       (R12)(CX*1), Z13
 	VPSRLQ          $0x04, Z13, Z17
 	VPANDQ          Z12, Z17, Z17
 	VPANDQ          Z12, Z13, Z13
-	VMOVDQU64       64(R11)(CX*1), Z14
+	VMOVDQU64       64(R12)(CX*1), Z14
 	VPSRLQ          $0x04, Z14, Z18
 	VPANDQ          Z12, Z18, Z18
 	VPANDQ          Z12, Z14, Z14
-	VMOVDQU64       128(R11)(CX*1), Z15
+	VMOVDQU64       128(R12)(CX*1), Z15
 	VPSRLQ          $0x04, Z15, Z19
 	VPANDQ          Z12, Z19, Z19
 	VPANDQ          Z12, Z15, Z15
-	VMOVDQU64       192(R11)(CX*1), Z16
+	VMOVDQU64       192(R12)(CX*1), Z16
 	VPSRLQ          $0x04, Z16, Z20
 	VPANDQ          Z12, Z20, Z20
 	VPANDQ          Z12, Z16, Z16
-	VBROADCASTI32X4 (R9), Z21
-	VBROADCASTI32X4 16(R9), Z22
+	VBROADCASTI32X4 (R10), Z21
+	VBROADCASTI32X4 16(R10), Z22
 	VPSHUFB         Z13, Z21, Z23
 	VPSHUFB         Z17, Z22, Z24
 	VPTERNLOGQ      $0x96, Z23, Z24, Z0
@@ -5323,8 +5615,8 @@ inputs4:
 	VPSHUFB         Z16, Z21, Z21
 	VPSHUFB         Z20, Z22, Z22
 	VPTERNLOGQ      $0x96, Z21, Z22, Z3
-	VBROADCASTI32X4 32(R9), Z21
-	VBROADCASTI32X4 48(R9), Z22
+	VBROADCASTI32X4 32(R10), Z21
+	VBROADCASTI32X4 48(R10), Z22
 	VPSHUFB         Z13, Z21, Z23
 	VPSHUFB         Z17, Z22, Z24
 	VPTERNLOGQ      $0x96, Z23, Z24, Z4
@@ -5337,8 +5629,8 @@ inputs4:
 	VPSHUFB         Z16, Z21, Z21
 	VPSHUFB         Z20, Z22, Z22
 	VPTERNLOGQ      $0x96, Z21, Z22, Z7
-	VBROADCASTI32X4 64(R9), Z21
-	VBROADCASTI32X4 80(R9), Z22
+	VBROADCASTI32X4 64(R10), Z21
+	VBROADCASTI32X4 80(R10), Z22
 	VPSHUFB         Z13, Z21, Z13
 	VPSHUFB         Z17, Z22, Z17
 	VPTERNLOGQ      $0x96, Z13, Z17, Z8
@@ -5351,25 +5643,25 @@ inputs4:
 	VPSHUFB         Z16, Z21, Z13
 	VPSHUFB         Z20, Z22, Z14
 	VPTERNLOGQ      $0x96, Z13, Z14, Z11
-	ADDQ            $0x00000018, R8
-	ADDQ            $0x00000060, R9
-	SUBQ            $0x00000001, R10
+	ADDQ            $0x00000018, R9
+	ADDQ            $0x00000060, R10
+	SUBQ            $0x00000001, R11
 	JNZ             inputs4
-	MOVQ            (BX), R8
-	VMOVDQU64       Z0, (R8)(CX*1)
-	VMOVDQU64       Z1, 64(R8)(CX*1)
-	VMOVDQU64       Z2, 128(R8)(CX*1)
-	VMOVDQU64       Z3, 192(R8)(CX*1)
-	MOVQ            24(BX), R8
-	VMOVDQU64       Z4, (R8)(CX*1)
-	VMOVDQU64       Z5, 64(R8)(CX*1)
-	VMOVDQU64       Z6, 128(R8)(CX*1)
-	VMOVDQU64       Z7, 192(R8)(CX*1)
-	MOVQ            48(BX), R8
-	VMOVDQU64       Z8, (R8)(CX*1)
-	VMOVDQU64       Z9, 64(R8)(CX*1)
-	VMOVDQU64       Z10, 128(R8)(CX*1)
-	VMOVDQU64       Z11, 192(R8)(CX*1)
+	MOVQ            (BX), R9
+	VMOVDQU64       Z0, (R9)(CX*1)
+	VMOVDQU64       Z1, 64(R9)(CX*1)
+	VMOVDQU64       Z2, 128(R9)(CX*1)
+	VMOVDQU64       Z3, 192(R9)(CX*1)
+	MOVQ            24(BX), R9
+	VMOVDQU64       Z4, (R9)(CX*1)
+	VMOVDQU64       Z5, 64(R9)(CX*1)
+	VMOVDQU64       Z6, 128(R9)(CX*1)
+	VMOVDQU64       Z7, 192(R9)(CX*1)
+	MOVQ            48(BX), R9
+	VMOVDQU64       Z8, (R9)(CX*1)
+	VMOVDQU64       Z9, 64(R9)(CX*1)
+	VMOVDQU64       Z10, 128(R9)(CX*1)
+	VMOVDQU64       Z11, 192(R9)(CX*1)
 	ADDQ            $0x00000100, CX
 	SUBQ            $0x00000100, AX
 	JMP             wide
@@ -5381,41 +5673,43 @@ narrow:
 	VPXORQ          Z26, Z26, Z26
 	VPXORQ          Z27, Z27, Z27
 	VBROADCASTI32X4 lowConst<>+0(SB), Z0
-	MOVQ            DX, R8
-	MOVQ            SI, R9
-	MOVQ            DI, R10
+	MOVQ            DX, R9
+	MOVQ            SI, R10
+	MOVQ            DI, R11
 
 inputs1:
-	MOVQ            (R8), R11
-	VMOVDQU64       (R11)(CX*1), Z1
+	MOVQ            (R9), R12
+	LEAQ            (R12)(R8*1), R13
+	PREFETCHT0      (R13)(CX*1)
+	VMOVDQU64       (R12)(CX*1), Z1
 	VPSRLQ          $0x04, Z1, Z2
 	VPANDQ          Z0, Z2, Z2
 	VPANDQ          Z0, Z1, Z1
-	VBROADCASTI32X4 (R9), Z3
-	VBROADCASTI32X4 16(R9), Z4
+	VBROADCASTI32X4 (R10), Z3
+	VBROADCASTI32X4 16(R10), Z4
 	VPSHUFB         Z1, Z3, Z3
 	VPSHUFB         Z2, Z4, Z4
 	VPTERNLOGQ      $0x96, Z3, Z4, Z25
-	VBROADCASTI32X4 32(R9), Z3
-	VBROADCASTI32X4 48(R9), Z4
+	VBROADCASTI32X4 32(R10), Z3
+	VBROADCASTI32X4 48(R10), Z4
 	VPSHUFB         Z1, Z3, Z3
 	VPSHUFB         Z2, Z4, Z4
 	VPTERNLOGQ      $0x96, Z3, Z4, Z26
-	VBROADCASTI32X4 64(R9), Z3
-	VBROADCASTI32X4 80(R9), Z4
+	VBROADCASTI32X4 64(R10), Z3
+	VBROADCASTI32X4 80(R10), Z4
 	VPSHUFB         Z1, Z3, Z1
 	VPSHUFB         Z2, Z4, Z2
 	VPTERNLOGQ      $0x96, Z1, Z2, Z27
-	ADDQ            $0x00000018, R8
-	ADDQ            $0x00000060, R9
-	SUBQ            $0x00000001, R10
+	ADDQ            $0x00000018, R9
+	ADDQ            $0x00000060, R10
+	SUBQ            $0x00000001, R11
 	JNZ             inputs1
-	MOVQ            (BX), R8
-	VMOVDQU64       Z25, (R8)(CX*1)
-	MOVQ            24(BX), R8
-	VMOVDQU64       Z26, (R8)(CX*1)
-	MOVQ            48(BX), R8
-	VMOVDQU64       Z27, (R8)(CX*1)
+	MOVQ            (BX), R9
+	VMOVDQU64       Z25, (R9)(CX*1)
+	MOVQ            24(BX), R9
+	VMOVDQU64       Z26, (R9)(CX*1)
+	MOVQ            48(BX), R9
+	VMOVDQU64       Z27, (R9)(CX*1)
 	ADDQ            $0x00000040, CX
 	SUBQ            $0x00000040, AX
 	JMP             narrow
@@ -5701,14 +5995,18 @@ done:
 	RET
 
 // func gf16x3Gfni512(n int, pos int, in *[]byte, out *[]byte, table *byte, ins int)
-// Requires: AVX, AVX512BW, AVX512F, GFNI
+// Requires: AVX, AVX512BW, AVX512F, CMOV, GFNI, MMX+
 TEXT ·gf16x3Gfni512(SB), NOSPLIT, $0-48
-	MOVQ n+0(FP), AX
-	MOVQ pos+8(FP), CX
-	MOVQ in+16(FP), DX
-	MOVQ out+24(FP), BX
-	MOVQ table+32(FP), SI
-	MOVQ ins+40(FP), DI
+	MOVQ    n+0(FP), AX
+	MOVQ    pos+8(FP), CX
+	MOVQ    in+16(FP), DX
+	MOVQ    out+24(FP), BX
+	MOVQ    table+32(FP), SI
+	MOVQ    ins+40(FP), DI
+	MOVQ    $0x00000200, R8
+	MOVQ    $0x00000400, R9
+	CMPQ    DI, $0x06
+	CMOVQLT R9, R8
 
 wide:
 	CMPQ            AX, $0x00000080
@@ -5726,151 +6024,160 @@ wide:
 	VPXORQ          Z10, Z10, Z10
 	VPXORQ          Z11, Z11, Z11
 	VBROADCASTI32X4 splitConst<>+0(SB), Z12
-	MOVQ            DX, R8
-	MOVQ            SI, R9
-	MOVQ            DI, R10
-	CMPQ            R10, $0x00000002
+	MOVQ            DX, R9
+	MOVQ            SI, R10
+	MOVQ            DI, R11
+	CMPQ            R11, $0x00000002
 	JLT             inputs2_rest
 
 inputs2_group:
-	MOVQ            (R8), R11
-	MOVQ            24(R8), R12
-	VMOVDQU64       (R11)(CX*1), Z13
+	MOVQ            (R9), R12
+	LEAQ            (R12)(R8*1), R13
+	PREFETCHT0      (R13)(CX*1)
+	PREFETCHT0      64(R13)(CX*1)
+	MOVQ            24(R9), R13
+	LEAQ            (R13)(R8*1), R14
+	PREFETCHT0      (R14)(CX*1)
+	PREFETCHT0      64(R14)(CX*1)
+	VMOVDQU64       (R12)(CX*1), Z13
 	VPSHUFB         Z12, Z13, Z13
-	VMOVDQU64       64(R11)(CX*1), Z14
+	VMOVDQU64       64(R12)(CX*1), Z14
 	VPSHUFB         Z12, Z14, Z14
-	VMOVDQU64       (R12)(CX*1), Z15
+	VMOVDQU64       (R13)(CX*1), Z15
 	VPSHUFB         Z12, Z15, Z15
-	VMOVDQU64       64(R12)(CX*1), Z16
+	VMOVDQU64       64(R13)(CX*1), Z16
 	VPSHUFB         Z12, Z16, Z16
-	VBROADCASTI32X4 (R9), Z17
-	VBROADCASTI32X4 96(R9), Z18
+	VBROADCASTI32X4 (R10), Z17
+	VBROADCASTI32X4 96(R10), Z18
 	VGF2P8AFFINEQB  $0x00, Z17, Z13, Z19
 	VGF2P8AFFINEQB  $0x00, Z18, Z15, Z20
 	VPTERNLOGQ      $0x96, Z19, Z20, Z0
 	VGF2P8AFFINEQB  $0x00, Z17, Z14, Z19
 	VGF2P8AFFINEQB  $0x00, Z18, Z16, Z20
 	VPTERNLOGQ      $0x96, Z19, Z20, Z1
-	VBROADCASTI32X4 16(R9), Z17
-	VBROADCASTI32X4 112(R9), Z18
+	VBROADCASTI32X4 16(R10), Z17
+	VBROADCASTI32X4 112(R10), Z18
 	VGF2P8AFFINEQB  $0x00, Z17, Z13, Z19
 	VGF2P8AFFINEQB  $0x00, Z18, Z15, Z20
 	VPTERNLOGQ      $0x96, Z19, Z20, Z6
 	VGF2P8AFFINEQB  $0x00, Z17, Z14, Z19
 	VGF2P8AFFINEQB  $0x00, Z18, Z16, Z20
 	VPTERNLOGQ      $0x96, Z19, Z20, Z7
-	VBROADCASTI32X4 32(R9), Z17
-	VBROADCASTI32X4 128(R9), Z18
+	VBROADCASTI32X4 32(R10), Z17
+	VBROADCASTI32X4 128(R10), Z18
 	VGF2P8AFFINEQB  $0x00, Z17, Z13, Z19
 	VGF2P8AFFINEQB  $0x00, Z18, Z15, Z20
 	VPTERNLOGQ      $0x96, Z19, Z20, Z2
 	VGF2P8AFFINEQB  $0x00, Z17, Z14, Z19
 	VGF2P8AFFINEQB  $0x00, Z18, Z16, Z20
 	VPTERNLOGQ      $0x96, Z19, Z20, Z3
-	VBROADCASTI32X4 48(R9), Z17
-	VBROADCASTI32X4 144(R9), Z18
+	VBROADCASTI32X4 48(R10), Z17
+	VBROADCASTI32X4 144(R10), Z18
 	VGF2P8AFFINEQB  $0x00, Z17, Z13, Z19
 	VGF2P8AFFINEQB  $0x00, Z18, Z15, Z20
 	VPTERNLOGQ      $0x96, Z19, Z20, Z8
 	VGF2P8AFFINEQB  $0x00, Z17, Z14, Z19
 	VGF2P8AFFINEQB  $0x00, Z18, Z16, Z20
 	VPTERNLOGQ      $0x96, Z19, Z20, Z9
-	VBROADCASTI32X4 64(R9), Z17
-	VBROADCASTI32X4 160(R9), Z18
+	VBROADCASTI32X4 64(R10), Z17
+	VBROADCASTI32X4 160(R10), Z18
 	VGF2P8AFFINEQB  $0x00, Z17, Z13, Z19
 	VGF2P8AFFINEQB  $0x00, Z18, Z15, Z20
 	VPTERNLOGQ      $0x96, Z19, Z20, Z4
 	VGF2P8AFFINEQB  $0x00, Z17, Z14, Z19
 	VGF2P8AFFINEQB  $0x00, Z18, Z16, Z20
 	VPTERNLOGQ      $0x96, Z19, Z20, Z5
-	VBROADCASTI32X4 80(R9), Z17
-	VBROADCASTI32X4 176(R9), Z18
+	VBROADCASTI32X4 80(R10), Z17
+	VBROADCASTI32X4 176(R10), Z18
 	VGF2P8AFFINEQB  $0x00, Z17, Z13, Z13
 	VGF2P8AFFINEQB  $0x00, Z18, Z15, Z15
 	VPTERNLOGQ      $0x96, Z13, Z15, Z10
 	VGF2P8AFFINEQB  $0x00, Z17, Z14, Z13
 	VGF2P8AFFINEQB  $0x00, Z18, Z16, Z15
 	VPTERNLOGQ      $0x96, Z13, Z15, Z11
-	ADDQ            $0x00000030, R8
-	ADDQ            $0x000000c0, R9
-	SUBQ            $0x00000002, R10
-	CMPQ            R10, $0x00000002
+	ADDQ            $0x00000030, R9
+	ADDQ            $0x000000c0, R10
+	SUBQ            $0x00000002, R11
+	CMPQ            R11, $0x00000002
 	JGE             inputs2_group
 
 inputs2_rest:
-	TESTQ R10, R10
+	TESTQ R11, R11
 	JZ    inputs2_end
 
 inputs2:
-	MOVQ            (R8), R11
-	VMOVDQU64       (R11)(CX*1), Z13
+	MOVQ            (R9), R12
+	LEAQ            (R12)(R8*1), R13
+	PREFETCHT0      (R13)(CX*1)
+	PREFETCHT0      64(R13)(CX*1)
+	VMOVDQU64       (R12)(CX*1), Z13
 	VPSHUFB         Z12, Z13, Z13
-	VMOVDQU64       64(R11)(CX*1), Z14
+	VMOVDQU64       64(R12)(CX*1), Z14
 	VPSHUFB         Z12, Z14, Z14
-	VBROADCASTI32X4 (R9), Z15
+	VBROADCASTI32X4 (R10), Z15
 	VGF2P8AFFINEQB  $0x00, Z15, Z13, Z16
 	VPXORQ          Z16, Z0, Z0
 	VGF2P8AFFINEQB  $0x00, Z15, Z14, Z16
 	VPXORQ          Z16, Z1, Z1
-	VBROADCASTI32X4 16(R9), Z15
+	VBROADCASTI32X4 16(R10), Z15
 	VGF2P8AFFINEQB  $0x00, Z15, Z13, Z16
 	VPXORQ          Z16, Z6, Z6
 	VGF2P8AFFINEQB  $0x00, Z15, Z14, Z16
 	VPXORQ          Z16, Z7, Z7
-	VBROADCASTI32X4 32(R9), Z15
+	VBROADCASTI32X4 32(R10), Z15
 	VGF2P8AFFINEQB  $0x00, Z15, Z13, Z16
 	VPXORQ          Z16, Z2, Z2
 	VGF2P8AFFINEQB  $0x00, Z15, Z14, Z16
 	VPXORQ          Z16, Z3, Z3
-	VBROADCASTI32X4 48(R9), Z15
+	VBROADCASTI32X4 48(R10), Z15
 	VGF2P8AFFINEQB  $0x00, Z15, Z13, Z16
 	VPXORQ          Z16, Z8, Z8
 	VGF2P8AFFINEQB  $0x00, Z15, Z14, Z16
 	VPXORQ          Z16, Z9, Z9
-	VBROADCASTI32X4 64(R9), Z15
+	VBROADCASTI32X4 64(R10), Z15
 	VGF2P8AFFINEQB  $0x00, Z15, Z13, Z16
 	VPXORQ          Z16, Z4, Z4
 	VGF2P8AFFINEQB  $0x00, Z15, Z14, Z16
 	VPXORQ          Z16, Z5, Z5
-	VBROADCASTI32X4 80(R9), Z15
+	VBROADCASTI32X4 80(R10), Z15
 	VGF2P8AFFINEQB  $0x00, Z15, Z13, Z13
 	VPXORQ          Z13, Z10, Z10
 	VGF2P8AFFINEQB  $0x00, Z15, Z14, Z13
 	VPXORQ          Z13, Z11, Z11
-	ADDQ            $0x00000018, R8
-	ADDQ            $0x00000060, R9
-	SUBQ            $0x00000001, R10
+	ADDQ            $0x00000018, R9
+	ADDQ            $0x00000060, R10
+	SUBQ            $0x00000001, R11
 	JNZ             inputs2
 
 inputs2_end:
 	VBROADCASTI32X4 joinConst<>+0(SB), Z12
-	MOVQ            (BX), R8
+	MOVQ            (BX), R9
 	VPSHUFD         $0x4e, Z6, Z6
 	VPXORQ          Z6, Z0, Z0
 	VPSHUFB         Z12, Z0, Z0
-	VMOVDQU64       Z0, (R8)(CX*1)
+	VMOVDQU64       Z0, (R9)(CX*1)
 	VPSHUFD         $0x4e, Z7, Z7
 	VPXORQ          Z7, Z1, Z1
 	VPSHUFB         Z12, Z1, Z1
-	VMOVDQU64       Z1, 64(R8)(CX*1)
-	MOVQ            24(BX), R8
+	VMOVDQU64       Z1, 64(R9)(CX*1)
+	MOVQ            24(BX), R9
 	VPSHUFD         $0x4e, Z8, Z8
 	VPXORQ          Z8, Z2, Z2
 	VPSHUFB         Z12, Z2, Z2
-	VMOVDQU64       Z2, (R8)(CX*1)
+	VMOVDQU64       Z2, (R9)(CX*1)
 	VPSHUFD         $0x4e, Z9, Z9
 	VPXORQ          Z9, Z3, Z3
 	VPSHUFB         Z12, Z3, Z3
-	VMOVDQU64       Z3, 64(R8)(CX*1)
-	MOVQ            48(BX), R8
+	VMOVDQU64       Z3, 64(R9)(CX*1)
+	MOVQ            48(BX), R9
 	VPSHUFD         $0x4e, Z10, Z10
 	VPXORQ          Z10, Z4, Z4
 	VPSHUFB         Z12, Z4, Z4
-	VMOVDQU64       Z4, (R8)(CX*1)
+	VMOVDQU64       Z4, (R9)(CX*1)
 	VPSHUFD         $0x4e, Z11, Z11
 	VPXORQ          Z11, Z5, Z5
 	VPSHUFB         Z12, Z5, Z5
-	VMOVDQU64       Z5, 64(R8)(CX*1)
+	VMOVDQU64       Z5, 64(R9)(CX*1)
 	ADDQ            $0x00000080, CX
 	SUBQ            $0x00000080, AX
 	JMP             wide
@@ -5885,103 +6192,109 @@ narrow:
 	VPXORQ          Z25, Z25, Z25
 	VPXORQ          Z26, Z26, Z26
 	VBROADCASTI32X4 splitConst<>+0(SB), Z0
-	MOVQ            DX, R8
-	MOVQ            SI, R9
-	MOVQ            DI, R10
-	CMPQ            R10, $0x00000002
+	MOVQ            DX, R9
+	MOVQ            SI, R10
+	MOVQ            DI, R11
+	CMPQ            R11, $0x00000002
 	JLT             inputs1_rest
 
 inputs1_group:
-	MOVQ            (R8), R11
-	MOVQ            24(R8), R12
-	VMOVDQU64       (R11)(CX*1), Z1
+	MOVQ            (R9), R12
+	LEAQ            (R12)(R8*1), R13
+	PREFETCHT0      (R13)(CX*1)
+	MOVQ            24(R9), R13
+	LEAQ            (R13)(R8*1), R14
+	PREFETCHT0      (R14)(CX*1)
+	VMOVDQU64       (R12)(CX*1), Z1
 	VPSHUFB         Z0, Z1, Z1
-	VMOVDQU64       (R12)(CX*1), Z2
+	VMOVDQU64       (R13)(CX*1), Z2
 	VPSHUFB         Z0, Z2, Z2
-	VBROADCASTI32X4 (R9), Z3
-	VBROADCASTI32X4 96(R9), Z4
+	VBROADCASTI32X4 (R10), Z3
+	VBROADCASTI32X4 96(R10), Z4
 	VGF2P8AFFINEQB  $0x00, Z3, Z1, Z3
 	VGF2P8AFFINEQB  $0x00, Z4, Z2, Z4
 	VPTERNLOGQ      $0x96, Z3, Z4, Z21
-	VBROADCASTI32X4 16(R9), Z3
-	VBROADCASTI32X4 112(R9), Z4
+	VBROADCASTI32X4 16(R10), Z3
+	VBROADCASTI32X4 112(R10), Z4
 	VGF2P8AFFINEQB  $0x00, Z3, Z1, Z3
 	VGF2P8AFFINEQB  $0x00, Z4, Z2, Z4
 	VPTERNLOGQ      $0x96, Z3, Z4, Z24
-	VBROADCASTI32X4 32(R9), Z3
-	VBROADCASTI32X4 128(R9), Z4
+	VBROADCASTI32X4 32(R10), Z3
+	VBROADCASTI32X4 128(R10), Z4
 	VGF2P8AFFINEQB  $0x00, Z3, Z1, Z3
 	VGF2P8AFFINEQB  $0x00, Z4, Z2, Z4
 	VPTERNLOGQ      $0x96, Z3, Z4, Z22
-	VBROADCASTI32X4 48(R9), Z3
-	VBROADCASTI32X4 144(R9), Z4
+	VBROADCASTI32X4 48(R10), Z3
+	VBROADCASTI32X4 144(R10), Z4
 	VGF2P8AFFINEQB  $0x00, Z3, Z1, Z3
 	VGF2P8AFFINEQB  $0x00, Z4, Z2, Z4
 	VPTERNLOGQ      $0x96, Z3, Z4, Z25
-	VBROADCASTI32X4 64(R9), Z3
-	VBROADCASTI32X4 160(R9), Z4
+	VBROADCASTI32X4 64(R10), Z3
+	VBROADCASTI32X4 160(R10), Z4
 	VGF2P8AFFINEQB  $0x00, Z3, Z1, Z3
 	VGF2P8AFFINEQB  $0x00, Z4, Z2, Z4
 	VPTERNLOGQ      $0x96, Z3, Z4, Z23
-	VBROADCASTI32X4 80(R9), Z3
-	VBROADCASTI32X4 176(R9), Z4
+	VBROADCASTI32X4 80(R10), Z3
+	VBROADCASTI32X4 176(R10), Z4
 	VGF2P8AFFINEQB  $0x00, Z3, Z1, Z1
 	VGF2P8AFFINEQB  $0x00, Z4, Z2, Z2
 	VPTERNLOGQ      $0x96, Z1, Z2, Z26
-	ADDQ            $0x00000030, R8
-	ADDQ            $0x000000c0, R9
-	SUBQ            $0x00000002, R10
-	CMPQ            R10, $0x00000002
+	ADDQ            $0x00000030, R9
+	ADDQ            $0x000000c0, R10
+	SUBQ            $0x00000002, R11
+	CMPQ            R11, $0x00000002
 	JGE             inputs1_group
 
 inputs1_rest:
-	TESTQ R10, R10
+	TESTQ R11, R11
 	JZ    inputs1_end
 
 inputs1:
-	MOVQ            (R8), R11
-	VMOVDQU64       (R11)(CX*1), Z1
+	MOVQ            (R9), R12
+	LEAQ            (R12)(R8*1), R13
+	PREFETCHT0      (R13)(CX*1)
+	VMOVDQU64       (R12)(CX*1), Z1
 	VPSHUFB         Z0, Z1, Z1
-	VBROADCASTI32X4 (R9), Z2
+	VBROADCASTI32X4 (R10), Z2
 	VGF2P8AFFINEQB  $0x00, Z2, Z1, Z2
 	VPXORQ          Z2, Z21, Z21
-	VBROADCASTI32X4 16(R9), Z2
+	VBROADCASTI32X4 16(R10), Z2
 	VGF2P8AFFINEQB  $0x00, Z2, Z1, Z2
 	VPXORQ          Z2, Z24, Z24
-	VBROADCASTI32X4 32(R9), Z2
+	VBROADCASTI32X4 32(R10), Z2
 	VGF2P8AFFINEQB  $0x00, Z2, Z1, Z2
 	VPXORQ          Z2, Z22, Z22
-	VBROADCASTI32X4 48(R9), Z2
+	VBROADCASTI32X4 48(R10), Z2
 	VGF2P8AFFINEQB  $0x00, Z2, Z1, Z2
 	VPXORQ          Z2, Z25, Z25
-	VBROADCASTI32X4 64(R9), Z2
+	VBROADCASTI32X4 64(R10), Z2
 	VGF2P8AFFINEQB  $0x00, Z2, Z1, Z2
 	VPXORQ          Z2, Z23, Z23
-	VBROADCASTI32X4 80(R9), Z2
+	VBROADCASTI32X4 80(R10), Z2
 	VGF2P8AFFINEQB  $0x00, Z2, Z1, Z1
 	VPXORQ          Z1, Z26, Z26
-	ADDQ            $0x00000018, R8
-	ADDQ            $0x00000060, R9
-	SUBQ            $0x00000001, R10
+	ADDQ            $0x00000018, R9
+	ADDQ            $0x00000060, R10
+	SUBQ            $0x00000001, R11
 	JNZ             inputs1
 
 inputs1_end:
 	VBROADCASTI32X4 joinConst<>+0(SB), Z0
-	MOVQ            (BX), R8
+	MOVQ            (BX), R9
 	VPSHUFD         $0x4e, Z24, Z24
 	VPXORQ          Z24, Z21, Z21
 	VPSHUFB         Z0, Z21, Z21
-	VMOVDQU64       Z21, (R8)(CX*1)
-	MOVQ            24(BX), R8
+	VMOVDQU64       Z21, (R9)(CX*1)
+	MOVQ            24(BX), R9
 	VPSHUFD         $0x4e, Z25, Z25
 	VPXORQ          Z25, Z22, Z22
 	VPSHUFB         Z0, Z22, Z22
-	VMOVDQU64       Z22, (R8)(CX*1)
-	MOVQ            48(BX), R8
+	VMOVDQU64       Z22, (R9)(CX*1)
+	MOVQ            48(BX), R9
 	VPSHUFD         $0x4e, Z26, Z26
 	VPXORQ          Z26, Z23, Z23
 	VPSHUFB         Z0, Z23, Z23
-	VMOVDQU64       Z23, (R8)(CX*1)
+	VMOVDQU64       Z23, (R9)(CX*1)
 	ADDQ            $0x00000040, CX
 	SUBQ            $0x00000040, AX
 	JMP             narrow
@@ -6065,14 +6378,18 @@ done:
 	RET
 
 // func gf16x3Avx512(n int, pos int, in *[]byte, out *[]byte, table *byte, ins int)
-// Requires: AVX, AVX512BW, AVX512F
+// Requires: AVX, AVX512BW, AVX512F, CMOV, MMX+
 TEXT ·gf16x3Avx512(SB), NOSPLIT, $0-48
-	MOVQ n+0(FP), AX
-	MOVQ pos+8(FP), CX
-	MOVQ in+16(FP), DX
-	MOVQ out+24(FP), BX
-	MOVQ table+32(FP), SI
-	MOVQ ins+40(FP), DI
+	MOVQ    n+0(FP), AX
+	MOVQ    pos+8(FP), CX
+	MOVQ    in+16(FP), DX
+	MOVQ    out+24(FP), BX
+	MOVQ    table+32(FP), SI
+	MOVQ    ins+40(FP), DI
+	MOVQ    $0x00000200, R8
+	MOVQ    $0x00000400, R9
+	CMPQ    DI, $0x06
+	CMOVQLT R9, R8
 
 wide:
 	CMPQ   AX, $0x00000100
@@ -6089,14 +6406,19 @@ wide:
 	VPXORQ Z9, Z9, Z9
 	VPXORQ Z10, Z10, Z10
 	VPXORQ Z11, Z11, Z11
-	MOVQ   DX, R8
-	MOVQ   SI, R9
-	MOVQ   DI, R10
+	MOVQ   DX, R9
+	MOVQ   SI, R10
+	MOVQ   DI, R11
 
-inputs2:
-	MOVQ            (R8), R11
-	VMOVDQU64       (R11)(CX*1), Z13
-	VMOVDQU64       64(R11)(CX*1), Z14
+inputs4:
+	MOVQ            (R9), R12
+	LEAQ            (R12)(R8*1), R13
+	PREFETCHT0      (R13)(CX*1)
+	PREFETCHT0      64(R13)(CX*1)
+	PREFETCHT0      128(R13)(CX*1)
+	PREFETCHT0      192(R13)(CX*1)
+	VMOVDQU64       (R12)(CX*1), Z13
+	VMOVDQU64       64(R12)(CX*1), Z14
 	VBROADCASTI32X4 lowBytesConst<>+0(SB), Z15
 	VPSRLW          $0x08, Z13, Z16
 	VPSLLW          $0x08, Z14, Z12
@@ -6109,8 +6431,8 @@ inputs2:
 	VPSRLQ          $0x04, Z16, Z18
 	VPANDQ          Z13, Z18, Z18
 	VPANDQ          Z13, Z16, Z16
-	VMOVDQU64       128(R11)(CX*1), Z15
-	VMOVDQU64       192(R11)(CX*1), Z19
+	VMOVDQU64       128(R12)(CX*1), Z15
+	VMOVDQU64       192(R12)(CX*1), Z19
 	VBROADCASTI32X4 lowBytesConst<>+0(SB), Z20
 	VPSRLW          $0x08, Z15, Z17
 	VPSLLW          $0x08, Z19, Z13
@@ -6123,151 +6445,151 @@ inputs2:
 	VPSRLQ          $0x04, Z17, Z19
 	VPANDQ          Z20, Z19, Z19
 	VPANDQ          Z20, Z17, Z17
-	VBROADCASTI32X4 (R9), Z20
-	VBROADCASTI32X4 16(R9), Z27
+	VBROADCASTI32X4 (R10), Z20
+	VBROADCASTI32X4 16(R10), Z27
 	VPSHUFB         Z12, Z20, Z28
 	VPSHUFB         Z14, Z27, Z29
 	VPTERNLOGQ      $0x96, Z28, Z29, Z0
 	VPSHUFB         Z13, Z20, Z20
 	VPSHUFB         Z15, Z27, Z27
 	VPTERNLOGQ      $0x96, Z20, Z27, Z1
-	VBROADCASTI32X4 32(R9), Z20
-	VBROADCASTI32X4 48(R9), Z27
+	VBROADCASTI32X4 32(R10), Z20
+	VBROADCASTI32X4 48(R10), Z27
 	VPSHUFB         Z16, Z20, Z28
 	VPSHUFB         Z18, Z27, Z29
 	VPTERNLOGQ      $0x96, Z28, Z29, Z0
 	VPSHUFB         Z17, Z20, Z20
 	VPSHUFB         Z19, Z27, Z27
 	VPTERNLOGQ      $0x96, Z20, Z27, Z1
-	VBROADCASTI32X4 64(R9), Z20
-	VBROADCASTI32X4 80(R9), Z27
+	VBROADCASTI32X4 64(R10), Z20
+	VBROADCASTI32X4 80(R10), Z27
 	VPSHUFB         Z12, Z20, Z28
 	VPSHUFB         Z14, Z27, Z29
 	VPTERNLOGQ      $0x96, Z28, Z29, Z2
 	VPSHUFB         Z13, Z20, Z20
 	VPSHUFB         Z15, Z27, Z27
 	VPTERNLOGQ      $0x96, Z20, Z27, Z3
-	VBROADCASTI32X4 96(R9), Z20
-	VBROADCASTI32X4 112(R9), Z27
+	VBROADCASTI32X4 96(R10), Z20
+	VBROADCASTI32X4 112(R10), Z27
 	VPSHUFB         Z16, Z20, Z28
 	VPSHUFB         Z18, Z27, Z29
 	VPTERNLOGQ      $0x96, Z28, Z29, Z2
 	VPSHUFB         Z17, Z20, Z20
 	VPSHUFB         Z19, Z27, Z27
 	VPTERNLOGQ      $0x96, Z20, Z27, Z3
-	VBROADCASTI32X4 128(R9), Z20
-	VBROADCASTI32X4 144(R9), Z27
+	VBROADCASTI32X4 128(R10), Z20
+	VBROADCASTI32X4 144(R10), Z27
 	VPSHUFB         Z12, Z20, Z28
 	VPSHUFB         Z14, Z27, Z29
 	VPTERNLOGQ      $0x96, Z28, Z29, Z4
 	VPSHUFB         Z13, Z20, Z20
 	VPSHUFB         Z15, Z27, Z27
 	VPTERNLOGQ      $0x96, Z20, Z27, Z5
-	VBROADCASTI32X4 160(R9), Z20
-	VBROADCASTI32X4 176(R9), Z27
+	VBROADCASTI32X4 160(R10), Z20
+	VBROADCASTI32X4 176(R10), Z27
 	VPSHUFB         Z16, Z20, Z28
 	VPSHUFB         Z18, Z27, Z29
 	VPTERNLOGQ      $0x96, Z28, Z29, Z4
 	VPSHUFB         Z17, Z20, Z20
 	VPSHUFB         Z19, Z27, Z27
 	VPTERNLOGQ      $0x96, Z20, Z27, Z5
-	VBROADCASTI32X4 192(R9), Z20
-	VBROADCASTI32X4 208(R9), Z27
+	VBROADCASTI32X4 192(R10), Z20
+	VBROADCASTI32X4 208(R10), Z27
 	VPSHUFB         Z12, Z20, Z28
 	VPSHUFB         Z14, Z27, Z29
 	VPTERNLOGQ      $0x96, Z28, Z29, Z6
 	VPSHUFB         Z13, Z20, Z20
 	VPSHUFB         Z15, Z27, Z27
 	VPTERNLOGQ      $0x96, Z20, Z27, Z7
-	VBROADCASTI32X4 224(R9), Z20
-	VBROADCASTI32X4 240(R9), Z27
+	VBROADCASTI32X4 224(R10), Z20
+	VBROADCASTI32X4 240(R10), Z27
 	VPSHUFB         Z16, Z20, Z28
 	VPSHUFB         Z18, Z27, Z29
 	VPTERNLOGQ      $0x96, Z28, Z29, Z6
 	VPSHUFB         Z17, Z20, Z20
 	VPSHUFB         Z19, Z27, Z27
 	VPTERNLOGQ      $0x96, Z20, Z27, Z7
-	VBROADCASTI32X4 256(R9), Z20
-	VBROADCASTI32X4 272(R9), Z27
+	VBROADCASTI32X4 256(R10), Z20
+	VBROADCASTI32X4 272(R10), Z27
 	VPSHUFB         Z12, Z20, Z28
 	VPSHUFB         Z14, Z27, Z29
 	VPTERNLOGQ      $0x96, Z28, Z29, Z8
 	VPSHUFB         Z13, Z20, Z20
 	VPSHUFB         Z15, Z27, Z27
 	VPTERNLOGQ      $0x96, Z20, Z27, Z9
-	VBROADCASTI32X4 288(R9), Z20
-	VBROADCASTI32X4 304(R9), Z27
+	VBROADCASTI32X4 288(R10), Z20
+	VBROADCASTI32X4 304(R10), Z27
 	VPSHUFB         Z16, Z20, Z28
 	VPSHUFB         Z18, Z27, Z29
 	VPTERNLOGQ      $0x96, Z28, Z29, Z8
 	VPSHUFB         Z17, Z20, Z20
 	VPSHUFB         Z19, Z27, Z27
 	VPTERNLOGQ      $0x96, Z20, Z27, Z9
-	VBROADCASTI32X4 320(R9), Z20
-	VBROADCASTI32X4 336(R9), Z27
+	VBROADCASTI32X4 320(R10), Z20
+	VBROADCASTI32X4 336(R10), Z27
 	VPSHUFB         Z12, Z20, Z12
 	VPSHUFB         Z14, Z27, Z14
 	VPTERNLOGQ      $0x96, Z12, Z14, Z10
 	VPSHUFB         Z13, Z20, Z12
 	VPSHUFB         Z15, Z27, Z13
 	VPTERNLOGQ      $0x96, Z12, Z13, Z11
-	VBROADCASTI32X4 352(R9), Z12
-	VBROADCASTI32X4 368(R9), Z13
+	VBROADCASTI32X4 352(R10), Z12
+	VBROADCASTI32X4 368(R10), Z13
 	VPSHUFB         Z16, Z12, Z14
 	VPSHUFB         Z18, Z13, Z15
 	VPTERNLOGQ      $0x96, Z14, Z15, Z10
 	VPSHUFB         Z17, Z12, Z12
 	VPSHUFB         Z19, Z13, Z13
 	VPTERNLOGQ      $0x96, Z12, Z13, Z11
-	ADDQ            $0x00000018, R8
-	ADDQ            $0x00000180, R9
-	SUBQ            $0x00000001, R10
-	JNZ             inputs2
-	MOVQ            (BX), R8
+	ADDQ            $0x00000018, R9
+	ADDQ            $0x00000180, R10
+	SUBQ            $0x00000001, R11
+	JNZ             inputs4
+	MOVQ            (BX), R9
 	VBROADCASTI32X4 lowBytesConst<>+0(SB), Z14
 	VPSRLW          $0x08, Z0, Z13
 	VPSLLW          $0x08, Z2, Z12
 	VPTERNLOGQ      $0xe2, Z2, Z14, Z13
 	VPTERNLOGQ      $0xb8, Z0, Z14, Z12
-	VMOVDQU64       Z12, (R8)(CX*1)
-	VMOVDQU64       Z13, 64(R8)(CX*1)
+	VMOVDQU64       Z12, (R9)(CX*1)
+	VMOVDQU64       Z13, 64(R9)(CX*1)
 	VBROADCASTI32X4 lowBytesConst<>+0(SB), Z14
 	VPSRLW          $0x08, Z1, Z13
 	VPSLLW          $0x08, Z3, Z12
 	VPTERNLOGQ      $0xe2, Z3, Z14, Z13
 	VPTERNLOGQ      $0xb8, Z1, Z14, Z12
-	VMOVDQU64       Z12, 128(R8)(CX*1)
-	VMOVDQU64       Z13, 192(R8)(CX*1)
-	MOVQ            24(BX), R8
+	VMOVDQU64       Z12, 128(R9)(CX*1)
+	VMOVDQU64       Z13, 192(R9)(CX*1)
+	MOVQ            24(BX), R9
 	VBROADCASTI32X4 lowBytesConst<>+0(SB), Z14
 	VPSRLW          $0x08, Z4, Z13
 	VPSLLW          $0x08, Z6, Z12
 	VPTERNLOGQ      $0xe2, Z6, Z14, Z13
 	VPTERNLOGQ      $0xb8, Z4, Z14, Z12
-	VMOVDQU64       Z12, (R8)(CX*1)
-	VMOVDQU64       Z13, 64(R8)(CX*1)
+	VMOVDQU64       Z12, (R9)(CX*1)
+	VMOVDQU64       Z13, 64(R9)(CX*1)
 	VBROADCASTI32X4 lowBytesConst<>+0(SB), Z14
 	VPSRLW          $0x08, Z5, Z13
 	VPSLLW          $0x08, Z7, Z12
 	VPTERNLOGQ      $0xe2, Z7, Z14, Z13
 	VPTERNLOGQ      $0xb8, Z5, Z14, Z12
-	VMOVDQU64       Z12, 128(R8)(CX*1)
-	VMOVDQU64       Z13, 192(R8)(CX*1)
-	MOVQ            48(BX), R8
+	VMOVDQU64       Z12, 128(R9)(CX*1)
+	VMOVDQU64       Z13, 192(R9)(CX*1)
+	MOVQ            48(BX), R9
 	VBROADCASTI32X4 lowBytesConst<>+0(SB), Z14
 	VPSRLW          $0x08, Z8, Z13
 	VPSLLW          $0x08, Z10, Z12
 	VPTERNLOGQ      $0xe2, Z10, Z14, Z13
 	VPTERNLOGQ      $0xb8, Z8, Z14, Z12
-	VMOVDQU64       Z12, (R8)(CX*1)
-	VMOVDQU64       Z13, 64(R8)(CX*1)
+	VMOVDQU64       Z12, (R9)(CX*1)
+	VMOVDQU64       Z13, 64(R9)(CX*1)
 	VBROADCASTI32X4 lowBytesConst<>+0(SB), Z14
 	VPSRLW          $0x08, Z9, Z13
 	VPSLLW          $0x08, Z11, Z12
 	VPTERNLOGQ      $0xe2, Z11, Z14, Z13
 	VPTERNLOGQ      $0xb8, Z9, Z14, Z12
-	VMOVDQU64       Z12, 128(R8)(CX*1)
-	VMOVDQU64       Z13, 192(R8)(CX*1)
+	VMOVDQU64       Z12, 128(R9)(CX*1)
+	VMOVDQU64       Z13, 192(R9)(CX*1)
 	ADDQ            $0x00000100, CX
 	SUBQ            $0x00000100, AX
 	JMP             wide
@@ -6281,14 +6603,17 @@ narrow:
 	VPXORQ Z24, Z24, Z24
 	VPXORQ Z25, Z25, Z25
 	VPXORQ Z26, Z26, Z26
-	MOVQ   DX, R8
-	MOVQ   SI, R9
-	MOVQ   DI, R10
+	MOVQ   DX, R9
+	MOVQ   SI, R10
+	MOVQ   DI, R11
 
-inputs1:
-	MOVQ            (R8), R11
-	VMOVDQU64       (R11)(CX*1), Z1
-	VMOVDQU64       64(R11)(CX*1), Z3
+inputs2:
+	MOVQ            (R9), R12
+	LEAQ            (R12)(R8*1), R13
+	PREFETCHT0      (R13)(CX*1)
+	PREFETCHT0      64(R13)(CX*1)
+	VMOVDQU64       (R12)(CX*1), Z1
+	VMOVDQU64       64(R12)(CX*1), Z3
 	VBROADCASTI32X4 lowBytesConst<>+0(SB), Z4
 	VPSRLW          $0x08, Z1, Z2
 	VPSLLW          $0x08, Z3, Z0
@@ -6301,94 +6626,94 @@ inputs1:
 	VPSRLQ          $0x04, Z2, Z3
 	VPANDQ          Z4, Z3, Z3
 	VPANDQ          Z4, Z2, Z2
-	VBROADCASTI32X4 (R9), Z4
-	VBROADCASTI32X4 16(R9), Z5
+	VBROADCASTI32X4 (R10), Z4
+	VBROADCASTI32X4 16(R10), Z5
 	VPSHUFB         Z0, Z4, Z4
 	VPSHUFB         Z1, Z5, Z5
 	VPTERNLOGQ      $0x96, Z4, Z5, Z21
-	VBROADCASTI32X4 32(R9), Z4
-	VBROADCASTI32X4 48(R9), Z5
+	VBROADCASTI32X4 32(R10), Z4
+	VBROADCASTI32X4 48(R10), Z5
 	VPSHUFB         Z2, Z4, Z4
 	VPSHUFB         Z3, Z5, Z5
 	VPTERNLOGQ      $0x96, Z4, Z5, Z21
-	VBROADCASTI32X4 64(R9), Z4
-	VBROADCASTI32X4 80(R9), Z5
+	VBROADCASTI32X4 64(R10), Z4
+	VBROADCASTI32X4 80(R10), Z5
 	VPSHUFB         Z0, Z4, Z4
 	VPSHUFB         Z1, Z5, Z5
 	VPTERNLOGQ      $0x96, Z4, Z5, Z22
-	VBROADCASTI32X4 96(R9), Z4
-	VBROADCASTI32X4 112(R9), Z5
+	VBROADCASTI32X4 96(R10), Z4
+	VBROADCASTI32X4 112(R10), Z5
 	VPSHUFB         Z2, Z4, Z4
 	VPSHUFB         Z3, Z5, Z5
 	VPTERNLOGQ      $0x96, Z4, Z5, Z22
-	VBROADCASTI32X4 128(R9), Z4
-	VBROADCASTI32X4 144(R9), Z5
+	VBROADCASTI32X4 128(R10), Z4
+	VBROADCASTI32X4 144(R10), Z5
 	VPSHUFB         Z0, Z4, Z4
 	VPSHUFB         Z1, Z5, Z5
 	VPTERNLOGQ      $0x96, Z4, Z5, Z23
-	VBROADCASTI32X4 160(R9), Z4
-	VBROADCASTI32X4 176(R9), Z5
+	VBROADCASTI32X4 160(R10), Z4
+	VBROADCASTI32X4 176(R10), Z5
 	VPSHUFB         Z2, Z4, Z4
 	VPSHUFB         Z3, Z5, Z5
 	VPTERNLOGQ      $0x96, Z4, Z5, Z23
-	VBROADCASTI32X4 192(R9), Z4
-	VBROADCASTI32X4 208(R9), Z5
+	VBROADCASTI32X4 192(R10), Z4
+	VBROADCASTI32X4 208(R10), Z5
 	VPSHUFB         Z0, Z4, Z4
 	VPSHUFB         Z1, Z5, Z5
 	VPTERNLOGQ      $0x96, Z4, Z5, Z24
-	VBROADCASTI32X4 224(R9), Z4
-	VBROADCASTI32X4 240(R9), Z5
+	VBROADCASTI32X4 224(R10), Z4
+	VBROADCASTI32X4 240(R10), Z5
 	VPSHUFB         Z2, Z4, Z4
 	VPSHUFB         Z3, Z5, Z5
 	VPTERNLOGQ      $0x96, Z4, Z5, Z24
-	VBROADCASTI32X4 256(R9), Z4
-	VBROADCASTI32X4 272(R9), Z5
+	VBROADCASTI32X4 256(R10), Z4
+	VBROADCASTI32X4 272(R10), Z5
 	VPSHUFB         Z0, Z4, Z4
 	VPSHUFB         Z1, Z5, Z5
 	VPTERNLOGQ      $0x96, Z4, Z5, Z25
-	VBROADCASTI32X4 288(R9), Z4
-	VBROADCASTI32X4 304(R9), Z5
+	VBROADCASTI32X4 288(R10), Z4
+	VBROADCASTI32X4 304(R10), Z5
 	VPSHUFB         Z2, Z4, Z4
 	VPSHUFB         Z3, Z5, Z5
 	VPTERNLOGQ      $0x96, Z4, Z5, Z25
-	VBROADCASTI32X4 320(R9), Z4
-	VBROADCASTI32X4 336(R9), Z5
+	VBROADCASTI32X4 320(R10), Z4
+	VBROADCASTI32X4 336(R10), Z5
 	VPSHUFB         Z0, Z4, Z0
 	VPSHUFB         Z1, Z5, Z1
 	VPTERNLOGQ      $0x96, Z0, Z1, Z26
-	VBROADCASTI32X4 352(R9), Z0
-	VBROADCASTI32X4 368(R9), Z1
+	VBROADCASTI32X4 352(R10), Z0
+	VBROADCASTI32X4 368(R10), Z1
 	VPSHUFB         Z2, Z0, Z0
 	VPSHUFB         Z3, Z1, Z1
 	VPTERNLOGQ      $0x96, Z0, Z1, Z26
-	ADDQ            $0x00000018, R8
-	ADDQ            $0x00000180, R9
-	SUBQ            $0x00000001, R10
-	JNZ             inputs1
-	MOVQ            (BX), R8
+	ADDQ            $0x00000018, R9
+	ADDQ            $0x00000180, R10
+	SUBQ            $0x00000001, R11
+	JNZ             inputs2
+	MOVQ            (BX), R9
 	VBROADCASTI32X4 lowBytesConst<>+0(SB), Z2
 	VPSRLW          $0x08, Z21, Z1
 	VPSLLW          $0x08, Z22, Z0
 	VPTERNLOGQ      $0xe2, Z22, Z2, Z1
 	VPTERNLOGQ      $0xb8, Z21, Z2, Z0
-	VMOVDQU64       Z0, (R8)(CX*1)
-	VMOVDQU64       Z1, 64(R8)(CX*1)
-	MOVQ            24(BX), R8
+	VMOVDQU64       Z0, (R9)(CX*1)
+	VMOVDQU64       Z1, 64(R9)(CX*1)
+	MOVQ            24(BX), R9
 	VBROADCASTI32X4 lowBytesConst<>+0(SB), Z2
 	VPSRLW          $0x08, Z23, Z1
 	VPSLLW          $0x08, Z24, Z0
 	VPTERNLOGQ      $0xe2, Z24, Z2, Z1
 	VPTERNLOGQ      $0xb8, Z23, Z2, Z0
-	VMOVDQU64       Z0, (R8)(CX*1)
-	VMOVDQU64       Z1, 64(R8)(CX*1)
-	MOVQ            48(BX), R8
+	VMOVDQU64       Z0, (R9)(CX*1)
+	VMOVDQU64       Z1, 64(R9)(CX*1)
+	MOVQ            48(BX), R9
 	VBROADCASTI32X4 lowBytesConst<>+0(SB), Z2
 	VPSRLW          $0x08, Z25, Z1
 	VPSLLW          $0x08, Z26, Z0
 	VPTERNLOGQ      $0xe2, Z26, Z2, Z1
 	VPTERNLOGQ      $0xb8, Z25, Z2, Z0
-	VMOVDQU64       Z0, (R8)(CX*1)
-	VMOVDQU64       Z1, 64(R8)(CX*1)
+	VMOVDQU64       Z0, (R9)(CX*1)
+	VMOVDQU64       Z1, 64(R9)(CX*1)
 	ADDQ            $0x00000080, CX
 	SUBQ            $0x00000080, AX
 	JMP             narrow
@@ -6420,7 +6745,7 @@ narrow:
 	MOVQ  SI, R9
 	MOVQ  DI, R10
 
-inputs1:
+inputs2:
 	MOVQ           (R8), R11
 	VMOVDQU        (R11)(CX*1), Y7
 	VMOVDQU        32(R11)(CX*1), Y9
@@ -6513,7 +6838,7 @@ inputs1:
 	ADDQ           $0x00000018, R8
 	ADDQ           $0x00000180, R9
 	SUBQ           $0x00000001, R10
-	JNZ            inputs1
+	JNZ            inputs2
 	MOVQ           (BX), R8
 	VBROADCASTI128 lowBytesConst<>+0(SB), Y8
 	VPSRLW         $0x08, Y0, Y7
@@ -6575,7 +6900,7 @@ narrow:
 	MOVQ SI, R9
 	MOVQ DI, R10
 
-inputs1:
+inputs2:
 	MOVQ   (R8), R11
 	MOVOU  (R11)(CX*1), X7
 	MOVOU  16(R11)(CX*1), X9
@@ -6672,7 +6997,7 @@ inputs1:
 	ADDQ   $0x00000018, R8
 	ADDQ   $0x00000180, R9
 	SUBQ   $0x00000001, R10
-	JNZ    inputs1
+	JNZ    inputs2
 	MOVQ   (BX), R8
 	MOVOU  lowBytesConst<>+0(SB), X8
 	MOVO   X0, X7
@@ -6717,14 +7042,18 @@ done:
 	RET
 
 // func gf8x4Gfni512(n int, pos int, in *[]byte, out *[]byte, table *byte, ins int)
-// Requires: AVX, AVX512F, GFNI
+// Requires: AVX, AVX512F, CMOV, GFNI, MMX+
 TEXT ·gf8x4Gfni512(SB), NOSPLIT, $0-48
-	MOVQ n+0(FP), AX
-	MOVQ pos+8(FP), CX
-	MOVQ in+16(FP), DX
-	MOVQ out+24(FP), BX
-	MOVQ table+32(FP), SI
-	MOVQ ins+40(FP), DI
+	MOVQ    n+0(FP), AX
+	MOVQ    pos+8(FP), CX
+	MOVQ    in+16(FP), DX
+	MOVQ    out+24(FP), BX
+	MOVQ    table+32(FP), SI
+	MOVQ    ins+40(FP), DI
+	MOVQ    $0x00000200, R8
+	MOVQ    $0x00000400, R9
+	CMPQ    DI, $0x06
+	CMOVQLT R9, R8
 
 wide:
 	CMPQ   AX, $0x00000100
@@ -6745,17 +7074,22 @@ wide:
 	VPXORQ Z13, Z13, Z13
 	VPXORQ Z14, Z14, Z14
 	VPXORQ Z15, Z15, Z15
-	MOVQ   DX, R8
-	MOVQ   SI, R9
-	MOVQ   DI, R10
+	MOVQ   DX, R9
+	MOVQ   SI, R10
+	MOVQ   DI, R11
 
 inputs4:
-	MOVQ           (R8), R11
-	VMOVDQU64      (R11)(CX*1), Z16
-	VMOVDQU64      64(R11)(CX*1), Z17
-	VMOVDQU64      128(R11)(CX*1), Z18
-	VMOVDQU64      192(R11)(CX*1), Z19
-	VPBROADCASTQ   (R9), Z20
+	MOVQ           (R9), R12
+	LEAQ           (R12)(R8*1), R13
+	PREFETCHT0     (R13)(CX*1)
+	PREFETCHT0     64(R13)(CX*1)
+	PREFETCHT0     128(R13)(CX*1)
+	PREFETCHT0     192(R13)(CX*1)
+	VMOVDQU64      (R12)(CX*1), Z16
+	VMOVDQU64      64(R12)(CX*1), Z17
+	VMOVDQU64      128(R12)(CX*1), Z18
+	VMOVDQU64      192(R12)(CX*1), Z19
+	VPBROADCASTQ   (R10), Z20
 	VGF2P8AFFINEQB $0x00, Z20, Z16, Z21
 	VPXORQ         Z21, Z0, Z0
 	VGF2P8AFFINEQB $0x00, Z20, Z17, Z21
@@ -6764,7 +7098,7 @@ inputs4:
 	VPXORQ         Z21, Z2, Z2
 	VGF2P8AFFINEQB $0x00, Z20, Z19, Z21
 	VPXORQ         Z21, Z3, Z3
-	VPBROADCASTQ   8(R9), Z20
+	VPBROADCASTQ   8(R10), Z20
 	VGF2P8AFFINEQB $0x00, Z20, Z16, Z21
 	VPXORQ         Z21, Z4, Z4
 	VGF2P8AFFINEQB $0x00, Z20, Z17, Z21
@@ -6773,7 +7107,7 @@ inputs4:
 	VPXORQ         Z21, Z6, Z6
 	VGF2P8AFFINEQB $0x00, Z20, Z19, Z21
 	VPXORQ         Z21, Z7, Z7
-	VPBROADCASTQ   16(R9), Z20
+	VPBROADCASTQ   16(R10), Z20
 	VGF2P8AFFINEQB $0x00, Z20, Z16, Z21
 	VPXORQ         Z21, Z8, Z8
 	VGF2P8AFFINEQB $0x00, Z20, Z17, Z21
@@ -6782,7 +7116,7 @@ inputs4:
 	VPXORQ         Z21, Z10, Z10
 	VGF2P8AFFINEQB $0x00, Z20, Z19, Z21
 	VPXORQ         Z21, Z11, Z11
-	VPBROADCASTQ   24(R9), Z20
+	VPBROADCASTQ   24(R10), Z20
 	VGF2P8AFFINEQB $0x00, Z20, Z16, Z16
 	VPXORQ         Z16, Z12, Z12
 	VGF2P8AFFINEQB $0x00, Z20, Z17, Z16
@@ -6791,30 +7125,30 @@ inputs4:
 	VPXORQ         Z16, Z14, Z14
 	VGF2P8AFFINEQB $0x00, Z20, Z19, Z16
 	VPXORQ         Z16, Z15, Z15
-	ADDQ           $0x00000018, R8
-	ADDQ           $0x00000020, R9
-	SUBQ           $0x00000001, R10
+	ADDQ           $0x00000018, R9
+	ADDQ           $0x00000020, R10
+	SUBQ           $0x00000001, R11
 	JNZ            inputs4
-	MOVQ           (BX), R8
-	VMOVDQU64      Z0, (R8)(CX*1)
-	VMOVDQU64      Z1, 64(R8)(CX*1)
-	VMOVDQU64      Z2, 128(R8)(CX*1)
-	VMOVDQU64      Z3, 192(R8)(CX*1)
-	MOVQ           24(BX), R8
-	VMOVDQU64      Z4, (R8)(CX*1)
-	VMOVDQU64      Z5, 64(R8)(CX*1)
-	VMOVDQU64      Z6, 128(R8)(CX*1)
-	VMOVDQU64      Z7, 192(R8)(CX*1)
-	MOVQ           48(BX), R8
-	VMOVDQU64      Z8, (R8)(CX*1)
-	VMOVDQU64      Z9, 64(R8)(CX*1)
-	VMOVDQU64      Z10, 128(R8)(CX*1)
-	VMOVDQU64      Z11, 192(R8)(CX*1)
-	MOVQ           72(BX), R8
-	VMOVDQU64      Z12, (R8)(CX*1)
-	VMOVDQU64      Z13, 64(R8)(CX*1)
-	VMOVDQU64      Z14, 128(R8)(CX*1)
-	VMOVDQU64      Z15, 192(R8)(CX*1)
+	MOVQ           (BX), R9
+	VMOVDQU64      Z0, (R9)(CX*1)
+	VMOVDQU64      Z1, 64(R9)(CX*1)
+	VMOVDQU64      Z2, 128(R9)(CX*1)
+	VMOVDQU64      Z3, 192(R9)(CX*1)
+	MOVQ           24(BX), R9
+	VMOVDQU64      Z4, (R9)(CX*1)
+	VMOVDQU64      Z5, 64(R9)(CX*1)
+	VMOVDQU64      Z6, 128(R9)(CX*1)
+	VMOVDQU64      Z7, 192(R9)(CX*1)
+	MOVQ           48(BX), R9
+	VMOVDQU64      Z8, (R9)(CX*1)
+	VMOVDQU64      Z9, 64(R9)(CX*1)
+	VMOVDQU64      Z10, 128(R9)(CX*1)
+	VMOVDQU64      Z11, 192(R9)(CX*1)
+	MOVQ           72(BX), R9
+	VMOVDQU64      Z12, (R9)(CX*1)
+	VMOVDQU64      Z13, 64(R9)(CX*1)
+	VMOVDQU64      Z14, 128(R9)(CX*1)
+	VMOVDQU64      Z15, 192(R9)(CX*1)
 	ADDQ           $0x00000100, CX
 	SUBQ           $0x00000100, AX
 	JMP            wide
@@ -6826,37 +7160,39 @@ narrow:
 	VPXORQ Z23, Z23, Z23
 	VPXORQ Z24, Z24, Z24
 	VPXORQ Z25, Z25, Z25
-	MOVQ   DX, R8
-	MOVQ   SI, R9
-	MOVQ   DI, R10
+	MOVQ   DX, R9
+	MOVQ   SI, R10
+	MOVQ   DI, R11
 
 inputs1:
-	MOVQ           (R8), R11
-	VMOVDQU64      (R11)(CX*1), Z0
-	VPBROADCASTQ   (R9), Z1
+	MOVQ           (R9), R12
+	LEAQ           (R12)(R8*1), R13
+	PREFETCHT0     (R13)(CX*1)
+	VMOVDQU64      (R12)(CX*1), Z0
+	VPBROADCASTQ   (R10), Z1
 	VGF2P8AFFINEQB $0x00, Z1, Z0, Z1
 	VPXORQ         Z1, Z22, Z22
-	VPBROADCASTQ   8(R9), Z1
+	VPBROADCASTQ   8(R10), Z1
 	VGF2P8AFFINEQB $0x00, Z1, Z0, Z1
 	VPXORQ         Z1, Z23, Z23
-	VPBROADCASTQ   16(R9), Z1
+	VPBROADCASTQ   16(R10), Z1
 	VGF2P8AFFINEQB $0x00, Z1, Z0, Z1
 	VPXORQ         Z1, Z24, Z24
-	VPBROADCASTQ   24(R9), Z1
+	VPBROADCASTQ   24(R10), Z1
 	VGF2P8AFFINEQB $0x00, Z1, Z0, Z0
 	VPXORQ         Z0, Z25, Z25
-	ADDQ           $0x00000018, R8
-	ADDQ           $0x00000020, R9
-	SUBQ           $0x00000001, R10
+	ADDQ           $0x00000018, R9
+	ADDQ           $0x00000020, R10
+	SUBQ           $0x00000001, R11
 	JNZ            inputs1
-	MOVQ           (BX), R8
-	VMOVDQU64      Z22, (R8)(CX*1)
-	MOVQ           24(BX), R8
-	VMOVDQU64      Z23, (R8)(CX*1)
-	MOVQ           48(BX), R8
-	VMOVDQU64      Z24, (R8)(CX*1)
-	MOVQ           72(BX), R8
-	VMOVDQU64      Z25, (R8)(CX*1)
+	MOVQ           (BX), R9
+	VMOVDQU64      Z22, (R9)(CX*1)
+	MOVQ           24(BX), R9
+	VMOVDQU64      Z23, (R9)(CX*1)
+	MOVQ           48(BX), R9
+	VMOVDQU64      Z24, (R9)(CX*1)
+	MOVQ           72(BX), R9
+	VMOVDQU64      Z25, (R9)(CX*1)
 	ADDQ           $0x00000040, CX
 	SUBQ           $0x00000040, AX
 	JMP            narrow
@@ -6981,14 +7317,18 @@ done:
 	RET
 
 // func gf8x4Avx512(n int, pos int, in *[]byte, out *[]byte, table *byte, ins int)
-// Requires: AVX, AVX512BW, AVX512F
+// Requires: AVX, AVX512BW, AVX512F, CMOV, MMX+
 TEXT ·gf8x4Avx512(SB), NOSPLIT, $0-48
-	MOVQ n+0(FP), AX
-	MOVQ pos+8(FP), CX
-	MOVQ in+16(FP), DX
-	MOVQ out+24(FP), BX
-	MOVQ table+32(FP), SI
-	MOVQ ins+40(FP), DI
+	MOVQ    n+0(FP), AX
+	MOVQ    pos+8(FP), CX
+	MOVQ    in+16(FP), DX
+	MOVQ    out+24(FP), BX
+	MOVQ    table+32(FP), SI
+	MOVQ    ins+40(FP), DI
+	MOVQ    $0x00000200, R8
+	MOVQ    $0x00000400, R9
+	CMPQ    DI, $0x06
+	CMOVQLT R9, R8
 
 wide:
 	CMPQ            AX, $0x00000080
@@ -7002,68 +7342,71 @@ wide:
 	VPXORQ          Z6, Z6, Z6
 	VPXORQ          Z7, Z7, Z7
 	VBROADCASTI32X4 lowConst<>+0(SB), Z8
-	MOVQ            DX, R8
-	MOVQ            SI, R9
-	MOVQ            DI, R10
+	MOVQ            DX, R9
+	MOVQ            SI, R10
+	MOVQ            DI, R11
 
 inputs2:
-	MOVQ            (R8), R11
-	VMOVDQU64       (R11)(CX*1), Z9
+	MOVQ            (R9), R12
+	LEAQ            (R12)(R8*1), R13
+	PREFETCHT0      (R13)(CX*1)
+	PREFETCHT0      64(R13)(CX*1)
+	VMOVDQU64       (R12)(CX*1), Z9
 	VPSRLQ          $0x04, Z9, Z11
 	VPANDQ          Z8, Z11, Z11
 	VPANDQ          Z8, Z9, Z9
-	VMOVDQU64       64(R11)(CX*1), Z10
+	VMOVDQU64       64(R12)(CX*1), Z10
 	VPSRLQ          $0x04, Z10, Z12
 	VPANDQ          Z8, Z12, Z12
 	VPANDQ          Z8, Z10, Z10
-	VBROADCASTI32X4 (R9), Z13
-	VBROADCASTI32X4 16(R9), Z14
+	VBROADCASTI32X4 (R10), Z13
+	VBROADCASTI32X4 16(R10), Z14
 	VPSHUFB         Z9, Z13, Z15
 	VPSHUFB         Z11, Z14, Z16
 	VPTERNLOGQ      $0x96, Z15, Z16, Z0
 	VPSHUFB         Z10, Z13, Z13
 	VPSHUFB         Z12, Z14, Z14
 	VPTERNLOGQ      $0x96, Z13, Z14, Z1
-	VBROADCASTI32X4 32(R9), Z13
-	VBROADCASTI32X4 48(R9), Z14
+	VBROADCASTI32X4 32(R10), Z13
+	VBROADCASTI32X4 48(R10), Z14
 	VPSHUFB         Z9, Z13, Z15
 	VPSHUFB         Z11, Z14, Z16
 	VPTERNLOGQ      $0x96, Z15, Z16, Z2
 	VPSHUFB         Z10, Z13, Z13
 	VPSHUFB         Z12, Z14, Z14
 	VPTERNLOGQ      $0x96, Z13, Z14, Z3
-	VBROADCASTI32X4 64(R9), Z13
-	VBROADCASTI32X4 80(R9), Z14
+	VBROADCASTI32X4 64(R10), Z13
+	VBROADCASTI32X4 80(R10), Z14
 	VPSHUFB         Z9, Z13, Z15
 	VPSHUFB         Z11, Z14, Z16
 	VPTERNLOGQ      $0x96, Z15, Z16, Z4
 	VPSHUFB         Z10, Z13, Z13
 	VPSHUFB         Z12, Z14, Z14
 	VPTERNLOGQ      $0x96, Z13, Z14, Z5
-	VBROADCASTI32X4 96(R9), Z13
-	VBROADCASTI32X4 112(R9), Z14
+	VBROADCASTI32X4 96(R10), Z13
+	VBROADCASTI32X4 112(R10), Z14
 	VPSHUFB         Z9, Z13, Z9
 	VPSHUFB         Z11, Z14, Z11
 	VPTERNLOGQ      $0x96, Z9, Z11, Z6
 	VPSHUFB         Z10, Z13, Z9
 	VPSHUFB         Z12, Z14, Z10
 	VPTERNLOGQ      $0x96, Z9, Z10, Z7
-	ADDQ            $0x00000018, R8
-	ADDQ            $0x00000080, R9
-	SUBQ            $0x00000001, R10
+	ADDQ            $0x00000018, R9
+	ADDQ            $0x00000080, R10
+	SUBQ            $0x00000001, R11
 	JNZ             inputs2
-	MOVQ            (BX), R8
-	VMOVDQU64       Z0, (R8)(CX*1)
-	VMOVDQU64       Z1, 64(R8)(CX*1)
-	MOVQ            24(BX), R8
-	VMOVDQU64       Z2, (R8)(CX*1)
-	VMOVDQU64       Z3, 64(R8)(CX*1)
-	MOVQ            48(BX), R8
-	VMOVDQU64       Z4, (R8)(CX*1)
-	VMOVDQU64       Z5, 64(R8)(CX*1)
-	MOVQ            72(BX), R8
-	VMOVDQU64       Z6, (R8)(CX*1)
-	VMOVDQU64       Z7, 64(R8)(CX*1)
+	MOVQ            (BX), R9
+	VMOVDQU64       Z0, (R9)(CX*1)
+	VMOVDQU64       Z1, 64(R9)(CX*1)
+	MOVQ            24(BX), R9
+	VMOVDQU64       Z2, (R9)(CX*1)
+	VMOVDQU64       Z3, 64(R9)(CX*1)
+	MOVQ            48(BX), R9
+	VMOVDQU64       Z4, (R9)(CX*1)
+	VMOVDQU64       Z5, 64(R9)(CX*1)
+	MOVQ            72(BX), R9
+	VMOVDQU64       Z6, (R9)(CX*1)
+	VMOVDQU64       Z7, 64(R9)(CX*1)
 	ADDQ            $0x00000080, CX
 	SUBQ            $0x00000080, AX
 	JMP             wide
@@ -7076,48 +7419,50 @@ narrow:
 	VPXORQ          Z19, Z19, Z19
 	VPXORQ          Z20, Z20, Z20
 	VBROADCASTI32X4 lowConst<>+0(SB), Z0
-	MOVQ            DX, R8
-	MOVQ            SI, R9
-	MOVQ            DI, R10
+	MOVQ            DX, R9
+	MOVQ            SI, R10
+	MOVQ            DI, R11
 
 inputs1:
-	MOVQ            (R8), R11
-	VMOVDQU64       (R11)(CX*1), Z1
+	MOVQ            (R9), R12
+	LEAQ            (R12)(R8*1), R13
+	PREFETCHT0      (R13)(CX*1)
+	VMOVDQU64       (R12)(CX*1), Z1
 	VPSRLQ          $0x04, Z1, Z2
 	VPANDQ          Z0, Z2, Z2
 	VPANDQ          Z0, Z1, Z1
-	VBROADCASTI32X4 (R9), Z3
-	VBROADCASTI32X4 16(R9), Z4
+	VBROADCASTI32X4 (R10), Z3
+	VBROADCASTI32X4 16(R10), Z4
 	VPSHUFB         Z1, Z3, Z3
 	VPSHUFB         Z2, Z4, Z4
 	VPTERNLOGQ      $0x96, Z3, Z4, Z17
-	VBROADCASTI32X4 32(R9), Z3
-	VBROADCASTI32X4 48(R9), Z4
+	VBROADCASTI32X4 32(R10), Z3
+	VBROADCASTI32X4 48(R10), Z4
 	VPSHUFB         Z1, Z3, Z3
 	VPSHUFB         Z2, Z4, Z4
 	VPTERNLOGQ      $0x96, Z3, Z4, Z18
-	VBROADCASTI32X4 64(R9), Z3
-	VBROADCASTI32X4 80(R9), Z4
+	VBROADCASTI32X4 64(R10), Z3
+	VBROADCASTI32X4 80(R10), Z4
 	VPSHUFB         Z1, Z3, Z3
 	VPSHUFB         Z2, Z4, Z4
 	VPTERNLOGQ      $0x96, Z3, Z4, Z19
-	VBROADCASTI32X4 96(R9), Z3
-	VBROADCASTI32X4 112(R9), Z4
+	VBROADCASTI32X4 96(R10), Z3
+	VBROADCASTI32X4 112(R10), Z4
 	VPSHUFB         Z1, Z3, Z1
 	VPSHUFB         Z2, Z4, Z2
 	VPTERNLOGQ      $0x96, Z1, Z2, Z20
-	ADDQ            $0x00000018, R8
-	ADDQ            $0x00000080, R9
-	SUBQ            $0x00000001, R10
+	ADDQ            $0x00000018, R9
+	ADDQ            $0x00000080, R10
+	SUBQ            $0x00000001, R11
 	JNZ             inputs1
-	MOVQ            (BX), R8
-	VMOVDQU64       Z17, (R8)(CX*1)
-	MOVQ            24(BX), R8
-	VMOVDQU64       Z18, (R8)(CX*1)
-	MOVQ            48(BX), R8
-	VMOVDQU64       Z19, (R8)(CX*1)
-	MOVQ            72(BX), R8
-	VMOVDQU64       Z20, (R8)(CX*1)
+	MOVQ            (BX), R9
+	VMOVDQU64       Z17, (R9)(CX*1)
+	MOVQ            24(BX), R9
+	VMOVDQU64       Z18, (R9)(CX*1)
+	MOVQ            48(BX), R9
+	VMOVDQU64       Z19, (R9)(CX*1)
+	MOVQ            72(BX), R9
+	VMOVDQU64       Z20, (R9)(CX*1)
 	ADDQ            $0x00000040, CX
 	SUBQ            $0x00000040, AX
 	JMP             narrow
@@ -7271,14 +7616,18 @@ done:
 	RET
 
 // func gf16x4Gfni512(n int, pos int, in *[]byte, out *[]byte, table *byte, ins int)
-// Requires: AVX, AVX512BW, AVX512F, GFNI
+// Requires: AVX, AVX512BW, AVX512F, CMOV, GFNI, MMX+
 TEXT ·gf16x4Gfni512(SB), NOSPLIT, $0-48
-	MOVQ n+0(FP), AX
-	MOVQ pos+8(FP), CX
-	MOVQ in+16(FP), DX
-	MOVQ out+24(FP), BX
-	MOVQ table+32(FP), SI
-	MOVQ ins+40(FP), DI
+	MOVQ    n+0(FP), AX
+	MOVQ    pos+8(FP), CX
+	MOVQ    in+16(FP), DX
+	MOVQ    out+24(FP), BX
+	MOVQ    table+32(FP), SI
+	MOVQ    ins+40(FP), DI
+	MOVQ    $0x00000200, R8
+	MOVQ    $0x00000400, R9
+	CMPQ    DI, $0x06
+	CMOVQLT R9, R8
 
 narrow:
 	CMPQ            AX, $0x00000040
@@ -7292,124 +7641,130 @@ narrow:
 	VPXORQ          Z6, Z6, Z6
 	VPXORQ          Z7, Z7, Z7
 	VBROADCASTI32X4 splitConst<>+0(SB), Z8
-	MOVQ            DX, R8
-	MOVQ            SI, R9
-	MOVQ            DI, R10
-	CMPQ            R10, $0x00000002
+	MOVQ            DX, R9
+	MOVQ            SI, R10
+	MOVQ            DI, R11
+	CMPQ            R11, $0x00000002
 	JLT             inputs1_rest
 
 inputs1_group:
-	MOVQ            (R8), R11
-	MOVQ            24(R8), R12
-	VMOVDQU64       (R11)(CX*1), Z9
+	MOVQ            (R9), R12
+	LEAQ            (R12)(R8*1), R13
+	PREFETCHT0      (R13)(CX*1)
+	MOVQ            24(R9), R13
+	LEAQ            (R13)(R8*1), R14
+	PREFETCHT0      (R14)(CX*1)
+	VMOVDQU64       (R12)(CX*1), Z9
 	VPSHUFB         Z8, Z9, Z9
-	VMOVDQU64       (R12)(CX*1), Z10
+	VMOVDQU64       (R13)(CX*1), Z10
 	VPSHUFB         Z8, Z10, Z10
-	VBROADCASTI32X4 (R9), Z11
-	VBROADCASTI32X4 128(R9), Z12
+	VBROADCASTI32X4 (R10), Z11
+	VBROADCASTI32X4 128(R10), Z12
 	VGF2P8AFFINEQB  $0x00, Z11, Z9, Z11
 	VGF2P8AFFINEQB  $0x00, Z12, Z10, Z12
 	VPTERNLOGQ      $0x96, Z11, Z12, Z0
-	VBROADCASTI32X4 16(R9), Z11
-	VBROADCASTI32X4 144(R9), Z12
+	VBROADCASTI32X4 16(R10), Z11
+	VBROADCASTI32X4 144(R10), Z12
 	VGF2P8AFFINEQB  $0x00, Z11, Z9, Z11
 	VGF2P8AFFINEQB  $0x00, Z12, Z10, Z12
 	VPTERNLOGQ      $0x96, Z11, Z12, Z4
-	VBROADCASTI32X4 32(R9), Z11
-	VBROADCASTI32X4 160(R9), Z12
+	VBROADCASTI32X4 32(R10), Z11
+	VBROADCASTI32X4 160(R10), Z12
 	VGF2P8AFFINEQB  $0x00, Z11, Z9, Z11
 	VGF2P8AFFINEQB  $0x00, Z12, Z10, Z12
 	VPTERNLOGQ      $0x96, Z11, Z12, Z1
-	VBROADCASTI32X4 48(R9), Z11
-	VBROADCASTI32X4 176(R9), Z12
+	VBROADCASTI32X4 48(R10), Z11
+	VBROADCASTI32X4 176(R10), Z12
 	VGF2P8AFFINEQB  $0x00, Z11, Z9, Z11
 	VGF2P8AFFINEQB  $0x00, Z12, Z10, Z12
 	VPTERNLOGQ      $0x96, Z11, Z12, Z5
-	VBROADCASTI32X4 64(R9), Z11
-	VBROADCASTI32X4 192(R9), Z12
+	VBROADCASTI32X4 64(R10), Z11
+	VBROADCASTI32X4 192(R10), Z12
 	VGF2P8AFFINEQB  $0x00, Z11, Z9, Z11
 	VGF2P8AFFINEQB  $0x00, Z12, Z10, Z12
 	VPTERNLOGQ      $0x96, Z11, Z12, Z2
-	VBROADCASTI32X4 80(R9), Z11
-	VBROADCASTI32X4 208(R9), Z12
+	VBROADCASTI32X4 80(R10), Z11
+	VBROADCASTI32X4 208(R10), Z12
 	VGF2P8AFFINEQB  $0x00, Z11, Z9, Z11
 	VGF2P8AFFINEQB  $0x00, Z12, Z10, Z12
 	VPTERNLOGQ      $0x96, Z11, Z12, Z6
-	VBROADCASTI32X4 96(R9), Z11
-	VBROADCASTI32X4 224(R9), Z12
+	VBROADCASTI32X4 96(R10), Z11
+	VBROADCASTI32X4 224(R10), Z12
 	VGF2P8AFFINEQB  $0x00, Z11, Z9, Z11
 	VGF2P8AFFINEQB  $0x00, Z12, Z10, Z12
 	VPTERNLOGQ      $0x96, Z11, Z12, Z3
-	VBROADCASTI32X4 112(R9), Z11
-	VBROADCASTI32X4 240(R9), Z12
+	VBROADCASTI32X4 112(R10), Z11
+	VBROADCASTI32X4 240(R10), Z12
 	VGF2P8AFFINEQB  $0x00, Z11, Z9, Z9
 	VGF2P8AFFINEQB  $0x00, Z12, Z10, Z10
 	VPTERNLOGQ      $0x96, Z9, Z10, Z7
-	ADDQ            $0x00000030, R8
-	ADDQ            $0x00000100, R9
-	SUBQ            $0x00000002, R10
-	CMPQ            R10, $0x00000002
+	ADDQ            $0x00000030, R9
+	ADDQ            $0x00000100, R10
+	SUBQ            $0x00000002, R11
+	CMPQ            R11, $0x00000002
 	JGE             inputs1_group
 
 inputs1_rest:
-	TESTQ R10, R10
+	TESTQ R11, R11
 	JZ    inputs1_end
 
 inputs1:
-	MOVQ            (R8), R11
-	VMOVDQU64       (R11)(CX*1), Z9
+	MOVQ            (R9), R12
+	LEAQ            (R12)(R8*1), R13
+	PREFETCHT0      (R13)(CX*1)
+	VMOVDQU64       (R12)(CX*1), Z9
 	VPSHUFB         Z8, Z9, Z9
-	VBROADCASTI32X4 (R9), Z10
+	VBROADCASTI32X4 (R10), Z10
 	VGF2P8AFFINEQB  $0x00, Z10, Z9, Z10
 	VPXORQ          Z10, Z0, Z0
-	VBROADCASTI32X4 16(R9), Z10
+	VBROADCASTI32X4 16(R10), Z10
 	VGF2P8AFFINEQB  $0x00, Z10, Z9, Z10
 	VPXORQ          Z10, Z4, Z4
-	VBROADCASTI32X4 32(R9), Z10
+	VBROADCASTI32X4 32(R10), Z10
 	VGF2P8AFFINEQB  $0x00, Z10, Z9, Z10
 	VPXORQ          Z10, Z1, Z1
-	VBROADCASTI32X4 48(R9), Z10
+	VBROADCASTI32X4 48(R10), Z10
 	VGF2P8AFFINEQB  $0x00, Z10, Z9, Z10
 	VPXORQ          Z10, Z5, Z5
-	VBROADCASTI32X4 64(R9), Z10
+	VBROADCASTI32X4 64(R10), Z10
 	VGF2P8AFFINEQB  $0x00, Z10, Z9, Z10
 	VPXORQ          Z10, Z2, Z2
-	VBROADCASTI32X4 80(R9), Z10
+	VBROADCASTI32X4 80(R10), Z10
 	VGF2P8AFFINEQB  $0x00, Z10, Z9, Z10
 	VPXORQ          Z10, Z6, Z6
-	VBROADCASTI32X4 96(R9), Z10
+	VBROADCASTI32X4 96(R10), Z10
 	VGF2P8AFFINEQB  $0x00, Z10, Z9, Z10
 	VPXORQ          Z10, Z3, Z3
-	VBROADCASTI32X4 112(R9), Z10
+	VBROADCASTI32X4 112(R10), Z10
 	VGF2P8AFFINEQB  $0x00, Z10, Z9, Z9
 	VPXORQ          Z9, Z7, Z7
-	ADDQ            $0x00000018, R8
-	ADDQ            $0x00000080, R9
-	SUBQ            $0x00000001, R10
+	ADDQ            $0x00000018, R9
+	ADDQ            $0x00000080, R10
+	SUBQ            $0x00000001, R11
 	JNZ             inputs1
 
 inputs1_end:
 	VBROADCASTI32X4 joinConst<>+0(SB), Z8
-	MOVQ            (BX), R8
+	MOVQ            (BX), R9
 	VPSHUFD         $0x4e, Z4, Z4
 	VPXORQ          Z4, Z0, Z0
 	VPSHUFB         Z8, Z0, Z0
-	VMOVDQU64       Z0, (R8)(CX*1)
-	MOVQ            24(BX), R8
+	VMOVDQU64       Z0, (R9)(CX*1)
+	MOVQ            24(BX), R9
 	VPSHUFD         $0x4e, Z5, Z5
 	VPXORQ          Z5, Z1, Z1
 	VPSHUFB         Z8, Z1, Z1
-	VMOVDQU64       Z1, (R8)(CX*1)
-	MOVQ            48(BX), R8
+	VMOVDQU64       Z1, (R9)(CX*1)
+	MOVQ            48(BX), R9
 	VPSHUFD         $0x4e, Z6, Z6
 	VPXORQ          Z6, Z2, Z2
 	VPSHUFB         Z8, Z2, Z2
-	VMOVDQU64       Z2, (R8)(CX*1)
-	MOVQ            72(BX), R8
+	VMOVDQU64       Z2, (R9)(CX*1)
+	MOVQ            72(BX), R9
 	VPSHUFD         $0x4e, Z7, Z7
 	VPXORQ          Z7, Z3, Z3
 	VPSHUFB         Z8, Z3, Z3
-	VMOVDQU64       Z3, (R8)(CX*1)
+	VMOVDQU64       Z3, (R9)(CX*1)
 	ADDQ            $0x00000040, CX
 	SUBQ            $0x00000040, AX
 	JMP             narrow
@@ -7506,14 +7861,18 @@ done:
 	RET
 
 // func gf16x4Avx512(n int, pos int, in *[]byte, out *[]byte, table *byte, ins int)
-// Requires: AVX, AVX512BW, AVX512F
+// Requires: AVX, AVX512BW, AVX512F, CMOV, MMX+
 TEXT ·gf16x4Avx512(SB), NOSPLIT, $0-48
-	MOVQ n+0(FP), AX
-	MOVQ pos+8(FP), CX
-	MOVQ in+16(FP), DX
-	MOVQ out+24(FP), BX
-	MOVQ table+32(FP), SI
-	MOVQ ins+40(FP), DI
+	MOVQ    n+0(FP), AX
+	MOVQ    pos+8(FP), CX
+	MOVQ    in+16(FP), DX
+	MOVQ    out+24(FP), BX
+	MOVQ    table+32(FP), SI
+	MOVQ    ins+40(FP), DI
+	MOVQ    $0x00000200, R8
+	MOVQ    $0x00000400, R9
+	CMPQ    DI, $0x06
+	CMOVQLT R9, R8
 
 narrow:
 	CMPQ   AX, $0x00000080
@@ -7526,14 +7885,17 @@ narrow:
 	VPXORQ Z5, Z5, Z5
 	VPXORQ Z6, Z6, Z6
 	VPXORQ Z7, Z7, Z7
-	MOVQ   DX, R8
-	MOVQ   SI, R9
-	MOVQ   DI, R10
+	MOVQ   DX, R9
+	MOVQ   SI, R10
+	MOVQ   DI, R11
 
-inputs1:
-	MOVQ            (R8), R11
-	VMOVDQU64       (R11)(CX*1), Z9
-	VMOVDQU64       64(R11)(CX*1), Z11
+inputs2:
+	MOVQ            (R9), R12
+	LEAQ            (R12)(R8*1), R13
+	PREFETCHT0      (R13)(CX*1)
+	PREFETCHT0      64(R13)(CX*1)
+	VMOVDQU64       (R12)(CX*1), Z9
+	VMOVDQU64       64(R12)(CX*1), Z11
 	VBROADCASTI32X4 lowBytesConst<>+0(SB), Z12
 	VPSRLW          $0x08, Z9, Z10
 	VPSLLW          $0x08, Z11, Z8
@@ -7546,122 +7908,122 @@ inputs1:
 	VPSRLQ          $0x04, Z10, Z11
 	VPANDQ          Z12, Z11, Z11
 	VPANDQ          Z12, Z10, Z10
-	VBROADCASTI32X4 (R9), Z12
-	VBROADCASTI32X4 16(R9), Z13
+	VBROADCASTI32X4 (R10), Z12
+	VBROADCASTI32X4 16(R10), Z13
 	VPSHUFB         Z8, Z12, Z12
 	VPSHUFB         Z9, Z13, Z13
 	VPTERNLOGQ      $0x96, Z12, Z13, Z0
-	VBROADCASTI32X4 32(R9), Z12
-	VBROADCASTI32X4 48(R9), Z13
+	VBROADCASTI32X4 32(R10), Z12
+	VBROADCASTI32X4 48(R10), Z13
 	VPSHUFB         Z10, Z12, Z12
 	VPSHUFB         Z11, Z13, Z13
 	VPTERNLOGQ      $0x96, Z12, Z13, Z0
-	VBROADCASTI32X4 64(R9), Z12
-	VBROADCASTI32X4 80(R9), Z13
+	VBROADCASTI32X4 64(R10), Z12
+	VBROADCASTI32X4 80(R10), Z13
 	VPSHUFB         Z8, Z12, Z12
 	VPSHUFB         Z9, Z13, Z13
 	VPTERNLOGQ      $0x96, Z12, Z13, Z1
-	VBROADCASTI32X4 96(R9), Z12
-	VBROADCASTI32X4 112(R9), Z13
+	VBROADCASTI32X4 96(R10), Z12
+	VBROADCASTI32X4 112(R10), Z13
 	VPSHUFB         Z10, Z12, Z12
 	VPSHUFB         Z11, Z13, Z13
 	VPTERNLOGQ      $0x96, Z12, Z13, Z1
-	VBROADCASTI32X4 128(R9), Z12
-	VBROADCASTI32X4 144(R9), Z13
+	VBROADCASTI32X4 128(R10), Z12
+	VBROADCASTI32X4 144(R10), Z13
 	VPSHUFB         Z8, Z12, Z12
 	VPSHUFB         Z9, Z13, Z13
 	VPTERNLOGQ      $0x96, Z12, Z13, Z2
-	VBROADCASTI32X4 160(R9), Z12
-	VBROADCASTI32X4 176(R9), Z13
+	VBROADCASTI32X4 160(R10), Z12
+	VBROADCASTI32X4 176(R10), Z13
 	VPSHUFB         Z10, Z12, Z12
 	VPSHUFB         Z11, Z13, Z13
 	VPTERNLOGQ      $0x96, Z12, Z13, Z2
-	VBROADCASTI32X4 192(R9), Z12
-	VBROADCASTI32X4 208(R9), Z13
+	VBROADCASTI32X4 192(R10), Z12
+	VBROADCASTI32X4 208(R10), Z13
 	VPSHUFB         Z8, Z12, Z12
 	VPSHUFB         Z9, Z13, Z13
 	VPTERNLOGQ      $0x96, Z12, Z13, Z3
-	VBROADCASTI32X4 224(R9), Z12
-	VBROADCASTI32X4 240(R9), Z13
+	VBROADCASTI32X4 224(R10), Z12
+	VBROADCASTI32X4 240(R10), Z13
 	VPSHUFB         Z10, Z12, Z12
 	VPSHUFB         Z11, Z13, Z13
 	VPTERNLOGQ      $0x96, Z12, Z13, Z3
-	VBROADCASTI32X4 256(R9), Z12
-	VBROADCASTI32X4 272(R9), Z13
+	VBROADCASTI32X4 256(R10), Z12
+	VBROADCASTI32X4 272(R10), Z13
 	VPSHUFB         Z8, Z12, Z12
 	VPSHUFB         Z9, Z13, Z13
 	VPTERNLOGQ      $0x96, Z12, Z13, Z4
-	VBROADCASTI32X4 288(R9), Z12
-	VBROADCASTI32X4 304(R9), Z13
+	VBROADCASTI32X4 288(R10), Z12
+	VBROADCASTI32X4 304(R10), Z13
 	VPSHUFB         Z10, Z12, Z12
 	VPSHUFB         Z11, Z13, Z13
 	VPTERNLOGQ      $0x96, Z12, Z13, Z4
-	VBROADCASTI32X4 320(R9), Z12
-	VBROADCASTI32X4 336(R9), Z13
+	VBROADCASTI32X4 320(R10), Z12
+	VBROADCASTI32X4 336(R10), Z13
 	VPSHUFB         Z8, Z12, Z12
 	VPSHUFB         Z9, Z13, Z13
 	VPTERNLOGQ      $0x96, Z12, Z13, Z5
-	VBROADCASTI32X4 352(R9), Z12
-	VBROADCASTI32X4 368(R9), Z13
+	VBROADCASTI32X4 352(R10), Z12
+	VBROADCASTI32X4 368(R10), Z13
 	VPSHUFB         Z10, Z12, Z12
 	VPSHUFB         Z11, Z13, Z13
 	VPTERNLOGQ      $0x96, Z12, Z13, Z5
-	VBROADCASTI32X4 384(R9), Z12
-	VBROADCASTI32X4 400(R9), Z13
+	VBROADCASTI32X4 384(R10), Z12
+	VBROADCASTI32X4 400(R10), Z13
 	VPSHUFB         Z8, Z12, Z12
 	VPSHUFB         Z9, Z13, Z13
 	VPTERNLOGQ      $0x96, Z12, Z13, Z6
-	VBROADCASTI32X4 416(R9), Z12
-	VBROADCASTI32X4 432(R9), Z13
+	VBROADCASTI32X4 416(R10), Z12
+	VBROADCASTI32X4 432(R10), Z13
 	VPSHUFB         Z10, Z12, Z12
 	VPSHUFB         Z11, Z13, Z13
 	VPTERNLOGQ      $0x96, Z12, Z13, Z6
-	VBROADCASTI32X4 448(R9), Z12
-	VBROADCASTI32X4 464(R9), Z13
+	VBROADCASTI32X4 448(R10), Z12
+	VBROADCASTI32X4 464(R10), Z13
 	VPSHUFB         Z8, Z12, Z8
 	VPSHUFB         Z9, Z13, Z9
 	VPTERNLOGQ      $0x96, Z8, Z9, Z7
-	VBROADCASTI32X4 480(R9), Z8
-	VBROADCASTI32X4 496(R9), Z9
+	VBROADCASTI32X4 480(R10), Z8
+	VBROADCASTI32X4 496(R10), Z9
 	VPSHUFB         Z10, Z8, Z8
 	VPSHUFB         Z11, Z9, Z9
 	VPTERNLOGQ      $0x96, Z8, Z9, Z7
-	ADDQ            $0x00000018, R8
-	ADDQ            $0x00000200, R9
-	SUBQ            $0x00000001, R10
-	JNZ             inputs1
-	MOVQ            (BX), R8
+	ADDQ            $0x00000018, R9
+	ADDQ            $0x00000200, R10
+	SUBQ            $0x00000001, R11
+	JNZ             inputs2
+	MOVQ            (BX), R9
 	VBROADCASTI32X4 lowBytesConst<>+0(SB), Z10
 	VPSRLW          $0x08, Z0, Z9
 	VPSLLW          $0x08, Z1, Z8
 	VPTERNLOGQ      $0xe2, Z1, Z10, Z9
 	VPTERNLOGQ      $0xb8, Z0, Z10, Z8
-	VMOVDQU64       Z8, (R8)(CX*1)
-	VMOVDQU64       Z9, 64(R8)(CX*1)
-	MOVQ            24(BX), R8
+	VMOVDQU64       Z8, (R9)(CX*1)
+	VMOVDQU64       Z9, 64(R9)(CX*1)
+	MOVQ            24(BX), R9
 	VBROADCASTI32X4 lowBytesConst<>+0(SB), Z10
 	VPSRLW          $0x08, Z2, Z9
 	VPSLLW          $0x08, Z3, Z8
 	VPTERNLOGQ      $0xe2, Z3, Z10, Z9
 	VPTERNLOGQ      $0xb8, Z2, Z10, Z8
-	VMOVDQU64       Z8, (R8)(CX*1)
-	VMOVDQU64       Z9, 64(R8)(CX*1)
-	MOVQ            48(BX), R8
+	VMOVDQU64       Z8, (R9)(CX*1)
+	VMOVDQU64       Z9, 64(R9)(CX*1)
+	MOVQ            48(BX), R9
 	VBROADCASTI32X4 lowBytesConst<>+0(SB), Z10
 	VPSRLW          $0x08, Z4, Z9
 	VPSLLW          $0x08, Z5, Z8
 	VPTERNLOGQ      $0xe2, Z5, Z10, Z9
 	VPTERNLOGQ      $0xb8, Z4, Z10, Z8
-	VMOVDQU64       Z8, (R8)(CX*1)
-	VMOVDQU64       Z9, 64(R8)(CX*1)
-	MOVQ            72(BX), R8
+	VMOVDQU64       Z8, (R9)(CX*1)
+	VMOVDQU64       Z9, 64(R9)(CX*1)
+	MOVQ            72(BX), R9
 	VBROADCASTI32X4 lowBytesConst<>+0(SB), Z10
 	VPSRLW          $0x08, Z6, Z9
 	VPSLLW          $0x08, Z7, Z8
 	VPTERNLOGQ      $0xe2, Z7, Z10, Z9
 	VPTERNLOGQ      $0xb8, Z6, Z10, Z8
-	VMOVDQU64       Z8, (R8)(CX*1)
-	VMOVDQU64       Z9, 64(R8)(CX*1)
+	VMOVDQU64       Z8, (R9)(CX*1)
+	VMOVDQU64       Z9, 64(R9)(CX*1)
 	ADDQ            $0x00000080, CX
 	SUBQ            $0x00000080, AX
 	JMP             narrow
@@ -7695,7 +8057,7 @@ narrow:
 	MOVQ  SI, R9
 	MOVQ  DI, R10
 
-inputs1:
+inputs2:
 	MOVQ           (R8), R11
 	VMOVDQU        (R11)(CX*1), Y9
 	VMOVDQU        32(R11)(CX*1), Y11
@@ -7812,7 +8174,7 @@ inputs1:
 	ADDQ           $0x00000018, R8
 	ADDQ           $0x00000200, R9
 	SUBQ           $0x00000001, R10
-	JNZ            inputs1
+	JNZ            inputs2
 	MOVQ           (BX), R8
 	VBROADCASTI128 lowBytesConst<>+0(SB), Y10
 	VPSRLW         $0x08, Y0, Y9
@@ -7886,7 +8248,7 @@ narrow:
 	MOVQ SI, R9
 	MOVQ DI, R10
 
-inputs1:
+inputs2:
 	MOVQ   (R8), R11
 	MOVOU  (R11)(CX*1), X9
 	MOVOU  16(R11)(CX*1), X11
@@ -8007,7 +8369,7 @@ inputs1:
 	ADDQ   $0x00000018, R8
 	ADDQ   $0x00000200, R9
 	SUBQ   $0x00000001, R10
-	JNZ    inputs1
+	JNZ    inputs2
 	MOVQ   (BX), R8
 	MOVOU  lowBytesConst<>+0(SB), X10
 	MOVO   X0, X9

@@ -104,7 +104,10 @@ func Run(ctx context.Context, o Options) (*Report, error) {
 	if err != nil {
 		return nil, err
 	}
-	llc := max(cpuid.CPU.Cache.L3, cpuid.CPU.Cache.L2, 8<<20)
+	llc := max(cpuid.CPU.Cache.L3, cpuid.CPU.Cache.L2)
+	if cpuid.CPU.Cache.L3 <= 0 { // as in virtual machines that hide it
+		llc = 32 << 20
+	}
 	r := &Report{CPU: cpuid.CPU.BrandName, LLC: llc, Default: chosen.Name(), Rounds: o.Rounds, Window: o.Window}
 	for _, k := range native.Kernels() {
 		r.Kernels = append(r.Kernels, k.Name())

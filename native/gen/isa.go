@@ -67,6 +67,36 @@ func (a isa) store(src reg.Register, m Mem) {
 	}
 }
 
+// distance returns how many bytes ahead inputs are asked for, by the number of inputs: if
+// all are much more than what a block reads, they push each other out of a first-level
+// cache. It is nil where nothing is asked for.
+func (a isa) distance(ins reg.Register) reg.Register {
+	if a.width < 64 {
+		return nil
+	}
+	d, far := GP64(), GP64()
+	MOVQ(U32(512), d)
+	MOVQ(U32(1024), far)
+	CMPQ(ins, Imm(6))
+	CMOVQLT(far, d)
+	return d
+}
+
+// ahead asks memory for the vectors of a block that is distance bytes behind the one at
+// base+pos, mapped or not. The more a kernel has to do per byte the fewer bytes a CPU sees
+// coming by itself: from memory Zen 5 runs GF(2^16) and packets a quarter to a third faster
+// for it, Zen 3 with its shorter vectors no faster.
+func (a isa) ahead(base, pos reg.Register, distance reg.Register, vectors int) {
+	if a.width < 64 {
+		return
+	}
+	p := GP64()
+	LEAQ(Mem{Base: base, Index: distance, Scale: 1}, p)
+	for u := range vectors {
+		PREFETCHT0(Mem{Base: p, Index: pos, Scale: 1, Disp: u * a.width})
+	}
+}
+
 // xor: dst ^= src.
 func (a isa) xor(src, dst reg.Register) {
 	switch a.width {

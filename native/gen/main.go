@@ -31,14 +31,14 @@ func main() {
 	ssse3 := xmm("Ssse3")
 
 	// The number of vectors of a block, per number of outputs: as many as registers
-	// allow, up to four; more where a vector costs no more than an instruction.
+	// allow, up to four; more where a vector costs but an instruction or two.
 	for m := 1; m <= maxSums; m++ {
 		xor(avx512, m, [...]int{8, 8, 4, 4}[m-1])
 		xor(avx2, m, [...]int{8, 4, 4, 3}[m-1])
 		xor(ssse3, m, [...]int{8, 4, 3, 3}[m-1])
 	}
 	for m := 1; m <= maxOutputs; m++ {
-		gf8Affine(gfni512, m, [...]int{4, 4, 4, 4}[m-1])
+		gf8Affine(gfni512, m, [...]int{8, 8, 6, 4}[m-1])
 		gf8Affine(gfni256, m, [...]int{4, 4, 2, 2}[m-1])
 		gf8Shuffle(avx512, m, [...]int{4, 4, 4, 2}[m-1])
 		gf8Shuffle(avx2, m, [...]int{4, 3, 2, 1}[m-1])
@@ -54,7 +54,7 @@ func main() {
 }
 
 // args are the registers of a routine's arguments.
-type args struct{ n, pos, in, out, table, ins reg.Register }
+type args struct{ n, pos, in, out, table, ins, ahead reg.Register }
 
 // routine frames a function for m outputs. bytes is the size of the unit that it works
 // in; body is called for blocks of units of them and then for single units, and makes all
@@ -67,6 +67,7 @@ func routine(name, doc string, a isa, m, units, bytes int, body func(r args, uni
 		n: Load(Param("n"), GP64()), pos: Load(Param("pos"), GP64()), in: Load(Param("in"), GP64()),
 		out: Load(Param("out"), GP64()), table: Load(Param("table"), GP64()), ins: Load(Param("ins"), GP64()),
 	}
+	r.ahead = a.distance(r.ins)
 	blocks(r.n, r.pos, units, bytes, func(units int) { body(r, units) })
 	a.leave()
 }
@@ -89,10 +90,11 @@ func blocks(n, pos reg.Register, units, bytes int, body func(units int)) {
 	Label("done")
 }
 
-// inputs emits the inner loop: body sees the address of the block in each input and of the
-// input's coefficients, bytes long, and takes several inputs at a time if it can: as many
-// as group, then single ones.
-func inputs(r args, label string, bytes, group int, body func(at []Mem, table []Mem)) {
+// inputs emits the inner loop: body sees the address of the block of units vectors in each
+// input and of the input's coefficients, bytes long, and takes several inputs at a time if
+// it can: as many as group, then single ones.
+func (a isa) inputs(r args, units, bytes, group int, body func(at []Mem, table []Mem)) {
+	label := fmt.Sprintf("inputs%d", units)
 	in, table, left := GP64(), GP64(), GP64()
 	MOVQ(r.in, in)
 	MOVQ(r.table, table)
@@ -108,6 +110,7 @@ func inputs(r args, label string, bytes, group int, body func(at []Mem, table []
 			p := GP64()
 			MOVQ(Mem{Base: in, Disp: i * sliceHeader}, p)
 			at = append(at, Mem{Base: p, Index: r.pos, Scale: 1})
+			a.ahead(p, r.pos, r.ahead, units)
 			tables = append(tables, Mem{Base: table, Disp: i * bytes})
 		}
 		body(at, tables)
@@ -137,9 +140,6 @@ func output(r args, j int) Mem {
 	MOVQ(Mem{Base: r.out, Disp: j * sliceHeader}, p)
 	return Mem{Base: p, Index: r.pos, Scale: 1}
 }
-
-// inner names the inner loop of a block.
-func inner(units int) string { return fmt.Sprintf("inputs%d", units) }
 
 // xor writes the routine of m exclusive ors, driven by a list (native/vector.go). An input
 // that has been loaded is added to each sum that asks for it: the branches repeat with
@@ -184,6 +184,7 @@ func xor(a isa, m, vectors int) {
 		Label(label("zeros"))
 		left := GP64()
 		MOVL(Mem{Base: round}, left.As32())
+		ahead := a.distance(left)
 		LEAQ(Mem{Base: round, Disp: 12 + 8*m}, term)
 		TESTQ(left, left)
 		JZ(LabelRef(label("store")))
@@ -193,6 +194,7 @@ func xor(a isa, m, vectors int) {
 		MOVWQZX(what.As16(), p)
 		MOVQ(Mem{Base: in, Index: p, Scale: 1}, p)
 		from := Mem{Base: p, Index: src, Scale: 1}
+		a.ahead(p, src, ahead, units)
 		if m == 1 {
 			for u := range units {
 				a.xorMem(from.Offset(u*a.width), acc[u])
@@ -239,7 +241,7 @@ func xor(a isa, m, vectors int) {
 func gf8Affine(a isa, m, vectors int) {
 	routine("gf8", fmt.Sprintf("makes n bytes, a multiple of %d.", a.width), a, m, vectors, a.width, func(r args, units int) {
 		acc := a.zeros(m * units)
-		inputs(r, inner(units), 8*m, 1, func(at, table []Mem) {
+		a.inputs(r, units, 8*m, 1, func(at, table []Mem) {
 			src := a.vecs(units)
 			for u := range units {
 				a.load(at[0].Offset(u*a.width), src[u])
@@ -268,7 +270,7 @@ func gf8Shuffle(a isa, m, vectors int) {
 	routine("gf8", fmt.Sprintf("makes n bytes, a multiple of %d.", a.width), a, m, vectors, a.width, func(r args, units int) {
 		acc := a.zeros(m * units)
 		low := a.constant("low", lowNibbles)
-		inputs(r, inner(units), 32*m, 1, func(at, table []Mem) {
+		a.inputs(r, units, 32*m, 1, func(at, table []Mem) {
 			lo, hi := a.vecs(units), a.vecs(units)
 			for u := range units {
 				a.load(at[0].Offset(u*a.width), lo[u])
@@ -301,7 +303,7 @@ func gf16Affine(a isa, m, vectors int) {
 		if a.width == 64 {
 			group = 2 // two products and the sum added by one instruction
 		}
-		inputs(r, inner(units), 32*m, group, func(at, table []Mem) {
+		a.inputs(r, units, 32*m, group, func(at, table []Mem) {
 			src := make([][]reg.VecVirtual, len(at))
 			for i := range at {
 				src[i] = a.vecs(units)
@@ -351,7 +353,7 @@ func gf16Affine(a isa, m, vectors int) {
 func gf16Shuffle(a isa, m, pairs int) {
 	routine("gf16", fmt.Sprintf("makes n bytes, a multiple of %d.", 2*a.width), a, m, pairs, 2*a.width, func(r args, units int) {
 		acc := a.zeros(2 * m * units) // per output: low bytes, high bytes
-		inputs(r, inner(units), 128*m, 1, func(at, table []Mem) {
+		a.inputs(r, 2*units, 128*m, 1, func(at, table []Mem) {
 			n := make([][]reg.VecVirtual, 4) // nibbles, from the lowest
 			for i := range n {
 				n[i] = a.vecs(units)
