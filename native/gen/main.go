@@ -43,7 +43,7 @@ func main() {
 		gf8Shuffle(avx512, m, [...]int{4, 4, 4, 2}[m-1])
 		gf8Shuffle(avx2, m, [...]int{4, 3, 2, 1}[m-1])
 		gf8Shuffle(ssse3, m, [...]int{2, 2, 2, 1}[m-1])
-		gf16Affine(gfni512, m, [...]int{4, 2, 2, 1}[m-1])
+		gf16Affine(gfni512, m, [...]int{4, 4, 2, 1}[m-1])
 		gf16Affine(gfni256, m, [...]int{4, 2, 1, 1}[m-1])
 		// Here the unit is a pair of vectors.
 		gf16Shuffle(avx512, m, [...]int{2, 2, 2, 1}[m-1])
