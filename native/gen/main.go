@@ -241,17 +241,33 @@ func xor(a isa, m, vectors int) {
 func gf8Affine(a isa, m, vectors int) {
 	routine("gf8", fmt.Sprintf("makes n bytes, a multiple of %d.", a.width), a, m, vectors, a.width, func(r args, units int) {
 		acc := a.zeros(m * units)
-		a.inputs(r, units, 8*m, 1, func(at, table []Mem) {
-			src := a.vecs(units)
-			for u := range units {
-				a.load(at[0].Offset(u*a.width), src[u])
+		group := 1
+		if a.width == 64 {
+			group = 2 // two products and the sum added by one instruction
+		}
+		a.inputs(r, units, 8*m, group, func(at, table []Mem) {
+			matrix := make([][]reg.VecVirtual, len(at))
+			for i := range at {
+				matrix[i] = a.vecs(m)
+				for j := range m {
+					a.broadcast8(table[i].Offset(8*j), matrix[i][j])
+				}
 			}
-			for j := range m {
-				matrix, t := a.vec(), a.vec()
-				a.broadcast8(table[0].Offset(8*j), matrix)
-				for u := range units {
-					a.affine(matrix, src[u], t)
-					a.xor(t, acc[j*units+u])
+			for u := range units {
+				src := a.vecs(len(at))
+				for i := range at {
+					a.load(at[i].Offset(u*a.width), src[i])
+				}
+				for j := range m {
+					t := a.vecs(len(at))
+					for i := range at {
+						a.affine(matrix[i][j], src[i], t[i])
+					}
+					if len(at) == 2 {
+						a.xor3(t[0], t[1], acc[j*units+u])
+					} else {
+						a.xor(t[0], acc[j*units+u])
+					}
 				}
 			}
 		})
