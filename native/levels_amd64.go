@@ -10,7 +10,7 @@ func vectorKernels() []Kernel {
 		*level
 		needs []cpuid.FeatureID
 	}{
-		{&gfni512, []cpuid.FeatureID{cpuid.GFNI, cpuid.AVX512F, cpuid.AVX512BW, cpuid.AVX512DQ, cpuid.AVX512VL}},
+		{&gfni512, []cpuid.FeatureID{cpuid.GFNI, cpuid.AVX512F, cpuid.AVX512BW, cpuid.AVX512DQ, cpuid.AVX512VL, cpuid.AVX512VBMI}},
 		{&gfni256, []cpuid.FeatureID{cpuid.GFNI, cpuid.AVX, cpuid.AVX2}},
 		{&avx512, []cpuid.FeatureID{cpuid.AVX512F, cpuid.AVX512BW, cpuid.AVX512DQ, cpuid.AVX512VL}},
 		{&avx2, []cpuid.FeatureID{cpuid.AVX, cpuid.AVX2}},

@@ -169,6 +169,16 @@ func (a isa) shuffle(index, src, dst reg.Register) {
 	PSHUFB(index, dst)
 }
 
+// loadShuffled: dst is what is at m with its bytes as index, of within16, says.
+func (a isa) loadShuffled(index reg.Register, m Mem, dst reg.Register) {
+	if a.width == 64 { // an instruction less than to load and to shuffle
+		VPERMB(m, index, dst)
+		return
+	}
+	a.load(m, dst)
+	a.shuffle(index, dst, dst)
+}
+
 // nibbles: v keeps its low nibbles, hi gets the high ones.
 func (a isa) nibbles(low, v, hi reg.Register) {
 	switch a.width {
@@ -277,5 +287,25 @@ func (a isa) constant(name string, value [2]uint64) reg.Register {
 	}
 	r := a.vec()
 	a.broadcast16(m, r)
+	return r
+}
+
+// within16 returns a register with an index for loadShuffled that does the same to each 16
+// bytes.
+func (a isa) within16(name string, index [2]uint64) reg.Register {
+	if a.width < 64 {
+		return a.constant(name, index)
+	}
+	name += "All"
+	m, ok := constants[name]
+	if !ok {
+		m = GLOBL(fmt.Sprintf("%sConst", name), attr.RODATA|attr.NOPTR)
+		for i := range 8 {
+			DATA(8*i, U64(index[i%2]+uint64(i/2)*0x1010101010101010))
+		}
+		constants[name] = m
+	}
+	r := a.vec()
+	a.load(m, r)
 	return r
 }

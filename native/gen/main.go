@@ -43,7 +43,7 @@ func main() {
 		gf8Shuffle(avx512, m, [...]int{4, 4, 4, 2}[m-1])
 		gf8Shuffle(avx2, m, [...]int{4, 3, 2, 1}[m-1])
 		gf8Shuffle(ssse3, m, [...]int{2, 2, 2, 1}[m-1])
-		gf16Affine(gfni512, m, [...]int{4, 4, 2, 1}[m-1])
+		gf16Affine(gfni512, m, [...]int{8, 4, 2, 1}[m-1])
 		gf16Affine(gfni256, m, [...]int{4, 2, 1, 1}[m-1])
 		// Here the unit is a pair of vectors.
 		gf16Shuffle(avx512, m, [...]int{2, 2, 2, 1}[m-1])
@@ -314,34 +314,42 @@ func gf8Shuffle(a isa, m, vectors int) {
 func gf16Affine(a isa, m, vectors int) {
 	routine("gf16", fmt.Sprintf("makes n bytes, a multiple of %d.", a.width), a, m, vectors, a.width, func(r args, units int) {
 		straight, crossed := a.zeros(m*units), a.zeros(m*units)
-		split := a.constant("split", splitWords)
+		split := a.within16("split", splitWords)
 		group := 1
 		if a.width == 64 {
 			group = 2 // two products and the sum added by one instruction
 		}
 		a.inputs(r, units, 32*m, group, func(at, table []Mem) {
-			src := make([][]reg.VecVirtual, len(at))
-			for i := range at {
-				src[i] = a.vecs(units)
-				for u := range units {
-					a.load(at[i].Offset(u*a.width), src[i][u])
-					a.shuffle(split, src[i][u], src[i][u])
-				}
+			// A register for each matrix, unless it is asked for only once.
+			matrix := func(i, j int) reg.Register {
+				r := a.vec()
+				a.broadcast16(table[i].Offset(16*j), r)
+				return r
 			}
-			for j := range m {
-				for part, acc := range [][]reg.VecVirtual{straight[j*units:], crossed[j*units:]} {
-					matrix, t := a.vecs(len(at)), a.vecs(len(at))
-					for i := range at {
-						a.broadcast16(table[i].Offset(32*j+16*part), matrix[i])
+			if units > 1 {
+				var all []reg.Register
+				for i := range at {
+					for j := range 2 * m {
+						all = append(all, matrix(i, j))
 					}
-					for u := range units {
+				}
+				matrix = func(i, j int) reg.Register { return all[2*m*i+j] }
+			}
+			for u := range units {
+				src := a.vecs(len(at))
+				for i := range at {
+					a.loadShuffled(split, at[i].Offset(u*a.width), src[i])
+				}
+				for j := range m {
+					for part, acc := range [][]reg.VecVirtual{straight, crossed} {
+						t := a.vecs(len(at))
 						for i := range at {
-							a.affine(matrix[i], src[i][u], t[i])
+							a.affine(matrix(i, 2*j+part), src[i], t[i])
 						}
 						if len(at) == 2 {
-							a.xor3(t[0], t[1], acc[u])
+							a.xor3(t[0], t[1], acc[j*units+u])
 						} else {
-							a.xor(t[0], acc[u])
+							a.xor(t[0], acc[j*units+u])
 						}
 					}
 				}
