@@ -74,18 +74,18 @@ func (a isa) store(src reg.Register, m Mem) {
 	}
 }
 
-// distance returns how many bytes ahead inputs are asked for, by the number of inputs: if
-// all are much more than what a block reads, they push each other out of a first-level
-// cache. It is nil where nothing is asked for.
-func (a isa) distance(ins reg.Register) reg.Register {
+// distance returns how many bytes ahead inputs are asked for: far, or less when there are so
+// many inputs that they would push each other out of a first-level cache. It is nil where
+// nothing is asked for.
+func (a isa) distance(ins reg.Register, far int) reg.Register {
 	if a.width < 64 {
 		return nil
 	}
-	d, far := GP64(), GP64()
+	d, more := GP64(), GP64()
 	MOVQ(U32(512), d)
-	MOVQ(U32(1024), far)
+	MOVQ(U32(far), more)
 	CMPQ(ins, Imm(6))
-	CMOVQLT(far, d)
+	CMOVQLT(more, d)
 	return d
 }
 

@@ -67,7 +67,7 @@ func routine(name, doc string, a isa, m, units, bytes int, body func(r args, uni
 		n: Load(Param("n"), GP64()), pos: Load(Param("pos"), GP64()), in: Load(Param("in"), GP64()),
 		out: Load(Param("out"), GP64()), table: Load(Param("table"), GP64()), ins: Load(Param("ins"), GP64()),
 	}
-	r.ahead = a.distance(r.ins)
+	r.ahead = a.distance(r.ins, 1024)
 	blocks(r.n, r.pos, units, bytes, func(units int) { body(r, units) })
 	a.leave()
 }
@@ -184,7 +184,7 @@ func xor(a isa, m, vectors int) {
 		Label(label("zeros"))
 		left := GP64()
 		MOVL(Mem{Base: round}, left.As32())
-		ahead := a.distance(left)
+		ahead := a.distance(left, 4096) // jerasure's next row of packets
 		LEAQ(Mem{Base: round, Disp: 12 + 8*m}, term)
 		TESTQ(left, left)
 		JZ(LabelRef(label("store")))
