@@ -7,6 +7,11 @@ package native
 //go:noescape
 func xorx1Avx512(n int, pos int, rows int, row int, in *[]byte, out *[]byte, rounds *uint32, count int)
 
+// packetsx1Avx512 makes n bytes, a multiple of 64, of each packet of some rows.
+//
+//go:noescape
+func packetsx1Avx512(n int, pos int, rows int, row int, in *[]byte, out *[]byte, list *uint32, _ int)
+
 // xorx1Avx2 makes n bytes, a multiple of 32, of each packet of some rows.
 //
 //go:noescape
@@ -21,6 +26,11 @@ func xorx1Ssse3(n int, pos int, rows int, row int, in *[]byte, out *[]byte, roun
 //
 //go:noescape
 func xorx2Avx512(n int, pos int, rows int, row int, in *[]byte, out *[]byte, rounds *uint32, count int)
+
+// packetsx2Avx512 makes n bytes, a multiple of 64, of each packet of some rows.
+//
+//go:noescape
+func packetsx2Avx512(n int, pos int, rows int, row int, in *[]byte, out *[]byte, list *uint32, _ int)
 
 // xorx2Avx2 makes n bytes, a multiple of 32, of each packet of some rows.
 //
@@ -37,6 +47,11 @@ func xorx2Ssse3(n int, pos int, rows int, row int, in *[]byte, out *[]byte, roun
 //go:noescape
 func xorx3Avx512(n int, pos int, rows int, row int, in *[]byte, out *[]byte, rounds *uint32, count int)
 
+// packetsx3Avx512 makes n bytes, a multiple of 64, of each packet of some rows.
+//
+//go:noescape
+func packetsx3Avx512(n int, pos int, rows int, row int, in *[]byte, out *[]byte, list *uint32, _ int)
+
 // xorx3Avx2 makes n bytes, a multiple of 32, of each packet of some rows.
 //
 //go:noescape
@@ -51,6 +66,11 @@ func xorx3Ssse3(n int, pos int, rows int, row int, in *[]byte, out *[]byte, roun
 //
 //go:noescape
 func xorx4Avx512(n int, pos int, rows int, row int, in *[]byte, out *[]byte, rounds *uint32, count int)
+
+// packetsx4Avx512 makes n bytes, a multiple of 64, of each packet of some rows.
+//
+//go:noescape
+func packetsx4Avx512(n int, pos int, rows int, row int, in *[]byte, out *[]byte, list *uint32, _ int)
 
 // xorx4Avx2 makes n bytes, a multiple of 32, of each packet of some rows.
 //

@@ -149,6 +149,140 @@ done:
 	VZEROUPPER
 	RET
 
+// func packetsx1Avx512(n int, pos int, rows int, row int, in *[]byte, out *[]byte, list *uint32, _ int)
+// Requires: AVX, AVX512F, CMOV, MMX+
+TEXT ·packetsx1Avx512(SB), NOSPLIT, $0-64
+	MOVQ pos+8(FP), AX
+	MOVQ in+32(FP), CX
+	MOVQ out+40(FP), DX
+	MOVQ row+24(FP), BX
+	MOVQ n+0(FP), SI
+	SUBQ SI, BX
+	ADDQ $0x00000100, BX
+
+row:
+	MOVQ n+0(FP), SI
+	MOVQ AX, DI
+
+wide:
+	CMPQ       SI, $0x00000100
+	JLT        narrow
+	MOVQ       list+48(FP), R9
+	MOVQ       $0x00000100, R8
+	CMPQ       SI, $0x00000100
+	CMOVQEQ    BX, R8
+	VPXORQ     Z4, Z4, Z0
+	VPXORQ     Z4, Z4, Z1
+	VPXORQ     Z4, Z4, Z2
+	VPXORQ     Z4, Z4, Z3
+	MOVL       8(R9), R10
+	ADDQ       $0x04, R9
+	TESTQ      R10, R10
+	JZ         end1_4
+	MOVL       8(R9), R11
+	MOVL       12(R9), R12
+	ADDQ       (CX)(R11*1), R12
+	LEAQ       (R12)(R8*1), R11
+	PREFETCHT0 (R11)(DI*1)
+	PREFETCHT0 64(R11)(DI*1)
+	PREFETCHT0 128(R11)(DI*1)
+	PREFETCHT0 192(R11)(DI*1)
+	ADDQ       $0x08, R9
+	VMOVDQU64  (R12)(DI*1), Z5
+	VMOVDQU64  64(R12)(DI*1), Z6
+	VMOVDQU64  128(R12)(DI*1), Z7
+	VMOVDQU64  192(R12)(DI*1), Z8
+
+term1_4:
+	DECQ       R10
+	JZ         sum1_4
+	MOVL       8(R9), R11
+	MOVL       12(R9), R12
+	ADDQ       (CX)(R11*1), R12
+	LEAQ       (R12)(R8*1), R11
+	PREFETCHT0 (R11)(DI*1)
+	PREFETCHT0 64(R11)(DI*1)
+	PREFETCHT0 128(R11)(DI*1)
+	PREFETCHT0 192(R11)(DI*1)
+	ADDQ       $0x08, R9
+	VPXORQ     (R12)(DI*1), Z5, Z5
+	VPXORQ     64(R12)(DI*1), Z6, Z6
+	VPXORQ     128(R12)(DI*1), Z7, Z7
+	VPXORQ     192(R12)(DI*1), Z8, Z8
+	JMP        term1_4
+
+sum1_4:
+	VPXORQ Z5, Z0, Z0
+	VPXORQ Z6, Z1, Z1
+	VPXORQ Z7, Z2, Z2
+	VPXORQ Z8, Z3, Z3
+
+end1_4:
+	MOVQ      list+48(FP), R8
+	MOVL      (R8), R9
+	MOVL      4(R8), R8
+	ADDQ      (DX)(R9*1), R8
+	VMOVDQU64 Z0, (R8)(DI*1)
+	VMOVDQU64 Z1, 64(R8)(DI*1)
+	VMOVDQU64 Z2, 128(R8)(DI*1)
+	VMOVDQU64 Z3, 192(R8)(DI*1)
+	ADDQ      $0x00000100, DI
+	SUBQ      $0x00000100, SI
+	JMP       wide
+
+narrow:
+	CMPQ       SI, $0x00000040
+	JLT        done
+	MOVQ       list+48(FP), R9
+	MOVQ       $0x00000040, R8
+	CMPQ       SI, $0x00000040
+	CMOVQEQ    BX, R8
+	VPXORQ     Z4, Z4, Z0
+	MOVL       8(R9), R10
+	ADDQ       $0x04, R9
+	TESTQ      R10, R10
+	JZ         end1_1
+	MOVL       8(R9), R11
+	MOVL       12(R9), R12
+	ADDQ       (CX)(R11*1), R12
+	LEAQ       (R12)(R8*1), R11
+	PREFETCHT0 (R11)(DI*1)
+	ADDQ       $0x08, R9
+	VMOVDQU64  (R12)(DI*1), Z1
+
+term1_1:
+	DECQ       R10
+	JZ         sum1_1
+	MOVL       8(R9), R11
+	MOVL       12(R9), R12
+	ADDQ       (CX)(R11*1), R12
+	LEAQ       (R12)(R8*1), R11
+	PREFETCHT0 (R11)(DI*1)
+	ADDQ       $0x08, R9
+	VPXORQ     (R12)(DI*1), Z1, Z1
+	JMP        term1_1
+
+sum1_1:
+	VPXORQ Z1, Z0, Z0
+
+end1_1:
+	MOVQ      list+48(FP), R8
+	MOVL      (R8), R9
+	MOVL      4(R8), R8
+	ADDQ      (DX)(R9*1), R8
+	VMOVDQU64 Z0, (R8)(DI*1)
+	ADDQ      $0x00000040, DI
+	SUBQ      $0x00000040, SI
+	JMP       narrow
+
+done:
+	MOVQ row+24(FP), SI
+	ADDQ SI, AX
+	DECQ rows+16(FP)
+	JNZ  row
+	VZEROUPPER
+	RET
+
 // func xorx1Avx2(n int, pos int, rows int, row int, in *[]byte, out *[]byte, rounds *uint32, count int)
 // Requires: AVX, AVX2
 TEXT ·xorx1Avx2(SB), NOSPLIT, $0-64
@@ -628,6 +762,303 @@ done:
 	JNZ  round
 	MOVQ row+24(FP), BX
 	ADDQ BX, AX
+	DECQ rows+16(FP)
+	JNZ  row
+	VZEROUPPER
+	RET
+
+// func packetsx2Avx512(n int, pos int, rows int, row int, in *[]byte, out *[]byte, list *uint32, _ int)
+// Requires: AVX, AVX512F, CMOV, MMX+
+TEXT ·packetsx2Avx512(SB), NOSPLIT, $0-64
+	MOVQ pos+8(FP), AX
+	MOVQ in+32(FP), CX
+	MOVQ out+40(FP), DX
+	MOVQ row+24(FP), BX
+	MOVQ n+0(FP), SI
+	SUBQ SI, BX
+	ADDQ $0x00000100, BX
+
+row:
+	MOVQ n+0(FP), SI
+	MOVQ AX, DI
+
+wide:
+	CMPQ       SI, $0x00000100
+	JLT        narrow
+	MOVQ       list+48(FP), R9
+	MOVQ       $0x00000100, R8
+	CMPQ       SI, $0x00000100
+	CMOVQEQ    BX, R8
+	VPXORQ     Z8, Z8, Z0
+	VPXORQ     Z8, Z8, Z1
+	VPXORQ     Z8, Z8, Z2
+	VPXORQ     Z8, Z8, Z3
+	VPXORQ     Z8, Z8, Z4
+	VPXORQ     Z8, Z8, Z5
+	VPXORQ     Z8, Z8, Z6
+	VPXORQ     Z8, Z8, Z7
+	MOVL       16(R9), R10
+	ADDQ       $0x04, R9
+	TESTQ      R10, R10
+	JZ         end1_4
+	MOVL       16(R9), R11
+	MOVL       20(R9), R12
+	ADDQ       (CX)(R11*1), R12
+	LEAQ       (R12)(R8*1), R11
+	PREFETCHT0 (R11)(DI*1)
+	PREFETCHT0 64(R11)(DI*1)
+	PREFETCHT0 128(R11)(DI*1)
+	PREFETCHT0 192(R11)(DI*1)
+	ADDQ       $0x08, R9
+	VMOVDQU64  (R12)(DI*1), Z9
+	VMOVDQU64  64(R12)(DI*1), Z10
+	VMOVDQU64  128(R12)(DI*1), Z11
+	VMOVDQU64  192(R12)(DI*1), Z12
+
+term1_4:
+	DECQ       R10
+	JZ         sum1_4
+	MOVL       16(R9), R11
+	MOVL       20(R9), R12
+	ADDQ       (CX)(R11*1), R12
+	LEAQ       (R12)(R8*1), R11
+	PREFETCHT0 (R11)(DI*1)
+	PREFETCHT0 64(R11)(DI*1)
+	PREFETCHT0 128(R11)(DI*1)
+	PREFETCHT0 192(R11)(DI*1)
+	ADDQ       $0x08, R9
+	VPXORQ     (R12)(DI*1), Z9, Z9
+	VPXORQ     64(R12)(DI*1), Z10, Z10
+	VPXORQ     128(R12)(DI*1), Z11, Z11
+	VPXORQ     192(R12)(DI*1), Z12, Z12
+	JMP        term1_4
+
+sum1_4:
+	VPXORQ Z9, Z0, Z0
+	VPXORQ Z10, Z1, Z1
+	VPXORQ Z11, Z2, Z2
+	VPXORQ Z12, Z3, Z3
+
+end1_4:
+	MOVL       16(R9), R10
+	ADDQ       $0x04, R9
+	TESTQ      R10, R10
+	JZ         end2_4
+	MOVL       16(R9), R11
+	MOVL       20(R9), R12
+	ADDQ       (CX)(R11*1), R12
+	LEAQ       (R12)(R8*1), R11
+	PREFETCHT0 (R11)(DI*1)
+	PREFETCHT0 64(R11)(DI*1)
+	PREFETCHT0 128(R11)(DI*1)
+	PREFETCHT0 192(R11)(DI*1)
+	ADDQ       $0x08, R9
+	VMOVDQU64  (R12)(DI*1), Z9
+	VMOVDQU64  64(R12)(DI*1), Z10
+	VMOVDQU64  128(R12)(DI*1), Z11
+	VMOVDQU64  192(R12)(DI*1), Z12
+
+term2_4:
+	DECQ       R10
+	JZ         sum2_4
+	MOVL       16(R9), R11
+	MOVL       20(R9), R12
+	ADDQ       (CX)(R11*1), R12
+	LEAQ       (R12)(R8*1), R11
+	PREFETCHT0 (R11)(DI*1)
+	PREFETCHT0 64(R11)(DI*1)
+	PREFETCHT0 128(R11)(DI*1)
+	PREFETCHT0 192(R11)(DI*1)
+	ADDQ       $0x08, R9
+	VPXORQ     (R12)(DI*1), Z9, Z9
+	VPXORQ     64(R12)(DI*1), Z10, Z10
+	VPXORQ     128(R12)(DI*1), Z11, Z11
+	VPXORQ     192(R12)(DI*1), Z12, Z12
+	JMP        term2_4
+
+sum2_4:
+	VPXORQ Z9, Z4, Z4
+	VPXORQ Z10, Z5, Z5
+	VPXORQ Z11, Z6, Z6
+	VPXORQ Z12, Z7, Z7
+
+end2_4:
+	MOVL       16(R9), R10
+	ADDQ       $0x04, R9
+	TESTQ      R10, R10
+	JZ         end3_4
+	MOVL       16(R9), R11
+	MOVL       20(R9), R12
+	ADDQ       (CX)(R11*1), R12
+	LEAQ       (R12)(R8*1), R11
+	PREFETCHT0 (R11)(DI*1)
+	PREFETCHT0 64(R11)(DI*1)
+	PREFETCHT0 128(R11)(DI*1)
+	PREFETCHT0 192(R11)(DI*1)
+	ADDQ       $0x08, R9
+	VMOVDQU64  (R12)(DI*1), Z9
+	VMOVDQU64  64(R12)(DI*1), Z10
+	VMOVDQU64  128(R12)(DI*1), Z11
+	VMOVDQU64  192(R12)(DI*1), Z12
+
+term3_4:
+	DECQ       R10
+	JZ         sum3_4
+	MOVL       16(R9), R11
+	MOVL       20(R9), R12
+	ADDQ       (CX)(R11*1), R12
+	LEAQ       (R12)(R8*1), R11
+	PREFETCHT0 (R11)(DI*1)
+	PREFETCHT0 64(R11)(DI*1)
+	PREFETCHT0 128(R11)(DI*1)
+	PREFETCHT0 192(R11)(DI*1)
+	ADDQ       $0x08, R9
+	VPXORQ     (R12)(DI*1), Z9, Z9
+	VPXORQ     64(R12)(DI*1), Z10, Z10
+	VPXORQ     128(R12)(DI*1), Z11, Z11
+	VPXORQ     192(R12)(DI*1), Z12, Z12
+	JMP        term3_4
+
+sum3_4:
+	VPXORQ Z9, Z0, Z0
+	VPXORQ Z10, Z1, Z1
+	VPXORQ Z11, Z2, Z2
+	VPXORQ Z12, Z3, Z3
+	VPXORQ Z9, Z4, Z4
+	VPXORQ Z10, Z5, Z5
+	VPXORQ Z11, Z6, Z6
+	VPXORQ Z12, Z7, Z7
+
+end3_4:
+	MOVQ      list+48(FP), R8
+	MOVL      (R8), R9
+	MOVL      4(R8), R10
+	ADDQ      (DX)(R9*1), R10
+	VMOVDQU64 Z0, (R10)(DI*1)
+	VMOVDQU64 Z1, 64(R10)(DI*1)
+	VMOVDQU64 Z2, 128(R10)(DI*1)
+	VMOVDQU64 Z3, 192(R10)(DI*1)
+	MOVL      8(R8), R9
+	MOVL      12(R8), R8
+	ADDQ      (DX)(R9*1), R8
+	VMOVDQU64 Z4, (R8)(DI*1)
+	VMOVDQU64 Z5, 64(R8)(DI*1)
+	VMOVDQU64 Z6, 128(R8)(DI*1)
+	VMOVDQU64 Z7, 192(R8)(DI*1)
+	ADDQ      $0x00000100, DI
+	SUBQ      $0x00000100, SI
+	JMP       wide
+
+narrow:
+	CMPQ       SI, $0x00000040
+	JLT        done
+	MOVQ       list+48(FP), R9
+	MOVQ       $0x00000040, R8
+	CMPQ       SI, $0x00000040
+	CMOVQEQ    BX, R8
+	VPXORQ     Z8, Z8, Z0
+	VPXORQ     Z8, Z8, Z1
+	MOVL       16(R9), R10
+	ADDQ       $0x04, R9
+	TESTQ      R10, R10
+	JZ         end1_1
+	MOVL       16(R9), R11
+	MOVL       20(R9), R12
+	ADDQ       (CX)(R11*1), R12
+	LEAQ       (R12)(R8*1), R11
+	PREFETCHT0 (R11)(DI*1)
+	ADDQ       $0x08, R9
+	VMOVDQU64  (R12)(DI*1), Z2
+
+term1_1:
+	DECQ       R10
+	JZ         sum1_1
+	MOVL       16(R9), R11
+	MOVL       20(R9), R12
+	ADDQ       (CX)(R11*1), R12
+	LEAQ       (R12)(R8*1), R11
+	PREFETCHT0 (R11)(DI*1)
+	ADDQ       $0x08, R9
+	VPXORQ     (R12)(DI*1), Z2, Z2
+	JMP        term1_1
+
+sum1_1:
+	VPXORQ Z2, Z0, Z0
+
+end1_1:
+	MOVL       16(R9), R10
+	ADDQ       $0x04, R9
+	TESTQ      R10, R10
+	JZ         end2_1
+	MOVL       16(R9), R11
+	MOVL       20(R9), R12
+	ADDQ       (CX)(R11*1), R12
+	LEAQ       (R12)(R8*1), R11
+	PREFETCHT0 (R11)(DI*1)
+	ADDQ       $0x08, R9
+	VMOVDQU64  (R12)(DI*1), Z2
+
+term2_1:
+	DECQ       R10
+	JZ         sum2_1
+	MOVL       16(R9), R11
+	MOVL       20(R9), R12
+	ADDQ       (CX)(R11*1), R12
+	LEAQ       (R12)(R8*1), R11
+	PREFETCHT0 (R11)(DI*1)
+	ADDQ       $0x08, R9
+	VPXORQ     (R12)(DI*1), Z2, Z2
+	JMP        term2_1
+
+sum2_1:
+	VPXORQ Z2, Z1, Z1
+
+end2_1:
+	MOVL       16(R9), R10
+	ADDQ       $0x04, R9
+	TESTQ      R10, R10
+	JZ         end3_1
+	MOVL       16(R9), R11
+	MOVL       20(R9), R12
+	ADDQ       (CX)(R11*1), R12
+	LEAQ       (R12)(R8*1), R11
+	PREFETCHT0 (R11)(DI*1)
+	ADDQ       $0x08, R9
+	VMOVDQU64  (R12)(DI*1), Z2
+
+term3_1:
+	DECQ       R10
+	JZ         sum3_1
+	MOVL       16(R9), R11
+	MOVL       20(R9), R12
+	ADDQ       (CX)(R11*1), R12
+	LEAQ       (R12)(R8*1), R11
+	PREFETCHT0 (R11)(DI*1)
+	ADDQ       $0x08, R9
+	VPXORQ     (R12)(DI*1), Z2, Z2
+	JMP        term3_1
+
+sum3_1:
+	VPXORQ Z2, Z0, Z0
+	VPXORQ Z2, Z1, Z1
+
+end3_1:
+	MOVQ      list+48(FP), R8
+	MOVL      (R8), R9
+	MOVL      4(R8), R10
+	ADDQ      (DX)(R9*1), R10
+	VMOVDQU64 Z0, (R10)(DI*1)
+	MOVL      8(R8), R9
+	MOVL      12(R8), R8
+	ADDQ      (DX)(R9*1), R8
+	VMOVDQU64 Z1, (R8)(DI*1)
+	ADDQ      $0x00000040, DI
+	SUBQ      $0x00000040, SI
+	JMP       narrow
+
+done:
+	MOVQ row+24(FP), SI
+	ADDQ SI, AX
 	DECQ rows+16(FP)
 	JNZ  row
 	VZEROUPPER
@@ -1177,6 +1608,623 @@ done:
 	JNZ  round
 	MOVQ row+24(FP), BX
 	ADDQ BX, AX
+	DECQ rows+16(FP)
+	JNZ  row
+	VZEROUPPER
+	RET
+
+// func packetsx3Avx512(n int, pos int, rows int, row int, in *[]byte, out *[]byte, list *uint32, _ int)
+// Requires: AVX, AVX512F, CMOV, MMX+
+TEXT ·packetsx3Avx512(SB), NOSPLIT, $0-64
+	MOVQ pos+8(FP), AX
+	MOVQ in+32(FP), CX
+	MOVQ out+40(FP), DX
+	MOVQ row+24(FP), BX
+	MOVQ n+0(FP), SI
+	SUBQ SI, BX
+	ADDQ $0x00000100, BX
+
+row:
+	MOVQ n+0(FP), SI
+	MOVQ AX, DI
+
+wide:
+	CMPQ       SI, $0x00000100
+	JLT        narrow
+	MOVQ       list+48(FP), R9
+	MOVQ       $0x00000100, R8
+	CMPQ       SI, $0x00000100
+	CMOVQEQ    BX, R8
+	VPXORQ     Z12, Z12, Z0
+	VPXORQ     Z12, Z12, Z1
+	VPXORQ     Z12, Z12, Z2
+	VPXORQ     Z12, Z12, Z3
+	VPXORQ     Z12, Z12, Z4
+	VPXORQ     Z12, Z12, Z5
+	VPXORQ     Z12, Z12, Z6
+	VPXORQ     Z12, Z12, Z7
+	VPXORQ     Z12, Z12, Z8
+	VPXORQ     Z12, Z12, Z9
+	VPXORQ     Z12, Z12, Z10
+	VPXORQ     Z12, Z12, Z11
+	MOVL       24(R9), R10
+	ADDQ       $0x04, R9
+	TESTQ      R10, R10
+	JZ         end1_4
+	MOVL       24(R9), R11
+	MOVL       28(R9), R12
+	ADDQ       (CX)(R11*1), R12
+	LEAQ       (R12)(R8*1), R11
+	PREFETCHT0 (R11)(DI*1)
+	PREFETCHT0 64(R11)(DI*1)
+	PREFETCHT0 128(R11)(DI*1)
+	PREFETCHT0 192(R11)(DI*1)
+	ADDQ       $0x08, R9
+	VMOVDQU64  (R12)(DI*1), Z13
+	VMOVDQU64  64(R12)(DI*1), Z14
+	VMOVDQU64  128(R12)(DI*1), Z15
+	VMOVDQU64  192(R12)(DI*1), Z16
+
+term1_4:
+	DECQ       R10
+	JZ         sum1_4
+	MOVL       24(R9), R11
+	MOVL       28(R9), R12
+	ADDQ       (CX)(R11*1), R12
+	LEAQ       (R12)(R8*1), R11
+	PREFETCHT0 (R11)(DI*1)
+	PREFETCHT0 64(R11)(DI*1)
+	PREFETCHT0 128(R11)(DI*1)
+	PREFETCHT0 192(R11)(DI*1)
+	ADDQ       $0x08, R9
+	VPXORQ     (R12)(DI*1), Z13, Z13
+	VPXORQ     64(R12)(DI*1), Z14, Z14
+	VPXORQ     128(R12)(DI*1), Z15, Z15
+	VPXORQ     192(R12)(DI*1), Z16, Z16
+	JMP        term1_4
+
+sum1_4:
+	VPXORQ Z13, Z0, Z0
+	VPXORQ Z14, Z1, Z1
+	VPXORQ Z15, Z2, Z2
+	VPXORQ Z16, Z3, Z3
+
+end1_4:
+	MOVL       24(R9), R10
+	ADDQ       $0x04, R9
+	TESTQ      R10, R10
+	JZ         end2_4
+	MOVL       24(R9), R11
+	MOVL       28(R9), R12
+	ADDQ       (CX)(R11*1), R12
+	LEAQ       (R12)(R8*1), R11
+	PREFETCHT0 (R11)(DI*1)
+	PREFETCHT0 64(R11)(DI*1)
+	PREFETCHT0 128(R11)(DI*1)
+	PREFETCHT0 192(R11)(DI*1)
+	ADDQ       $0x08, R9
+	VMOVDQU64  (R12)(DI*1), Z13
+	VMOVDQU64  64(R12)(DI*1), Z14
+	VMOVDQU64  128(R12)(DI*1), Z15
+	VMOVDQU64  192(R12)(DI*1), Z16
+
+term2_4:
+	DECQ       R10
+	JZ         sum2_4
+	MOVL       24(R9), R11
+	MOVL       28(R9), R12
+	ADDQ       (CX)(R11*1), R12
+	LEAQ       (R12)(R8*1), R11
+	PREFETCHT0 (R11)(DI*1)
+	PREFETCHT0 64(R11)(DI*1)
+	PREFETCHT0 128(R11)(DI*1)
+	PREFETCHT0 192(R11)(DI*1)
+	ADDQ       $0x08, R9
+	VPXORQ     (R12)(DI*1), Z13, Z13
+	VPXORQ     64(R12)(DI*1), Z14, Z14
+	VPXORQ     128(R12)(DI*1), Z15, Z15
+	VPXORQ     192(R12)(DI*1), Z16, Z16
+	JMP        term2_4
+
+sum2_4:
+	VPXORQ Z13, Z4, Z4
+	VPXORQ Z14, Z5, Z5
+	VPXORQ Z15, Z6, Z6
+	VPXORQ Z16, Z7, Z7
+
+end2_4:
+	MOVL       24(R9), R10
+	ADDQ       $0x04, R9
+	TESTQ      R10, R10
+	JZ         end3_4
+	MOVL       24(R9), R11
+	MOVL       28(R9), R12
+	ADDQ       (CX)(R11*1), R12
+	LEAQ       (R12)(R8*1), R11
+	PREFETCHT0 (R11)(DI*1)
+	PREFETCHT0 64(R11)(DI*1)
+	PREFETCHT0 128(R11)(DI*1)
+	PREFETCHT0 192(R11)(DI*1)
+	ADDQ       $0x08, R9
+	VMOVDQU64  (R12)(DI*1), Z13
+	VMOVDQU64  64(R12)(DI*1), Z14
+	VMOVDQU64  128(R12)(DI*1), Z15
+	VMOVDQU64  192(R12)(DI*1), Z16
+
+term3_4:
+	DECQ       R10
+	JZ         sum3_4
+	MOVL       24(R9), R11
+	MOVL       28(R9), R12
+	ADDQ       (CX)(R11*1), R12
+	LEAQ       (R12)(R8*1), R11
+	PREFETCHT0 (R11)(DI*1)
+	PREFETCHT0 64(R11)(DI*1)
+	PREFETCHT0 128(R11)(DI*1)
+	PREFETCHT0 192(R11)(DI*1)
+	ADDQ       $0x08, R9
+	VPXORQ     (R12)(DI*1), Z13, Z13
+	VPXORQ     64(R12)(DI*1), Z14, Z14
+	VPXORQ     128(R12)(DI*1), Z15, Z15
+	VPXORQ     192(R12)(DI*1), Z16, Z16
+	JMP        term3_4
+
+sum3_4:
+	VPXORQ Z13, Z0, Z0
+	VPXORQ Z14, Z1, Z1
+	VPXORQ Z15, Z2, Z2
+	VPXORQ Z16, Z3, Z3
+	VPXORQ Z13, Z4, Z4
+	VPXORQ Z14, Z5, Z5
+	VPXORQ Z15, Z6, Z6
+	VPXORQ Z16, Z7, Z7
+
+end3_4:
+	MOVL       24(R9), R10
+	ADDQ       $0x04, R9
+	TESTQ      R10, R10
+	JZ         end4_4
+	MOVL       24(R9), R11
+	MOVL       28(R9), R12
+	ADDQ       (CX)(R11*1), R12
+	LEAQ       (R12)(R8*1), R11
+	PREFETCHT0 (R11)(DI*1)
+	PREFETCHT0 64(R11)(DI*1)
+	PREFETCHT0 128(R11)(DI*1)
+	PREFETCHT0 192(R11)(DI*1)
+	ADDQ       $0x08, R9
+	VMOVDQU64  (R12)(DI*1), Z13
+	VMOVDQU64  64(R12)(DI*1), Z14
+	VMOVDQU64  128(R12)(DI*1), Z15
+	VMOVDQU64  192(R12)(DI*1), Z16
+
+term4_4:
+	DECQ       R10
+	JZ         sum4_4
+	MOVL       24(R9), R11
+	MOVL       28(R9), R12
+	ADDQ       (CX)(R11*1), R12
+	LEAQ       (R12)(R8*1), R11
+	PREFETCHT0 (R11)(DI*1)
+	PREFETCHT0 64(R11)(DI*1)
+	PREFETCHT0 128(R11)(DI*1)
+	PREFETCHT0 192(R11)(DI*1)
+	ADDQ       $0x08, R9
+	VPXORQ     (R12)(DI*1), Z13, Z13
+	VPXORQ     64(R12)(DI*1), Z14, Z14
+	VPXORQ     128(R12)(DI*1), Z15, Z15
+	VPXORQ     192(R12)(DI*1), Z16, Z16
+	JMP        term4_4
+
+sum4_4:
+	VPXORQ Z13, Z8, Z8
+	VPXORQ Z14, Z9, Z9
+	VPXORQ Z15, Z10, Z10
+	VPXORQ Z16, Z11, Z11
+
+end4_4:
+	MOVL       24(R9), R10
+	ADDQ       $0x04, R9
+	TESTQ      R10, R10
+	JZ         end5_4
+	MOVL       24(R9), R11
+	MOVL       28(R9), R12
+	ADDQ       (CX)(R11*1), R12
+	LEAQ       (R12)(R8*1), R11
+	PREFETCHT0 (R11)(DI*1)
+	PREFETCHT0 64(R11)(DI*1)
+	PREFETCHT0 128(R11)(DI*1)
+	PREFETCHT0 192(R11)(DI*1)
+	ADDQ       $0x08, R9
+	VMOVDQU64  (R12)(DI*1), Z13
+	VMOVDQU64  64(R12)(DI*1), Z14
+	VMOVDQU64  128(R12)(DI*1), Z15
+	VMOVDQU64  192(R12)(DI*1), Z16
+
+term5_4:
+	DECQ       R10
+	JZ         sum5_4
+	MOVL       24(R9), R11
+	MOVL       28(R9), R12
+	ADDQ       (CX)(R11*1), R12
+	LEAQ       (R12)(R8*1), R11
+	PREFETCHT0 (R11)(DI*1)
+	PREFETCHT0 64(R11)(DI*1)
+	PREFETCHT0 128(R11)(DI*1)
+	PREFETCHT0 192(R11)(DI*1)
+	ADDQ       $0x08, R9
+	VPXORQ     (R12)(DI*1), Z13, Z13
+	VPXORQ     64(R12)(DI*1), Z14, Z14
+	VPXORQ     128(R12)(DI*1), Z15, Z15
+	VPXORQ     192(R12)(DI*1), Z16, Z16
+	JMP        term5_4
+
+sum5_4:
+	VPXORQ Z13, Z0, Z0
+	VPXORQ Z14, Z1, Z1
+	VPXORQ Z15, Z2, Z2
+	VPXORQ Z16, Z3, Z3
+	VPXORQ Z13, Z8, Z8
+	VPXORQ Z14, Z9, Z9
+	VPXORQ Z15, Z10, Z10
+	VPXORQ Z16, Z11, Z11
+
+end5_4:
+	MOVL       24(R9), R10
+	ADDQ       $0x04, R9
+	TESTQ      R10, R10
+	JZ         end6_4
+	MOVL       24(R9), R11
+	MOVL       28(R9), R12
+	ADDQ       (CX)(R11*1), R12
+	LEAQ       (R12)(R8*1), R11
+	PREFETCHT0 (R11)(DI*1)
+	PREFETCHT0 64(R11)(DI*1)
+	PREFETCHT0 128(R11)(DI*1)
+	PREFETCHT0 192(R11)(DI*1)
+	ADDQ       $0x08, R9
+	VMOVDQU64  (R12)(DI*1), Z13
+	VMOVDQU64  64(R12)(DI*1), Z14
+	VMOVDQU64  128(R12)(DI*1), Z15
+	VMOVDQU64  192(R12)(DI*1), Z16
+
+term6_4:
+	DECQ       R10
+	JZ         sum6_4
+	MOVL       24(R9), R11
+	MOVL       28(R9), R12
+	ADDQ       (CX)(R11*1), R12
+	LEAQ       (R12)(R8*1), R11
+	PREFETCHT0 (R11)(DI*1)
+	PREFETCHT0 64(R11)(DI*1)
+	PREFETCHT0 128(R11)(DI*1)
+	PREFETCHT0 192(R11)(DI*1)
+	ADDQ       $0x08, R9
+	VPXORQ     (R12)(DI*1), Z13, Z13
+	VPXORQ     64(R12)(DI*1), Z14, Z14
+	VPXORQ     128(R12)(DI*1), Z15, Z15
+	VPXORQ     192(R12)(DI*1), Z16, Z16
+	JMP        term6_4
+
+sum6_4:
+	VPXORQ Z13, Z4, Z4
+	VPXORQ Z14, Z5, Z5
+	VPXORQ Z15, Z6, Z6
+	VPXORQ Z16, Z7, Z7
+	VPXORQ Z13, Z8, Z8
+	VPXORQ Z14, Z9, Z9
+	VPXORQ Z15, Z10, Z10
+	VPXORQ Z16, Z11, Z11
+
+end6_4:
+	MOVL       24(R9), R10
+	ADDQ       $0x04, R9
+	TESTQ      R10, R10
+	JZ         end7_4
+	MOVL       24(R9), R11
+	MOVL       28(R9), R12
+	ADDQ       (CX)(R11*1), R12
+	LEAQ       (R12)(R8*1), R11
+	PREFETCHT0 (R11)(DI*1)
+	PREFETCHT0 64(R11)(DI*1)
+	PREFETCHT0 128(R11)(DI*1)
+	PREFETCHT0 192(R11)(DI*1)
+	ADDQ       $0x08, R9
+	VMOVDQU64  (R12)(DI*1), Z13
+	VMOVDQU64  64(R12)(DI*1), Z14
+	VMOVDQU64  128(R12)(DI*1), Z15
+	VMOVDQU64  192(R12)(DI*1), Z16
+
+term7_4:
+	DECQ       R10
+	JZ         sum7_4
+	MOVL       24(R9), R11
+	MOVL       28(R9), R12
+	ADDQ       (CX)(R11*1), R12
+	LEAQ       (R12)(R8*1), R11
+	PREFETCHT0 (R11)(DI*1)
+	PREFETCHT0 64(R11)(DI*1)
+	PREFETCHT0 128(R11)(DI*1)
+	PREFETCHT0 192(R11)(DI*1)
+	ADDQ       $0x08, R9
+	VPXORQ     (R12)(DI*1), Z13, Z13
+	VPXORQ     64(R12)(DI*1), Z14, Z14
+	VPXORQ     128(R12)(DI*1), Z15, Z15
+	VPXORQ     192(R12)(DI*1), Z16, Z16
+	JMP        term7_4
+
+sum7_4:
+	VPXORQ Z13, Z0, Z0
+	VPXORQ Z14, Z1, Z1
+	VPXORQ Z15, Z2, Z2
+	VPXORQ Z16, Z3, Z3
+	VPXORQ Z13, Z4, Z4
+	VPXORQ Z14, Z5, Z5
+	VPXORQ Z15, Z6, Z6
+	VPXORQ Z16, Z7, Z7
+	VPXORQ Z13, Z8, Z8
+	VPXORQ Z14, Z9, Z9
+	VPXORQ Z15, Z10, Z10
+	VPXORQ Z16, Z11, Z11
+
+end7_4:
+	MOVQ      list+48(FP), R8
+	MOVL      (R8), R9
+	MOVL      4(R8), R10
+	ADDQ      (DX)(R9*1), R10
+	VMOVDQU64 Z0, (R10)(DI*1)
+	VMOVDQU64 Z1, 64(R10)(DI*1)
+	VMOVDQU64 Z2, 128(R10)(DI*1)
+	VMOVDQU64 Z3, 192(R10)(DI*1)
+	MOVL      8(R8), R9
+	MOVL      12(R8), R10
+	ADDQ      (DX)(R9*1), R10
+	VMOVDQU64 Z4, (R10)(DI*1)
+	VMOVDQU64 Z5, 64(R10)(DI*1)
+	VMOVDQU64 Z6, 128(R10)(DI*1)
+	VMOVDQU64 Z7, 192(R10)(DI*1)
+	MOVL      16(R8), R9
+	MOVL      20(R8), R8
+	ADDQ      (DX)(R9*1), R8
+	VMOVDQU64 Z8, (R8)(DI*1)
+	VMOVDQU64 Z9, 64(R8)(DI*1)
+	VMOVDQU64 Z10, 128(R8)(DI*1)
+	VMOVDQU64 Z11, 192(R8)(DI*1)
+	ADDQ      $0x00000100, DI
+	SUBQ      $0x00000100, SI
+	JMP       wide
+
+narrow:
+	CMPQ       SI, $0x00000040
+	JLT        done
+	MOVQ       list+48(FP), R9
+	MOVQ       $0x00000040, R8
+	CMPQ       SI, $0x00000040
+	CMOVQEQ    BX, R8
+	VPXORQ     Z12, Z12, Z0
+	VPXORQ     Z12, Z12, Z1
+	VPXORQ     Z12, Z12, Z2
+	MOVL       24(R9), R10
+	ADDQ       $0x04, R9
+	TESTQ      R10, R10
+	JZ         end1_1
+	MOVL       24(R9), R11
+	MOVL       28(R9), R12
+	ADDQ       (CX)(R11*1), R12
+	LEAQ       (R12)(R8*1), R11
+	PREFETCHT0 (R11)(DI*1)
+	ADDQ       $0x08, R9
+	VMOVDQU64  (R12)(DI*1), Z3
+
+term1_1:
+	DECQ       R10
+	JZ         sum1_1
+	MOVL       24(R9), R11
+	MOVL       28(R9), R12
+	ADDQ       (CX)(R11*1), R12
+	LEAQ       (R12)(R8*1), R11
+	PREFETCHT0 (R11)(DI*1)
+	ADDQ       $0x08, R9
+	VPXORQ     (R12)(DI*1), Z3, Z3
+	JMP        term1_1
+
+sum1_1:
+	VPXORQ Z3, Z0, Z0
+
+end1_1:
+	MOVL       24(R9), R10
+	ADDQ       $0x04, R9
+	TESTQ      R10, R10
+	JZ         end2_1
+	MOVL       24(R9), R11
+	MOVL       28(R9), R12
+	ADDQ       (CX)(R11*1), R12
+	LEAQ       (R12)(R8*1), R11
+	PREFETCHT0 (R11)(DI*1)
+	ADDQ       $0x08, R9
+	VMOVDQU64  (R12)(DI*1), Z3
+
+term2_1:
+	DECQ       R10
+	JZ         sum2_1
+	MOVL       24(R9), R11
+	MOVL       28(R9), R12
+	ADDQ       (CX)(R11*1), R12
+	LEAQ       (R12)(R8*1), R11
+	PREFETCHT0 (R11)(DI*1)
+	ADDQ       $0x08, R9
+	VPXORQ     (R12)(DI*1), Z3, Z3
+	JMP        term2_1
+
+sum2_1:
+	VPXORQ Z3, Z1, Z1
+
+end2_1:
+	MOVL       24(R9), R10
+	ADDQ       $0x04, R9
+	TESTQ      R10, R10
+	JZ         end3_1
+	MOVL       24(R9), R11
+	MOVL       28(R9), R12
+	ADDQ       (CX)(R11*1), R12
+	LEAQ       (R12)(R8*1), R11
+	PREFETCHT0 (R11)(DI*1)
+	ADDQ       $0x08, R9
+	VMOVDQU64  (R12)(DI*1), Z3
+
+term3_1:
+	DECQ       R10
+	JZ         sum3_1
+	MOVL       24(R9), R11
+	MOVL       28(R9), R12
+	ADDQ       (CX)(R11*1), R12
+	LEAQ       (R12)(R8*1), R11
+	PREFETCHT0 (R11)(DI*1)
+	ADDQ       $0x08, R9
+	VPXORQ     (R12)(DI*1), Z3, Z3
+	JMP        term3_1
+
+sum3_1:
+	VPXORQ Z3, Z0, Z0
+	VPXORQ Z3, Z1, Z1
+
+end3_1:
+	MOVL       24(R9), R10
+	ADDQ       $0x04, R9
+	TESTQ      R10, R10
+	JZ         end4_1
+	MOVL       24(R9), R11
+	MOVL       28(R9), R12
+	ADDQ       (CX)(R11*1), R12
+	LEAQ       (R12)(R8*1), R11
+	PREFETCHT0 (R11)(DI*1)
+	ADDQ       $0x08, R9
+	VMOVDQU64  (R12)(DI*1), Z3
+
+term4_1:
+	DECQ       R10
+	JZ         sum4_1
+	MOVL       24(R9), R11
+	MOVL       28(R9), R12
+	ADDQ       (CX)(R11*1), R12
+	LEAQ       (R12)(R8*1), R11
+	PREFETCHT0 (R11)(DI*1)
+	ADDQ       $0x08, R9
+	VPXORQ     (R12)(DI*1), Z3, Z3
+	JMP        term4_1
+
+sum4_1:
+	VPXORQ Z3, Z2, Z2
+
+end4_1:
+	MOVL       24(R9), R10
+	ADDQ       $0x04, R9
+	TESTQ      R10, R10
+	JZ         end5_1
+	MOVL       24(R9), R11
+	MOVL       28(R9), R12
+	ADDQ       (CX)(R11*1), R12
+	LEAQ       (R12)(R8*1), R11
+	PREFETCHT0 (R11)(DI*1)
+	ADDQ       $0x08, R9
+	VMOVDQU64  (R12)(DI*1), Z3
+
+term5_1:
+	DECQ       R10
+	JZ         sum5_1
+	MOVL       24(R9), R11
+	MOVL       28(R9), R12
+	ADDQ       (CX)(R11*1), R12
+	LEAQ       (R12)(R8*1), R11
+	PREFETCHT0 (R11)(DI*1)
+	ADDQ       $0x08, R9
+	VPXORQ     (R12)(DI*1), Z3, Z3
+	JMP        term5_1
+
+sum5_1:
+	VPXORQ Z3, Z0, Z0
+	VPXORQ Z3, Z2, Z2
+
+end5_1:
+	MOVL       24(R9), R10
+	ADDQ       $0x04, R9
+	TESTQ      R10, R10
+	JZ         end6_1
+	MOVL       24(R9), R11
+	MOVL       28(R9), R12
+	ADDQ       (CX)(R11*1), R12
+	LEAQ       (R12)(R8*1), R11
+	PREFETCHT0 (R11)(DI*1)
+	ADDQ       $0x08, R9
+	VMOVDQU64  (R12)(DI*1), Z3
+
+term6_1:
+	DECQ       R10
+	JZ         sum6_1
+	MOVL       24(R9), R11
+	MOVL       28(R9), R12
+	ADDQ       (CX)(R11*1), R12
+	LEAQ       (R12)(R8*1), R11
+	PREFETCHT0 (R11)(DI*1)
+	ADDQ       $0x08, R9
+	VPXORQ     (R12)(DI*1), Z3, Z3
+	JMP        term6_1
+
+sum6_1:
+	VPXORQ Z3, Z1, Z1
+	VPXORQ Z3, Z2, Z2
+
+end6_1:
+	MOVL       24(R9), R10
+	ADDQ       $0x04, R9
+	TESTQ      R10, R10
+	JZ         end7_1
+	MOVL       24(R9), R11
+	MOVL       28(R9), R12
+	ADDQ       (CX)(R11*1), R12
+	LEAQ       (R12)(R8*1), R11
+	PREFETCHT0 (R11)(DI*1)
+	ADDQ       $0x08, R9
+	VMOVDQU64  (R12)(DI*1), Z3
+
+term7_1:
+	DECQ       R10
+	JZ         sum7_1
+	MOVL       24(R9), R11
+	MOVL       28(R9), R12
+	ADDQ       (CX)(R11*1), R12
+	LEAQ       (R12)(R8*1), R11
+	PREFETCHT0 (R11)(DI*1)
+	ADDQ       $0x08, R9
+	VPXORQ     (R12)(DI*1), Z3, Z3
+	JMP        term7_1
+
+sum7_1:
+	VPXORQ Z3, Z0, Z0
+	VPXORQ Z3, Z1, Z1
+	VPXORQ Z3, Z2, Z2
+
+end7_1:
+	MOVQ      list+48(FP), R8
+	MOVL      (R8), R9
+	MOVL      4(R8), R10
+	ADDQ      (DX)(R9*1), R10
+	VMOVDQU64 Z0, (R10)(DI*1)
+	MOVL      8(R8), R9
+	MOVL      12(R8), R10
+	ADDQ      (DX)(R9*1), R10
+	VMOVDQU64 Z1, (R10)(DI*1)
+	MOVL      16(R8), R9
+	MOVL      20(R8), R8
+	ADDQ      (DX)(R9*1), R8
+	VMOVDQU64 Z2, (R8)(DI*1)
+	ADDQ      $0x00000040, DI
+	SUBQ      $0x00000040, SI
+	JMP       narrow
+
+done:
+	MOVQ row+24(FP), SI
+	ADDQ SI, AX
 	DECQ rows+16(FP)
 	JNZ  row
 	VZEROUPPER
@@ -1833,6 +2881,1267 @@ done:
 	JNZ  round
 	MOVQ row+24(FP), BX
 	ADDQ BX, AX
+	DECQ rows+16(FP)
+	JNZ  row
+	VZEROUPPER
+	RET
+
+// func packetsx4Avx512(n int, pos int, rows int, row int, in *[]byte, out *[]byte, list *uint32, _ int)
+// Requires: AVX, AVX512F, CMOV, MMX+
+TEXT ·packetsx4Avx512(SB), NOSPLIT, $0-64
+	MOVQ pos+8(FP), AX
+	MOVQ in+32(FP), CX
+	MOVQ out+40(FP), DX
+	MOVQ row+24(FP), BX
+	MOVQ n+0(FP), SI
+	SUBQ SI, BX
+	ADDQ $0x00000100, BX
+
+row:
+	MOVQ n+0(FP), SI
+	MOVQ AX, DI
+
+wide:
+	CMPQ       SI, $0x00000100
+	JLT        narrow
+	MOVQ       list+48(FP), R9
+	MOVQ       $0x00000100, R8
+	CMPQ       SI, $0x00000100
+	CMOVQEQ    BX, R8
+	VPXORQ     Z16, Z16, Z0
+	VPXORQ     Z16, Z16, Z1
+	VPXORQ     Z16, Z16, Z2
+	VPXORQ     Z16, Z16, Z3
+	VPXORQ     Z16, Z16, Z4
+	VPXORQ     Z16, Z16, Z5
+	VPXORQ     Z16, Z16, Z6
+	VPXORQ     Z16, Z16, Z7
+	VPXORQ     Z16, Z16, Z8
+	VPXORQ     Z16, Z16, Z9
+	VPXORQ     Z16, Z16, Z10
+	VPXORQ     Z16, Z16, Z11
+	VPXORQ     Z16, Z16, Z12
+	VPXORQ     Z16, Z16, Z13
+	VPXORQ     Z16, Z16, Z14
+	VPXORQ     Z16, Z16, Z15
+	MOVL       32(R9), R10
+	ADDQ       $0x04, R9
+	TESTQ      R10, R10
+	JZ         end1_4
+	MOVL       32(R9), R11
+	MOVL       36(R9), R12
+	ADDQ       (CX)(R11*1), R12
+	LEAQ       (R12)(R8*1), R11
+	PREFETCHT0 (R11)(DI*1)
+	PREFETCHT0 64(R11)(DI*1)
+	PREFETCHT0 128(R11)(DI*1)
+	PREFETCHT0 192(R11)(DI*1)
+	ADDQ       $0x08, R9
+	VMOVDQU64  (R12)(DI*1), Z17
+	VMOVDQU64  64(R12)(DI*1), Z18
+	VMOVDQU64  128(R12)(DI*1), Z19
+	VMOVDQU64  192(R12)(DI*1), Z20
+
+term1_4:
+	DECQ       R10
+	JZ         sum1_4
+	MOVL       32(R9), R11
+	MOVL       36(R9), R12
+	ADDQ       (CX)(R11*1), R12
+	LEAQ       (R12)(R8*1), R11
+	PREFETCHT0 (R11)(DI*1)
+	PREFETCHT0 64(R11)(DI*1)
+	PREFETCHT0 128(R11)(DI*1)
+	PREFETCHT0 192(R11)(DI*1)
+	ADDQ       $0x08, R9
+	VPXORQ     (R12)(DI*1), Z17, Z17
+	VPXORQ     64(R12)(DI*1), Z18, Z18
+	VPXORQ     128(R12)(DI*1), Z19, Z19
+	VPXORQ     192(R12)(DI*1), Z20, Z20
+	JMP        term1_4
+
+sum1_4:
+	VPXORQ Z17, Z0, Z0
+	VPXORQ Z18, Z1, Z1
+	VPXORQ Z19, Z2, Z2
+	VPXORQ Z20, Z3, Z3
+
+end1_4:
+	MOVL       32(R9), R10
+	ADDQ       $0x04, R9
+	TESTQ      R10, R10
+	JZ         end2_4
+	MOVL       32(R9), R11
+	MOVL       36(R9), R12
+	ADDQ       (CX)(R11*1), R12
+	LEAQ       (R12)(R8*1), R11
+	PREFETCHT0 (R11)(DI*1)
+	PREFETCHT0 64(R11)(DI*1)
+	PREFETCHT0 128(R11)(DI*1)
+	PREFETCHT0 192(R11)(DI*1)
+	ADDQ       $0x08, R9
+	VMOVDQU64  (R12)(DI*1), Z17
+	VMOVDQU64  64(R12)(DI*1), Z18
+	VMOVDQU64  128(R12)(DI*1), Z19
+	VMOVDQU64  192(R12)(DI*1), Z20
+
+term2_4:
+	DECQ       R10
+	JZ         sum2_4
+	MOVL       32(R9), R11
+	MOVL       36(R9), R12
+	ADDQ       (CX)(R11*1), R12
+	LEAQ       (R12)(R8*1), R11
+	PREFETCHT0 (R11)(DI*1)
+	PREFETCHT0 64(R11)(DI*1)
+	PREFETCHT0 128(R11)(DI*1)
+	PREFETCHT0 192(R11)(DI*1)
+	ADDQ       $0x08, R9
+	VPXORQ     (R12)(DI*1), Z17, Z17
+	VPXORQ     64(R12)(DI*1), Z18, Z18
+	VPXORQ     128(R12)(DI*1), Z19, Z19
+	VPXORQ     192(R12)(DI*1), Z20, Z20
+	JMP        term2_4
+
+sum2_4:
+	VPXORQ Z17, Z4, Z4
+	VPXORQ Z18, Z5, Z5
+	VPXORQ Z19, Z6, Z6
+	VPXORQ Z20, Z7, Z7
+
+end2_4:
+	MOVL       32(R9), R10
+	ADDQ       $0x04, R9
+	TESTQ      R10, R10
+	JZ         end3_4
+	MOVL       32(R9), R11
+	MOVL       36(R9), R12
+	ADDQ       (CX)(R11*1), R12
+	LEAQ       (R12)(R8*1), R11
+	PREFETCHT0 (R11)(DI*1)
+	PREFETCHT0 64(R11)(DI*1)
+	PREFETCHT0 128(R11)(DI*1)
+	PREFETCHT0 192(R11)(DI*1)
+	ADDQ       $0x08, R9
+	VMOVDQU64  (R12)(DI*1), Z17
+	VMOVDQU64  64(R12)(DI*1), Z18
+	VMOVDQU64  128(R12)(DI*1), Z19
+	VMOVDQU64  192(R12)(DI*1), Z20
+
+term3_4:
+	DECQ       R10
+	JZ         sum3_4
+	MOVL       32(R9), R11
+	MOVL       36(R9), R12
+	ADDQ       (CX)(R11*1), R12
+	LEAQ       (R12)(R8*1), R11
+	PREFETCHT0 (R11)(DI*1)
+	PREFETCHT0 64(R11)(DI*1)
+	PREFETCHT0 128(R11)(DI*1)
+	PREFETCHT0 192(R11)(DI*1)
+	ADDQ       $0x08, R9
+	VPXORQ     (R12)(DI*1), Z17, Z17
+	VPXORQ     64(R12)(DI*1), Z18, Z18
+	VPXORQ     128(R12)(DI*1), Z19, Z19
+	VPXORQ     192(R12)(DI*1), Z20, Z20
+	JMP        term3_4
+
+sum3_4:
+	VPXORQ Z17, Z0, Z0
+	VPXORQ Z18, Z1, Z1
+	VPXORQ Z19, Z2, Z2
+	VPXORQ Z20, Z3, Z3
+	VPXORQ Z17, Z4, Z4
+	VPXORQ Z18, Z5, Z5
+	VPXORQ Z19, Z6, Z6
+	VPXORQ Z20, Z7, Z7
+
+end3_4:
+	MOVL       32(R9), R10
+	ADDQ       $0x04, R9
+	TESTQ      R10, R10
+	JZ         end4_4
+	MOVL       32(R9), R11
+	MOVL       36(R9), R12
+	ADDQ       (CX)(R11*1), R12
+	LEAQ       (R12)(R8*1), R11
+	PREFETCHT0 (R11)(DI*1)
+	PREFETCHT0 64(R11)(DI*1)
+	PREFETCHT0 128(R11)(DI*1)
+	PREFETCHT0 192(R11)(DI*1)
+	ADDQ       $0x08, R9
+	VMOVDQU64  (R12)(DI*1), Z17
+	VMOVDQU64  64(R12)(DI*1), Z18
+	VMOVDQU64  128(R12)(DI*1), Z19
+	VMOVDQU64  192(R12)(DI*1), Z20
+
+term4_4:
+	DECQ       R10
+	JZ         sum4_4
+	MOVL       32(R9), R11
+	MOVL       36(R9), R12
+	ADDQ       (CX)(R11*1), R12
+	LEAQ       (R12)(R8*1), R11
+	PREFETCHT0 (R11)(DI*1)
+	PREFETCHT0 64(R11)(DI*1)
+	PREFETCHT0 128(R11)(DI*1)
+	PREFETCHT0 192(R11)(DI*1)
+	ADDQ       $0x08, R9
+	VPXORQ     (R12)(DI*1), Z17, Z17
+	VPXORQ     64(R12)(DI*1), Z18, Z18
+	VPXORQ     128(R12)(DI*1), Z19, Z19
+	VPXORQ     192(R12)(DI*1), Z20, Z20
+	JMP        term4_4
+
+sum4_4:
+	VPXORQ Z17, Z8, Z8
+	VPXORQ Z18, Z9, Z9
+	VPXORQ Z19, Z10, Z10
+	VPXORQ Z20, Z11, Z11
+
+end4_4:
+	MOVL       32(R9), R10
+	ADDQ       $0x04, R9
+	TESTQ      R10, R10
+	JZ         end5_4
+	MOVL       32(R9), R11
+	MOVL       36(R9), R12
+	ADDQ       (CX)(R11*1), R12
+	LEAQ       (R12)(R8*1), R11
+	PREFETCHT0 (R11)(DI*1)
+	PREFETCHT0 64(R11)(DI*1)
+	PREFETCHT0 128(R11)(DI*1)
+	PREFETCHT0 192(R11)(DI*1)
+	ADDQ       $0x08, R9
+	VMOVDQU64  (R12)(DI*1), Z17
+	VMOVDQU64  64(R12)(DI*1), Z18
+	VMOVDQU64  128(R12)(DI*1), Z19
+	VMOVDQU64  192(R12)(DI*1), Z20
+
+term5_4:
+	DECQ       R10
+	JZ         sum5_4
+	MOVL       32(R9), R11
+	MOVL       36(R9), R12
+	ADDQ       (CX)(R11*1), R12
+	LEAQ       (R12)(R8*1), R11
+	PREFETCHT0 (R11)(DI*1)
+	PREFETCHT0 64(R11)(DI*1)
+	PREFETCHT0 128(R11)(DI*1)
+	PREFETCHT0 192(R11)(DI*1)
+	ADDQ       $0x08, R9
+	VPXORQ     (R12)(DI*1), Z17, Z17
+	VPXORQ     64(R12)(DI*1), Z18, Z18
+	VPXORQ     128(R12)(DI*1), Z19, Z19
+	VPXORQ     192(R12)(DI*1), Z20, Z20
+	JMP        term5_4
+
+sum5_4:
+	VPXORQ Z17, Z0, Z0
+	VPXORQ Z18, Z1, Z1
+	VPXORQ Z19, Z2, Z2
+	VPXORQ Z20, Z3, Z3
+	VPXORQ Z17, Z8, Z8
+	VPXORQ Z18, Z9, Z9
+	VPXORQ Z19, Z10, Z10
+	VPXORQ Z20, Z11, Z11
+
+end5_4:
+	MOVL       32(R9), R10
+	ADDQ       $0x04, R9
+	TESTQ      R10, R10
+	JZ         end6_4
+	MOVL       32(R9), R11
+	MOVL       36(R9), R12
+	ADDQ       (CX)(R11*1), R12
+	LEAQ       (R12)(R8*1), R11
+	PREFETCHT0 (R11)(DI*1)
+	PREFETCHT0 64(R11)(DI*1)
+	PREFETCHT0 128(R11)(DI*1)
+	PREFETCHT0 192(R11)(DI*1)
+	ADDQ       $0x08, R9
+	VMOVDQU64  (R12)(DI*1), Z17
+	VMOVDQU64  64(R12)(DI*1), Z18
+	VMOVDQU64  128(R12)(DI*1), Z19
+	VMOVDQU64  192(R12)(DI*1), Z20
+
+term6_4:
+	DECQ       R10
+	JZ         sum6_4
+	MOVL       32(R9), R11
+	MOVL       36(R9), R12
+	ADDQ       (CX)(R11*1), R12
+	LEAQ       (R12)(R8*1), R11
+	PREFETCHT0 (R11)(DI*1)
+	PREFETCHT0 64(R11)(DI*1)
+	PREFETCHT0 128(R11)(DI*1)
+	PREFETCHT0 192(R11)(DI*1)
+	ADDQ       $0x08, R9
+	VPXORQ     (R12)(DI*1), Z17, Z17
+	VPXORQ     64(R12)(DI*1), Z18, Z18
+	VPXORQ     128(R12)(DI*1), Z19, Z19
+	VPXORQ     192(R12)(DI*1), Z20, Z20
+	JMP        term6_4
+
+sum6_4:
+	VPXORQ Z17, Z4, Z4
+	VPXORQ Z18, Z5, Z5
+	VPXORQ Z19, Z6, Z6
+	VPXORQ Z20, Z7, Z7
+	VPXORQ Z17, Z8, Z8
+	VPXORQ Z18, Z9, Z9
+	VPXORQ Z19, Z10, Z10
+	VPXORQ Z20, Z11, Z11
+
+end6_4:
+	MOVL       32(R9), R10
+	ADDQ       $0x04, R9
+	TESTQ      R10, R10
+	JZ         end7_4
+	MOVL       32(R9), R11
+	MOVL       36(R9), R12
+	ADDQ       (CX)(R11*1), R12
+	LEAQ       (R12)(R8*1), R11
+	PREFETCHT0 (R11)(DI*1)
+	PREFETCHT0 64(R11)(DI*1)
+	PREFETCHT0 128(R11)(DI*1)
+	PREFETCHT0 192(R11)(DI*1)
+	ADDQ       $0x08, R9
+	VMOVDQU64  (R12)(DI*1), Z17
+	VMOVDQU64  64(R12)(DI*1), Z18
+	VMOVDQU64  128(R12)(DI*1), Z19
+	VMOVDQU64  192(R12)(DI*1), Z20
+
+term7_4:
+	DECQ       R10
+	JZ         sum7_4
+	MOVL       32(R9), R11
+	MOVL       36(R9), R12
+	ADDQ       (CX)(R11*1), R12
+	LEAQ       (R12)(R8*1), R11
+	PREFETCHT0 (R11)(DI*1)
+	PREFETCHT0 64(R11)(DI*1)
+	PREFETCHT0 128(R11)(DI*1)
+	PREFETCHT0 192(R11)(DI*1)
+	ADDQ       $0x08, R9
+	VPXORQ     (R12)(DI*1), Z17, Z17
+	VPXORQ     64(R12)(DI*1), Z18, Z18
+	VPXORQ     128(R12)(DI*1), Z19, Z19
+	VPXORQ     192(R12)(DI*1), Z20, Z20
+	JMP        term7_4
+
+sum7_4:
+	VPXORQ Z17, Z0, Z0
+	VPXORQ Z18, Z1, Z1
+	VPXORQ Z19, Z2, Z2
+	VPXORQ Z20, Z3, Z3
+	VPXORQ Z17, Z4, Z4
+	VPXORQ Z18, Z5, Z5
+	VPXORQ Z19, Z6, Z6
+	VPXORQ Z20, Z7, Z7
+	VPXORQ Z17, Z8, Z8
+	VPXORQ Z18, Z9, Z9
+	VPXORQ Z19, Z10, Z10
+	VPXORQ Z20, Z11, Z11
+
+end7_4:
+	MOVL       32(R9), R10
+	ADDQ       $0x04, R9
+	TESTQ      R10, R10
+	JZ         end8_4
+	MOVL       32(R9), R11
+	MOVL       36(R9), R12
+	ADDQ       (CX)(R11*1), R12
+	LEAQ       (R12)(R8*1), R11
+	PREFETCHT0 (R11)(DI*1)
+	PREFETCHT0 64(R11)(DI*1)
+	PREFETCHT0 128(R11)(DI*1)
+	PREFETCHT0 192(R11)(DI*1)
+	ADDQ       $0x08, R9
+	VMOVDQU64  (R12)(DI*1), Z17
+	VMOVDQU64  64(R12)(DI*1), Z18
+	VMOVDQU64  128(R12)(DI*1), Z19
+	VMOVDQU64  192(R12)(DI*1), Z20
+
+term8_4:
+	DECQ       R10
+	JZ         sum8_4
+	MOVL       32(R9), R11
+	MOVL       36(R9), R12
+	ADDQ       (CX)(R11*1), R12
+	LEAQ       (R12)(R8*1), R11
+	PREFETCHT0 (R11)(DI*1)
+	PREFETCHT0 64(R11)(DI*1)
+	PREFETCHT0 128(R11)(DI*1)
+	PREFETCHT0 192(R11)(DI*1)
+	ADDQ       $0x08, R9
+	VPXORQ     (R12)(DI*1), Z17, Z17
+	VPXORQ     64(R12)(DI*1), Z18, Z18
+	VPXORQ     128(R12)(DI*1), Z19, Z19
+	VPXORQ     192(R12)(DI*1), Z20, Z20
+	JMP        term8_4
+
+sum8_4:
+	VPXORQ Z17, Z12, Z12
+	VPXORQ Z18, Z13, Z13
+	VPXORQ Z19, Z14, Z14
+	VPXORQ Z20, Z15, Z15
+
+end8_4:
+	MOVL       32(R9), R10
+	ADDQ       $0x04, R9
+	TESTQ      R10, R10
+	JZ         end9_4
+	MOVL       32(R9), R11
+	MOVL       36(R9), R12
+	ADDQ       (CX)(R11*1), R12
+	LEAQ       (R12)(R8*1), R11
+	PREFETCHT0 (R11)(DI*1)
+	PREFETCHT0 64(R11)(DI*1)
+	PREFETCHT0 128(R11)(DI*1)
+	PREFETCHT0 192(R11)(DI*1)
+	ADDQ       $0x08, R9
+	VMOVDQU64  (R12)(DI*1), Z17
+	VMOVDQU64  64(R12)(DI*1), Z18
+	VMOVDQU64  128(R12)(DI*1), Z19
+	VMOVDQU64  192(R12)(DI*1), Z20
+
+term9_4:
+	DECQ       R10
+	JZ         sum9_4
+	MOVL       32(R9), R11
+	MOVL       36(R9), R12
+	ADDQ       (CX)(R11*1), R12
+	LEAQ       (R12)(R8*1), R11
+	PREFETCHT0 (R11)(DI*1)
+	PREFETCHT0 64(R11)(DI*1)
+	PREFETCHT0 128(R11)(DI*1)
+	PREFETCHT0 192(R11)(DI*1)
+	ADDQ       $0x08, R9
+	VPXORQ     (R12)(DI*1), Z17, Z17
+	VPXORQ     64(R12)(DI*1), Z18, Z18
+	VPXORQ     128(R12)(DI*1), Z19, Z19
+	VPXORQ     192(R12)(DI*1), Z20, Z20
+	JMP        term9_4
+
+sum9_4:
+	VPXORQ Z17, Z0, Z0
+	VPXORQ Z18, Z1, Z1
+	VPXORQ Z19, Z2, Z2
+	VPXORQ Z20, Z3, Z3
+	VPXORQ Z17, Z12, Z12
+	VPXORQ Z18, Z13, Z13
+	VPXORQ Z19, Z14, Z14
+	VPXORQ Z20, Z15, Z15
+
+end9_4:
+	MOVL       32(R9), R10
+	ADDQ       $0x04, R9
+	TESTQ      R10, R10
+	JZ         end10_4
+	MOVL       32(R9), R11
+	MOVL       36(R9), R12
+	ADDQ       (CX)(R11*1), R12
+	LEAQ       (R12)(R8*1), R11
+	PREFETCHT0 (R11)(DI*1)
+	PREFETCHT0 64(R11)(DI*1)
+	PREFETCHT0 128(R11)(DI*1)
+	PREFETCHT0 192(R11)(DI*1)
+	ADDQ       $0x08, R9
+	VMOVDQU64  (R12)(DI*1), Z17
+	VMOVDQU64  64(R12)(DI*1), Z18
+	VMOVDQU64  128(R12)(DI*1), Z19
+	VMOVDQU64  192(R12)(DI*1), Z20
+
+term10_4:
+	DECQ       R10
+	JZ         sum10_4
+	MOVL       32(R9), R11
+	MOVL       36(R9), R12
+	ADDQ       (CX)(R11*1), R12
+	LEAQ       (R12)(R8*1), R11
+	PREFETCHT0 (R11)(DI*1)
+	PREFETCHT0 64(R11)(DI*1)
+	PREFETCHT0 128(R11)(DI*1)
+	PREFETCHT0 192(R11)(DI*1)
+	ADDQ       $0x08, R9
+	VPXORQ     (R12)(DI*1), Z17, Z17
+	VPXORQ     64(R12)(DI*1), Z18, Z18
+	VPXORQ     128(R12)(DI*1), Z19, Z19
+	VPXORQ     192(R12)(DI*1), Z20, Z20
+	JMP        term10_4
+
+sum10_4:
+	VPXORQ Z17, Z4, Z4
+	VPXORQ Z18, Z5, Z5
+	VPXORQ Z19, Z6, Z6
+	VPXORQ Z20, Z7, Z7
+	VPXORQ Z17, Z12, Z12
+	VPXORQ Z18, Z13, Z13
+	VPXORQ Z19, Z14, Z14
+	VPXORQ Z20, Z15, Z15
+
+end10_4:
+	MOVL       32(R9), R10
+	ADDQ       $0x04, R9
+	TESTQ      R10, R10
+	JZ         end11_4
+	MOVL       32(R9), R11
+	MOVL       36(R9), R12
+	ADDQ       (CX)(R11*1), R12
+	LEAQ       (R12)(R8*1), R11
+	PREFETCHT0 (R11)(DI*1)
+	PREFETCHT0 64(R11)(DI*1)
+	PREFETCHT0 128(R11)(DI*1)
+	PREFETCHT0 192(R11)(DI*1)
+	ADDQ       $0x08, R9
+	VMOVDQU64  (R12)(DI*1), Z17
+	VMOVDQU64  64(R12)(DI*1), Z18
+	VMOVDQU64  128(R12)(DI*1), Z19
+	VMOVDQU64  192(R12)(DI*1), Z20
+
+term11_4:
+	DECQ       R10
+	JZ         sum11_4
+	MOVL       32(R9), R11
+	MOVL       36(R9), R12
+	ADDQ       (CX)(R11*1), R12
+	LEAQ       (R12)(R8*1), R11
+	PREFETCHT0 (R11)(DI*1)
+	PREFETCHT0 64(R11)(DI*1)
+	PREFETCHT0 128(R11)(DI*1)
+	PREFETCHT0 192(R11)(DI*1)
+	ADDQ       $0x08, R9
+	VPXORQ     (R12)(DI*1), Z17, Z17
+	VPXORQ     64(R12)(DI*1), Z18, Z18
+	VPXORQ     128(R12)(DI*1), Z19, Z19
+	VPXORQ     192(R12)(DI*1), Z20, Z20
+	JMP        term11_4
+
+sum11_4:
+	VPXORQ Z17, Z0, Z0
+	VPXORQ Z18, Z1, Z1
+	VPXORQ Z19, Z2, Z2
+	VPXORQ Z20, Z3, Z3
+	VPXORQ Z17, Z4, Z4
+	VPXORQ Z18, Z5, Z5
+	VPXORQ Z19, Z6, Z6
+	VPXORQ Z20, Z7, Z7
+	VPXORQ Z17, Z12, Z12
+	VPXORQ Z18, Z13, Z13
+	VPXORQ Z19, Z14, Z14
+	VPXORQ Z20, Z15, Z15
+
+end11_4:
+	MOVL       32(R9), R10
+	ADDQ       $0x04, R9
+	TESTQ      R10, R10
+	JZ         end12_4
+	MOVL       32(R9), R11
+	MOVL       36(R9), R12
+	ADDQ       (CX)(R11*1), R12
+	LEAQ       (R12)(R8*1), R11
+	PREFETCHT0 (R11)(DI*1)
+	PREFETCHT0 64(R11)(DI*1)
+	PREFETCHT0 128(R11)(DI*1)
+	PREFETCHT0 192(R11)(DI*1)
+	ADDQ       $0x08, R9
+	VMOVDQU64  (R12)(DI*1), Z17
+	VMOVDQU64  64(R12)(DI*1), Z18
+	VMOVDQU64  128(R12)(DI*1), Z19
+	VMOVDQU64  192(R12)(DI*1), Z20
+
+term12_4:
+	DECQ       R10
+	JZ         sum12_4
+	MOVL       32(R9), R11
+	MOVL       36(R9), R12
+	ADDQ       (CX)(R11*1), R12
+	LEAQ       (R12)(R8*1), R11
+	PREFETCHT0 (R11)(DI*1)
+	PREFETCHT0 64(R11)(DI*1)
+	PREFETCHT0 128(R11)(DI*1)
+	PREFETCHT0 192(R11)(DI*1)
+	ADDQ       $0x08, R9
+	VPXORQ     (R12)(DI*1), Z17, Z17
+	VPXORQ     64(R12)(DI*1), Z18, Z18
+	VPXORQ     128(R12)(DI*1), Z19, Z19
+	VPXORQ     192(R12)(DI*1), Z20, Z20
+	JMP        term12_4
+
+sum12_4:
+	VPXORQ Z17, Z8, Z8
+	VPXORQ Z18, Z9, Z9
+	VPXORQ Z19, Z10, Z10
+	VPXORQ Z20, Z11, Z11
+	VPXORQ Z17, Z12, Z12
+	VPXORQ Z18, Z13, Z13
+	VPXORQ Z19, Z14, Z14
+	VPXORQ Z20, Z15, Z15
+
+end12_4:
+	MOVL       32(R9), R10
+	ADDQ       $0x04, R9
+	TESTQ      R10, R10
+	JZ         end13_4
+	MOVL       32(R9), R11
+	MOVL       36(R9), R12
+	ADDQ       (CX)(R11*1), R12
+	LEAQ       (R12)(R8*1), R11
+	PREFETCHT0 (R11)(DI*1)
+	PREFETCHT0 64(R11)(DI*1)
+	PREFETCHT0 128(R11)(DI*1)
+	PREFETCHT0 192(R11)(DI*1)
+	ADDQ       $0x08, R9
+	VMOVDQU64  (R12)(DI*1), Z17
+	VMOVDQU64  64(R12)(DI*1), Z18
+	VMOVDQU64  128(R12)(DI*1), Z19
+	VMOVDQU64  192(R12)(DI*1), Z20
+
+term13_4:
+	DECQ       R10
+	JZ         sum13_4
+	MOVL       32(R9), R11
+	MOVL       36(R9), R12
+	ADDQ       (CX)(R11*1), R12
+	LEAQ       (R12)(R8*1), R11
+	PREFETCHT0 (R11)(DI*1)
+	PREFETCHT0 64(R11)(DI*1)
+	PREFETCHT0 128(R11)(DI*1)
+	PREFETCHT0 192(R11)(DI*1)
+	ADDQ       $0x08, R9
+	VPXORQ     (R12)(DI*1), Z17, Z17
+	VPXORQ     64(R12)(DI*1), Z18, Z18
+	VPXORQ     128(R12)(DI*1), Z19, Z19
+	VPXORQ     192(R12)(DI*1), Z20, Z20
+	JMP        term13_4
+
+sum13_4:
+	VPXORQ Z17, Z0, Z0
+	VPXORQ Z18, Z1, Z1
+	VPXORQ Z19, Z2, Z2
+	VPXORQ Z20, Z3, Z3
+	VPXORQ Z17, Z8, Z8
+	VPXORQ Z18, Z9, Z9
+	VPXORQ Z19, Z10, Z10
+	VPXORQ Z20, Z11, Z11
+	VPXORQ Z17, Z12, Z12
+	VPXORQ Z18, Z13, Z13
+	VPXORQ Z19, Z14, Z14
+	VPXORQ Z20, Z15, Z15
+
+end13_4:
+	MOVL       32(R9), R10
+	ADDQ       $0x04, R9
+	TESTQ      R10, R10
+	JZ         end14_4
+	MOVL       32(R9), R11
+	MOVL       36(R9), R12
+	ADDQ       (CX)(R11*1), R12
+	LEAQ       (R12)(R8*1), R11
+	PREFETCHT0 (R11)(DI*1)
+	PREFETCHT0 64(R11)(DI*1)
+	PREFETCHT0 128(R11)(DI*1)
+	PREFETCHT0 192(R11)(DI*1)
+	ADDQ       $0x08, R9
+	VMOVDQU64  (R12)(DI*1), Z17
+	VMOVDQU64  64(R12)(DI*1), Z18
+	VMOVDQU64  128(R12)(DI*1), Z19
+	VMOVDQU64  192(R12)(DI*1), Z20
+
+term14_4:
+	DECQ       R10
+	JZ         sum14_4
+	MOVL       32(R9), R11
+	MOVL       36(R9), R12
+	ADDQ       (CX)(R11*1), R12
+	LEAQ       (R12)(R8*1), R11
+	PREFETCHT0 (R11)(DI*1)
+	PREFETCHT0 64(R11)(DI*1)
+	PREFETCHT0 128(R11)(DI*1)
+	PREFETCHT0 192(R11)(DI*1)
+	ADDQ       $0x08, R9
+	VPXORQ     (R12)(DI*1), Z17, Z17
+	VPXORQ     64(R12)(DI*1), Z18, Z18
+	VPXORQ     128(R12)(DI*1), Z19, Z19
+	VPXORQ     192(R12)(DI*1), Z20, Z20
+	JMP        term14_4
+
+sum14_4:
+	VPXORQ Z17, Z4, Z4
+	VPXORQ Z18, Z5, Z5
+	VPXORQ Z19, Z6, Z6
+	VPXORQ Z20, Z7, Z7
+	VPXORQ Z17, Z8, Z8
+	VPXORQ Z18, Z9, Z9
+	VPXORQ Z19, Z10, Z10
+	VPXORQ Z20, Z11, Z11
+	VPXORQ Z17, Z12, Z12
+	VPXORQ Z18, Z13, Z13
+	VPXORQ Z19, Z14, Z14
+	VPXORQ Z20, Z15, Z15
+
+end14_4:
+	MOVL       32(R9), R10
+	ADDQ       $0x04, R9
+	TESTQ      R10, R10
+	JZ         end15_4
+	MOVL       32(R9), R11
+	MOVL       36(R9), R12
+	ADDQ       (CX)(R11*1), R12
+	LEAQ       (R12)(R8*1), R11
+	PREFETCHT0 (R11)(DI*1)
+	PREFETCHT0 64(R11)(DI*1)
+	PREFETCHT0 128(R11)(DI*1)
+	PREFETCHT0 192(R11)(DI*1)
+	ADDQ       $0x08, R9
+	VMOVDQU64  (R12)(DI*1), Z17
+	VMOVDQU64  64(R12)(DI*1), Z18
+	VMOVDQU64  128(R12)(DI*1), Z19
+	VMOVDQU64  192(R12)(DI*1), Z20
+
+term15_4:
+	DECQ       R10
+	JZ         sum15_4
+	MOVL       32(R9), R11
+	MOVL       36(R9), R12
+	ADDQ       (CX)(R11*1), R12
+	LEAQ       (R12)(R8*1), R11
+	PREFETCHT0 (R11)(DI*1)
+	PREFETCHT0 64(R11)(DI*1)
+	PREFETCHT0 128(R11)(DI*1)
+	PREFETCHT0 192(R11)(DI*1)
+	ADDQ       $0x08, R9
+	VPXORQ     (R12)(DI*1), Z17, Z17
+	VPXORQ     64(R12)(DI*1), Z18, Z18
+	VPXORQ     128(R12)(DI*1), Z19, Z19
+	VPXORQ     192(R12)(DI*1), Z20, Z20
+	JMP        term15_4
+
+sum15_4:
+	VPXORQ Z17, Z0, Z0
+	VPXORQ Z18, Z1, Z1
+	VPXORQ Z19, Z2, Z2
+	VPXORQ Z20, Z3, Z3
+	VPXORQ Z17, Z4, Z4
+	VPXORQ Z18, Z5, Z5
+	VPXORQ Z19, Z6, Z6
+	VPXORQ Z20, Z7, Z7
+	VPXORQ Z17, Z8, Z8
+	VPXORQ Z18, Z9, Z9
+	VPXORQ Z19, Z10, Z10
+	VPXORQ Z20, Z11, Z11
+	VPXORQ Z17, Z12, Z12
+	VPXORQ Z18, Z13, Z13
+	VPXORQ Z19, Z14, Z14
+	VPXORQ Z20, Z15, Z15
+
+end15_4:
+	MOVQ      list+48(FP), R8
+	MOVL      (R8), R9
+	MOVL      4(R8), R10
+	ADDQ      (DX)(R9*1), R10
+	VMOVDQU64 Z0, (R10)(DI*1)
+	VMOVDQU64 Z1, 64(R10)(DI*1)
+	VMOVDQU64 Z2, 128(R10)(DI*1)
+	VMOVDQU64 Z3, 192(R10)(DI*1)
+	MOVL      8(R8), R9
+	MOVL      12(R8), R10
+	ADDQ      (DX)(R9*1), R10
+	VMOVDQU64 Z4, (R10)(DI*1)
+	VMOVDQU64 Z5, 64(R10)(DI*1)
+	VMOVDQU64 Z6, 128(R10)(DI*1)
+	VMOVDQU64 Z7, 192(R10)(DI*1)
+	MOVL      16(R8), R9
+	MOVL      20(R8), R10
+	ADDQ      (DX)(R9*1), R10
+	VMOVDQU64 Z8, (R10)(DI*1)
+	VMOVDQU64 Z9, 64(R10)(DI*1)
+	VMOVDQU64 Z10, 128(R10)(DI*1)
+	VMOVDQU64 Z11, 192(R10)(DI*1)
+	MOVL      24(R8), R9
+	MOVL      28(R8), R8
+	ADDQ      (DX)(R9*1), R8
+	VMOVDQU64 Z12, (R8)(DI*1)
+	VMOVDQU64 Z13, 64(R8)(DI*1)
+	VMOVDQU64 Z14, 128(R8)(DI*1)
+	VMOVDQU64 Z15, 192(R8)(DI*1)
+	ADDQ      $0x00000100, DI
+	SUBQ      $0x00000100, SI
+	JMP       wide
+
+narrow:
+	CMPQ       SI, $0x00000040
+	JLT        done
+	MOVQ       list+48(FP), R9
+	MOVQ       $0x00000040, R8
+	CMPQ       SI, $0x00000040
+	CMOVQEQ    BX, R8
+	VPXORQ     Z16, Z16, Z0
+	VPXORQ     Z16, Z16, Z1
+	VPXORQ     Z16, Z16, Z2
+	VPXORQ     Z16, Z16, Z3
+	MOVL       32(R9), R10
+	ADDQ       $0x04, R9
+	TESTQ      R10, R10
+	JZ         end1_1
+	MOVL       32(R9), R11
+	MOVL       36(R9), R12
+	ADDQ       (CX)(R11*1), R12
+	LEAQ       (R12)(R8*1), R11
+	PREFETCHT0 (R11)(DI*1)
+	ADDQ       $0x08, R9
+	VMOVDQU64  (R12)(DI*1), Z4
+
+term1_1:
+	DECQ       R10
+	JZ         sum1_1
+	MOVL       32(R9), R11
+	MOVL       36(R9), R12
+	ADDQ       (CX)(R11*1), R12
+	LEAQ       (R12)(R8*1), R11
+	PREFETCHT0 (R11)(DI*1)
+	ADDQ       $0x08, R9
+	VPXORQ     (R12)(DI*1), Z4, Z4
+	JMP        term1_1
+
+sum1_1:
+	VPXORQ Z4, Z0, Z0
+
+end1_1:
+	MOVL       32(R9), R10
+	ADDQ       $0x04, R9
+	TESTQ      R10, R10
+	JZ         end2_1
+	MOVL       32(R9), R11
+	MOVL       36(R9), R12
+	ADDQ       (CX)(R11*1), R12
+	LEAQ       (R12)(R8*1), R11
+	PREFETCHT0 (R11)(DI*1)
+	ADDQ       $0x08, R9
+	VMOVDQU64  (R12)(DI*1), Z4
+
+term2_1:
+	DECQ       R10
+	JZ         sum2_1
+	MOVL       32(R9), R11
+	MOVL       36(R9), R12
+	ADDQ       (CX)(R11*1), R12
+	LEAQ       (R12)(R8*1), R11
+	PREFETCHT0 (R11)(DI*1)
+	ADDQ       $0x08, R9
+	VPXORQ     (R12)(DI*1), Z4, Z4
+	JMP        term2_1
+
+sum2_1:
+	VPXORQ Z4, Z1, Z1
+
+end2_1:
+	MOVL       32(R9), R10
+	ADDQ       $0x04, R9
+	TESTQ      R10, R10
+	JZ         end3_1
+	MOVL       32(R9), R11
+	MOVL       36(R9), R12
+	ADDQ       (CX)(R11*1), R12
+	LEAQ       (R12)(R8*1), R11
+	PREFETCHT0 (R11)(DI*1)
+	ADDQ       $0x08, R9
+	VMOVDQU64  (R12)(DI*1), Z4
+
+term3_1:
+	DECQ       R10
+	JZ         sum3_1
+	MOVL       32(R9), R11
+	MOVL       36(R9), R12
+	ADDQ       (CX)(R11*1), R12
+	LEAQ       (R12)(R8*1), R11
+	PREFETCHT0 (R11)(DI*1)
+	ADDQ       $0x08, R9
+	VPXORQ     (R12)(DI*1), Z4, Z4
+	JMP        term3_1
+
+sum3_1:
+	VPXORQ Z4, Z0, Z0
+	VPXORQ Z4, Z1, Z1
+
+end3_1:
+	MOVL       32(R9), R10
+	ADDQ       $0x04, R9
+	TESTQ      R10, R10
+	JZ         end4_1
+	MOVL       32(R9), R11
+	MOVL       36(R9), R12
+	ADDQ       (CX)(R11*1), R12
+	LEAQ       (R12)(R8*1), R11
+	PREFETCHT0 (R11)(DI*1)
+	ADDQ       $0x08, R9
+	VMOVDQU64  (R12)(DI*1), Z4
+
+term4_1:
+	DECQ       R10
+	JZ         sum4_1
+	MOVL       32(R9), R11
+	MOVL       36(R9), R12
+	ADDQ       (CX)(R11*1), R12
+	LEAQ       (R12)(R8*1), R11
+	PREFETCHT0 (R11)(DI*1)
+	ADDQ       $0x08, R9
+	VPXORQ     (R12)(DI*1), Z4, Z4
+	JMP        term4_1
+
+sum4_1:
+	VPXORQ Z4, Z2, Z2
+
+end4_1:
+	MOVL       32(R9), R10
+	ADDQ       $0x04, R9
+	TESTQ      R10, R10
+	JZ         end5_1
+	MOVL       32(R9), R11
+	MOVL       36(R9), R12
+	ADDQ       (CX)(R11*1), R12
+	LEAQ       (R12)(R8*1), R11
+	PREFETCHT0 (R11)(DI*1)
+	ADDQ       $0x08, R9
+	VMOVDQU64  (R12)(DI*1), Z4
+
+term5_1:
+	DECQ       R10
+	JZ         sum5_1
+	MOVL       32(R9), R11
+	MOVL       36(R9), R12
+	ADDQ       (CX)(R11*1), R12
+	LEAQ       (R12)(R8*1), R11
+	PREFETCHT0 (R11)(DI*1)
+	ADDQ       $0x08, R9
+	VPXORQ     (R12)(DI*1), Z4, Z4
+	JMP        term5_1
+
+sum5_1:
+	VPXORQ Z4, Z0, Z0
+	VPXORQ Z4, Z2, Z2
+
+end5_1:
+	MOVL       32(R9), R10
+	ADDQ       $0x04, R9
+	TESTQ      R10, R10
+	JZ         end6_1
+	MOVL       32(R9), R11
+	MOVL       36(R9), R12
+	ADDQ       (CX)(R11*1), R12
+	LEAQ       (R12)(R8*1), R11
+	PREFETCHT0 (R11)(DI*1)
+	ADDQ       $0x08, R9
+	VMOVDQU64  (R12)(DI*1), Z4
+
+term6_1:
+	DECQ       R10
+	JZ         sum6_1
+	MOVL       32(R9), R11
+	MOVL       36(R9), R12
+	ADDQ       (CX)(R11*1), R12
+	LEAQ       (R12)(R8*1), R11
+	PREFETCHT0 (R11)(DI*1)
+	ADDQ       $0x08, R9
+	VPXORQ     (R12)(DI*1), Z4, Z4
+	JMP        term6_1
+
+sum6_1:
+	VPXORQ Z4, Z1, Z1
+	VPXORQ Z4, Z2, Z2
+
+end6_1:
+	MOVL       32(R9), R10
+	ADDQ       $0x04, R9
+	TESTQ      R10, R10
+	JZ         end7_1
+	MOVL       32(R9), R11
+	MOVL       36(R9), R12
+	ADDQ       (CX)(R11*1), R12
+	LEAQ       (R12)(R8*1), R11
+	PREFETCHT0 (R11)(DI*1)
+	ADDQ       $0x08, R9
+	VMOVDQU64  (R12)(DI*1), Z4
+
+term7_1:
+	DECQ       R10
+	JZ         sum7_1
+	MOVL       32(R9), R11
+	MOVL       36(R9), R12
+	ADDQ       (CX)(R11*1), R12
+	LEAQ       (R12)(R8*1), R11
+	PREFETCHT0 (R11)(DI*1)
+	ADDQ       $0x08, R9
+	VPXORQ     (R12)(DI*1), Z4, Z4
+	JMP        term7_1
+
+sum7_1:
+	VPXORQ Z4, Z0, Z0
+	VPXORQ Z4, Z1, Z1
+	VPXORQ Z4, Z2, Z2
+
+end7_1:
+	MOVL       32(R9), R10
+	ADDQ       $0x04, R9
+	TESTQ      R10, R10
+	JZ         end8_1
+	MOVL       32(R9), R11
+	MOVL       36(R9), R12
+	ADDQ       (CX)(R11*1), R12
+	LEAQ       (R12)(R8*1), R11
+	PREFETCHT0 (R11)(DI*1)
+	ADDQ       $0x08, R9
+	VMOVDQU64  (R12)(DI*1), Z4
+
+term8_1:
+	DECQ       R10
+	JZ         sum8_1
+	MOVL       32(R9), R11
+	MOVL       36(R9), R12
+	ADDQ       (CX)(R11*1), R12
+	LEAQ       (R12)(R8*1), R11
+	PREFETCHT0 (R11)(DI*1)
+	ADDQ       $0x08, R9
+	VPXORQ     (R12)(DI*1), Z4, Z4
+	JMP        term8_1
+
+sum8_1:
+	VPXORQ Z4, Z3, Z3
+
+end8_1:
+	MOVL       32(R9), R10
+	ADDQ       $0x04, R9
+	TESTQ      R10, R10
+	JZ         end9_1
+	MOVL       32(R9), R11
+	MOVL       36(R9), R12
+	ADDQ       (CX)(R11*1), R12
+	LEAQ       (R12)(R8*1), R11
+	PREFETCHT0 (R11)(DI*1)
+	ADDQ       $0x08, R9
+	VMOVDQU64  (R12)(DI*1), Z4
+
+term9_1:
+	DECQ       R10
+	JZ         sum9_1
+	MOVL       32(R9), R11
+	MOVL       36(R9), R12
+	ADDQ       (CX)(R11*1), R12
+	LEAQ       (R12)(R8*1), R11
+	PREFETCHT0 (R11)(DI*1)
+	ADDQ       $0x08, R9
+	VPXORQ     (R12)(DI*1), Z4, Z4
+	JMP        term9_1
+
+sum9_1:
+	VPXORQ Z4, Z0, Z0
+	VPXORQ Z4, Z3, Z3
+
+end9_1:
+	MOVL       32(R9), R10
+	ADDQ       $0x04, R9
+	TESTQ      R10, R10
+	JZ         end10_1
+	MOVL       32(R9), R11
+	MOVL       36(R9), R12
+	ADDQ       (CX)(R11*1), R12
+	LEAQ       (R12)(R8*1), R11
+	PREFETCHT0 (R11)(DI*1)
+	ADDQ       $0x08, R9
+	VMOVDQU64  (R12)(DI*1), Z4
+
+term10_1:
+	DECQ       R10
+	JZ         sum10_1
+	MOVL       32(R9), R11
+	MOVL       36(R9), R12
+	ADDQ       (CX)(R11*1), R12
+	LEAQ       (R12)(R8*1), R11
+	PREFETCHT0 (R11)(DI*1)
+	ADDQ       $0x08, R9
+	VPXORQ     (R12)(DI*1), Z4, Z4
+	JMP        term10_1
+
+sum10_1:
+	VPXORQ Z4, Z1, Z1
+	VPXORQ Z4, Z3, Z3
+
+end10_1:
+	MOVL       32(R9), R10
+	ADDQ       $0x04, R9
+	TESTQ      R10, R10
+	JZ         end11_1
+	MOVL       32(R9), R11
+	MOVL       36(R9), R12
+	ADDQ       (CX)(R11*1), R12
+	LEAQ       (R12)(R8*1), R11
+	PREFETCHT0 (R11)(DI*1)
+	ADDQ       $0x08, R9
+	VMOVDQU64  (R12)(DI*1), Z4
+
+term11_1:
+	DECQ       R10
+	JZ         sum11_1
+	MOVL       32(R9), R11
+	MOVL       36(R9), R12
+	ADDQ       (CX)(R11*1), R12
+	LEAQ       (R12)(R8*1), R11
+	PREFETCHT0 (R11)(DI*1)
+	ADDQ       $0x08, R9
+	VPXORQ     (R12)(DI*1), Z4, Z4
+	JMP        term11_1
+
+sum11_1:
+	VPXORQ Z4, Z0, Z0
+	VPXORQ Z4, Z1, Z1
+	VPXORQ Z4, Z3, Z3
+
+end11_1:
+	MOVL       32(R9), R10
+	ADDQ       $0x04, R9
+	TESTQ      R10, R10
+	JZ         end12_1
+	MOVL       32(R9), R11
+	MOVL       36(R9), R12
+	ADDQ       (CX)(R11*1), R12
+	LEAQ       (R12)(R8*1), R11
+	PREFETCHT0 (R11)(DI*1)
+	ADDQ       $0x08, R9
+	VMOVDQU64  (R12)(DI*1), Z4
+
+term12_1:
+	DECQ       R10
+	JZ         sum12_1
+	MOVL       32(R9), R11
+	MOVL       36(R9), R12
+	ADDQ       (CX)(R11*1), R12
+	LEAQ       (R12)(R8*1), R11
+	PREFETCHT0 (R11)(DI*1)
+	ADDQ       $0x08, R9
+	VPXORQ     (R12)(DI*1), Z4, Z4
+	JMP        term12_1
+
+sum12_1:
+	VPXORQ Z4, Z2, Z2
+	VPXORQ Z4, Z3, Z3
+
+end12_1:
+	MOVL       32(R9), R10
+	ADDQ       $0x04, R9
+	TESTQ      R10, R10
+	JZ         end13_1
+	MOVL       32(R9), R11
+	MOVL       36(R9), R12
+	ADDQ       (CX)(R11*1), R12
+	LEAQ       (R12)(R8*1), R11
+	PREFETCHT0 (R11)(DI*1)
+	ADDQ       $0x08, R9
+	VMOVDQU64  (R12)(DI*1), Z4
+
+term13_1:
+	DECQ       R10
+	JZ         sum13_1
+	MOVL       32(R9), R11
+	MOVL       36(R9), R12
+	ADDQ       (CX)(R11*1), R12
+	LEAQ       (R12)(R8*1), R11
+	PREFETCHT0 (R11)(DI*1)
+	ADDQ       $0x08, R9
+	VPXORQ     (R12)(DI*1), Z4, Z4
+	JMP        term13_1
+
+sum13_1:
+	VPXORQ Z4, Z0, Z0
+	VPXORQ Z4, Z2, Z2
+	VPXORQ Z4, Z3, Z3
+
+end13_1:
+	MOVL       32(R9), R10
+	ADDQ       $0x04, R9
+	TESTQ      R10, R10
+	JZ         end14_1
+	MOVL       32(R9), R11
+	MOVL       36(R9), R12
+	ADDQ       (CX)(R11*1), R12
+	LEAQ       (R12)(R8*1), R11
+	PREFETCHT0 (R11)(DI*1)
+	ADDQ       $0x08, R9
+	VMOVDQU64  (R12)(DI*1), Z4
+
+term14_1:
+	DECQ       R10
+	JZ         sum14_1
+	MOVL       32(R9), R11
+	MOVL       36(R9), R12
+	ADDQ       (CX)(R11*1), R12
+	LEAQ       (R12)(R8*1), R11
+	PREFETCHT0 (R11)(DI*1)
+	ADDQ       $0x08, R9
+	VPXORQ     (R12)(DI*1), Z4, Z4
+	JMP        term14_1
+
+sum14_1:
+	VPXORQ Z4, Z1, Z1
+	VPXORQ Z4, Z2, Z2
+	VPXORQ Z4, Z3, Z3
+
+end14_1:
+	MOVL       32(R9), R10
+	ADDQ       $0x04, R9
+	TESTQ      R10, R10
+	JZ         end15_1
+	MOVL       32(R9), R11
+	MOVL       36(R9), R12
+	ADDQ       (CX)(R11*1), R12
+	LEAQ       (R12)(R8*1), R11
+	PREFETCHT0 (R11)(DI*1)
+	ADDQ       $0x08, R9
+	VMOVDQU64  (R12)(DI*1), Z4
+
+term15_1:
+	DECQ       R10
+	JZ         sum15_1
+	MOVL       32(R9), R11
+	MOVL       36(R9), R12
+	ADDQ       (CX)(R11*1), R12
+	LEAQ       (R12)(R8*1), R11
+	PREFETCHT0 (R11)(DI*1)
+	ADDQ       $0x08, R9
+	VPXORQ     (R12)(DI*1), Z4, Z4
+	JMP        term15_1
+
+sum15_1:
+	VPXORQ Z4, Z0, Z0
+	VPXORQ Z4, Z1, Z1
+	VPXORQ Z4, Z2, Z2
+	VPXORQ Z4, Z3, Z3
+
+end15_1:
+	MOVQ      list+48(FP), R8
+	MOVL      (R8), R9
+	MOVL      4(R8), R10
+	ADDQ      (DX)(R9*1), R10
+	VMOVDQU64 Z0, (R10)(DI*1)
+	MOVL      8(R8), R9
+	MOVL      12(R8), R10
+	ADDQ      (DX)(R9*1), R10
+	VMOVDQU64 Z1, (R10)(DI*1)
+	MOVL      16(R8), R9
+	MOVL      20(R8), R10
+	ADDQ      (DX)(R9*1), R10
+	VMOVDQU64 Z2, (R10)(DI*1)
+	MOVL      24(R8), R9
+	MOVL      28(R8), R8
+	ADDQ      (DX)(R9*1), R8
+	VMOVDQU64 Z3, (R8)(DI*1)
+	ADDQ      $0x00000040, DI
+	SUBQ      $0x00000040, SI
+	JMP       narrow
+
+done:
+	MOVQ row+24(FP), SI
+	ADDQ SI, AX
 	DECQ rows+16(FP)
 	JNZ  row
 	VZEROUPPER

@@ -24,14 +24,15 @@ func vectorKernels() []Kernel {
 }
 
 var (
-	xorAvx512 = [...]sumRoutine{xorx1Avx512, xorx2Avx512, xorx3Avx512, xorx4Avx512}
-	xorAvx2   = [...]sumRoutine{xorx1Avx2, xorx2Avx2, xorx3Avx2, xorx4Avx2}
-	xorSsse3  = [...]sumRoutine{xorx1Ssse3, xorx2Ssse3, xorx3Ssse3, xorx4Ssse3}
+	xorAvx512     = [...]sumRoutine{xorx1Avx512, xorx2Avx512, xorx3Avx512, xorx4Avx512}
+	xorAvx2       = [...]sumRoutine{xorx1Avx2, xorx2Avx2, xorx3Avx2, xorx4Avx2}
+	packetsAvx512 = [...]sumRoutine{packetsx1Avx512, packetsx2Avx512, packetsx3Avx512, packetsx4Avx512}
+	xorSsse3      = [...]sumRoutine{xorx1Ssse3, xorx2Ssse3, xorx3Ssse3, xorx4Ssse3}
 )
 
 var gfni512 = level{
-	name: "gfni512",
-	xor:  xorAvx512, xorUnit: 64,
+	name:    "gfni512",
+	packets: packetsAvx512, xor: xorAvx512, xorUnit: 64,
 	gf8: [...]routine{gf8x1Gfni512, gf8x2Gfni512, gf8x3Gfni512, gf8x4Gfni512}, gf8Unit: 64,
 	gf16: [...]routine{gf16x1Gfni512, gf16x2Gfni512, gf16x3Gfni512, gf16x4Gfni512}, gf16Unit: 64,
 	table8: affine8, table16: affine16,
@@ -46,8 +47,8 @@ var gfni256 = level{
 }
 
 var avx512 = level{
-	name: "avx512",
-	xor:  xorAvx512, xorUnit: 64,
+	name:    "avx512",
+	packets: packetsAvx512, xor: xorAvx512, xorUnit: 64,
 	gf8: [...]routine{gf8x1Avx512, gf8x2Avx512, gf8x3Avx512, gf8x4Avx512}, gf8Unit: 64,
 	gf16: [...]routine{gf16x1Avx512, gf16x2Avx512, gf16x3Avx512, gf16x4Avx512}, gf16Unit: 128,
 	table8: nibbles8, table16: nibbles16,

@@ -34,6 +34,7 @@ func main() {
 	// allow, up to four; more where a vector costs but an instruction or two.
 	for m := 1; m <= maxSums; m++ {
 		xor(avx512, m, [...]int{8, 8, 4, 4}[m-1])
+		packets(avx512, m, 4)
 		xor(avx2, m, [...]int{8, 4, 4, 3}[m-1])
 		xor(ssse3, m, [...]int{8, 4, 3, 3}[m-1])
 	}
@@ -229,6 +230,93 @@ func xor(a isa, m, vectors int) {
 	MOVQ(term, round)
 	DECQ(roundsLeft)
 	JNZ(LabelRef("round"))
+	row := Load(Param("row"), GP64())
+	ADDQ(row, start)
+	DECQ(rowsLeft.Addr)
+	JNZ(LabelRef("row"))
+	a.leave()
+}
+
+// packets writes the routine of m exclusive ors of packets, driven by a list of terms by the
+// sums that they belong to (native/vector.go). Of each place in the packets all terms are
+// added before the next place, so that no sum is taken up again. That is as many streams as
+// there are packets in a row, too many for a CPU to foresee: each line is asked for one
+// block before its turn, at the end of a row in the next one.
+func packets(a isa, m, vectors int) {
+	name := fmt.Sprintf("packetsx%d%s", m, a.name)
+	TEXT(name, attr.NOSPLIT, "func(n, pos, rows, row int, in, out *[]byte, list *uint32, _ int)")
+	Pragma("noescape")
+	Doc(fmt.Sprintf("%s makes n bytes, a multiple of %d, of each packet of some rows.", name, a.width))
+	start := Load(Param("pos"), GP64())
+	in, out := Load(Param("in"), GP64()), Load(Param("out"), GP64())
+	rowsLeft, err := Param("rows").Resolve()
+	if err != nil {
+		panic(err)
+	}
+	wrap := Load(Param("row"), GP64()) // from the last block of a row to the first of the next
+	length := Load(Param("n"), GP64())
+	SUBQ(length, wrap)
+	ADDQ(U32(vectors*a.width), wrap)
+	Label("row")
+	n, pos := Load(Param("n"), GP64()), GP64()
+	MOVQ(start, pos)
+	blocks(n, pos, vectors, a.width, func(units int) {
+		label := func(name string, mask int) string { return fmt.Sprintf("%s%d_%d", name, mask, units) }
+		ahead, list := GP64(), Load(Param("list"), GP64())
+		MOVQ(U32(units*a.width), ahead)
+		CMPQ(n, U32(units*a.width))
+		CMOVQEQ(wrap, ahead)
+		acc := a.zeros(m * units)
+		at := 8 * m // of the next word behind list
+		for mask := 1; mask < 1<<m; mask++ {
+			left := GP64()
+			MOVL(Mem{Base: list, Disp: at}, left.As32())
+			ADDQ(Imm(4), list)
+			TESTQ(left, left)
+			JZ(LabelRef(label("end", mask)))
+			term := func() (vector func(u int) Mem) {
+				slice, p := GP64(), GP64()
+				MOVL(Mem{Base: list, Disp: at}, slice.As32())
+				MOVL(Mem{Base: list, Disp: at + 4}, p.As32())
+				ADDQ(Mem{Base: in, Index: slice, Scale: 1}, p)
+				a.ahead(p, pos, ahead, units)
+				ADDQ(Imm(8), list)
+				return func(u int) Mem { return Mem{Base: p, Index: pos, Scale: 1, Disp: u * a.width} }
+			}
+			t := a.vecs(units)
+			first := term()
+			for u := range units {
+				a.load(first(u), t[u])
+			}
+			Label(label("term", mask))
+			DECQ(left)
+			JZ(LabelRef(label("sum", mask)))
+			next := term()
+			for u := range units {
+				a.xorMem(next(u), t[u])
+			}
+			JMP(LabelRef(label("term", mask)))
+			Label(label("sum", mask))
+			for j := range m {
+				for u := range units {
+					if mask>>j&1 != 0 {
+						a.xor(t[u], acc[j*units+u])
+					}
+				}
+			}
+			Label(label("end", mask))
+		}
+		head := Load(Param("list"), GP64())
+		for j := range m {
+			slice, p := GP64(), GP64()
+			MOVL(Mem{Base: head, Disp: 8 * j}, slice.As32())
+			MOVL(Mem{Base: head, Disp: 8*j + 4}, p.As32())
+			ADDQ(Mem{Base: out, Index: slice, Scale: 1}, p)
+			for u := range units {
+				a.store(acc[j*units+u], Mem{Base: p, Index: pos, Scale: 1, Disp: u * a.width})
+			}
+		}
+	})
 	row := Load(Param("row"), GP64())
 	ADDQ(row, start)
 	DECQ(rowsLeft.Addr)
