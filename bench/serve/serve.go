@@ -258,7 +258,7 @@ func (r *run) loads() []load {
 		many = max(conns, int(float64(many)*r.Scale))
 		get := func(ctx context.Context) error { return r.get(ctx, archives, many, conns) }
 		return load{name: name, unit: unit, units: float64(many) / perUnit, validate: validate, alone: conns == 1,
-			ready: func(ctx context.Context) error { return r.get(ctx, archives, max(conns, many/20), conns) }, do: get}
+			ready: func(ctx context.Context) error { return r.get(ctx, archives, max(conns, many/2), conns) }, do: get}
 	}
 	perGiB := float64(1<<30) / float64(r.large[0].head.Length)
 	// Each time in another partition, and nothing is removed in between: ext4 looks at what was deleted lately whenever it makes a file.
