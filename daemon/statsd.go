@@ -13,7 +13,7 @@ import (
 )
 
 // Statsd sends what Swift sends to statsd, under its names. The zero value and nil send nothing. It is
-// goroutine-safe, and never waits for anybody: what can not be sent is lost.
+// goroutine-safe, and who tells it something never waits: what can not be sent is lost.
 type Statsd struct {
 	host, port, prefix string
 	rate, factor       float64
@@ -21,11 +21,18 @@ type Statsd struct {
 	closing context.Context
 	close   context.CancelFunc
 	lookups sync.WaitGroup
+	dialUDP func(ctx context.Context, network, address string) (net.Conn, error)
 
-	mu     sync.Mutex
-	conn   net.Conn  // nil: there is none
-	looked time.Time // when the host was looked up last
+	mu      sync.Mutex
+	closed  bool
+	conn    net.Conn  // nil: there is none
+	looked  time.Time // when the host was looked up last
+	looking bool      // a lookup is under way
+	waiting [][]byte  // told while the first one is, maxWaiting lines at most
 }
+
+// maxWaiting is how many lines are kept for an address: as many as a socket takes at once as a rule.
+const maxWaiting = 200
 
 // statsdLookup is how long an address is believed: whoever moves his statsd by its name need not
 // restart the daemons.
@@ -34,7 +41,7 @@ const statsdLookup = time.Minute
 // NewStatsd reads the options log_statsd_host, _port, _default_sample_rate, _sample_rate_factor and
 // _metric_prefix. Names begin with that prefix and log_name, default name. Swift: common/utils.py, get_logger and StatsdClient.
 func NewStatsd(sec *conf.Section, name string) (*Statsd, error) {
-	s := &Statsd{host: sec.Get("log_statsd_host", "")}
+	s := &Statsd{host: sec.Get("log_statsd_host", ""), dialUDP: new(net.Dialer).DialContext}
 	s.closing, s.close = context.WithCancel(context.Background())
 	port, err := sec.Int("log_statsd_port", 8125)
 	if err != nil {
@@ -99,31 +106,41 @@ func (s *Statsd) send(metric, value, kind string, rate float64) {
 		}
 		line = strconv.AppendFloat(append(line, "|@"...), rate, 'f', -1, 64)
 	}
-	if c := s.socket(); c != nil {
+	s.mu.Lock()
+	c := s.socket()
+	if c == nil && s.looking && len(s.waiting) < maxWaiting {
+		s.waiting = append(s.waiting, line)
+	}
+	s.mu.Unlock()
+	if c != nil {
 		_, _ = c.Write(line) // as a rule nobody listens, if it fails
 	}
 }
 
 // socket is connected to the address that the host had when it was looked up last. A name is looked up by a goroutine of its own:
-// resolvers take their time.
+// resolvers take their time. The mutex is held.
 func (s *Statsd) socket() net.Conn {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if s.closing.Err() != nil || time.Since(s.looked) < statsdLookup {
+	if s.closed || time.Since(s.looked) < statsdLookup {
 		return s.conn
 	}
 	s.looked = time.Now()
-	if _, err := netip.ParseAddr(s.host); err != nil {
-		s.lookups.Go(func() {
-			if c := s.dial(); c != nil {
-				s.mu.Lock()
-				defer s.mu.Unlock()
-				s.use(c)
-			}
-		})
-	} else if c := s.dial(); c != nil {
-		s.use(c)
+	if _, err := netip.ParseAddr(s.host); err == nil {
+		s.use(s.dial())
+		return s.conn
 	}
+	s.looking = true
+	s.lookups.Go(func() {
+		c := s.dial()
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		s.use(c)
+		if s.conn != nil {
+			for _, line := range s.waiting {
+				_, _ = s.conn.Write(line)
+			}
+		}
+		s.looking, s.waiting = false, nil
+	})
 	return s.conn
 }
 
@@ -131,18 +148,24 @@ func (s *Statsd) socket() net.Conn {
 func (s *Statsd) dial() net.Conn {
 	ctx, cancel := context.WithTimeout(s.closing, lookupTime)
 	defer cancel()
-	c, err := new(net.Dialer).DialContext(ctx, "udp", net.JoinHostPort(s.host, s.port))
+	c, err := s.dialUDP(ctx, "udp", net.JoinHostPort(s.host, s.port))
 	if err != nil {
 		return nil
 	}
 	return c
 }
 
-// lookupTime is how long a resolver is waited for.
-const lookupTime = 10 * time.Second
+// lookupTime is how long a resolver is waited for; closeTime is, where lines wait for it too, when the daemon ends.
+const (
+	lookupTime = 10 * time.Second
+	closeTime  = time.Second
+)
 
-// use takes a socket in place of the one before. The mutex is held.
+// use takes a socket, if there is one, in place of the one before. The mutex is held.
 func (s *Statsd) use(c net.Conn) {
+	if c == nil {
+		return
+	}
 	if s.conn != nil {
 		s.conn.Close()
 	}
@@ -155,10 +178,19 @@ func (s *Statsd) Close() {
 		return
 	}
 	s.mu.Lock()
-	s.close() // under the mutex: no lookup begins any more
+	s.closed = true // no lookup begins any more
+	patience := time.Duration(0)
+	if len(s.waiting) > 0 {
+		patience = closeTime
+	}
 	s.mu.Unlock()
+	defer time.AfterFunc(patience, s.close).Stop()
 	s.lookups.Wait()
+	s.close()
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.use(nil)
+	if s.conn != nil {
+		s.conn.Close()
+		s.conn = nil
+	}
 }

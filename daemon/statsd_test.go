@@ -1,6 +1,9 @@
 package daemon
 
 import (
+	"context"
+	"errors"
+	"fmt"
 	"net"
 	"strconv"
 	"testing"
@@ -103,46 +106,76 @@ json.dump(True, sys.stdout)
 	}
 }
 
-// A host with a name is found, and who tells of something never waits for the resolver.
+// A host with a name is found aside: who tells of something never waits for the resolver, and what is told meanwhile is sent when the
+// address is known, also when the daemon ends before.
 func TestStatsdHostsAreLookedUpAside(t *testing.T) {
-	here, err := net.ListenPacket("udp", "127.0.0.1:0")
+	l, err := net.ListenPacket("udp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer here.Close()
-	_, port, _ := net.SplitHostPort(here.LocalAddr().String())
-	told := make(chan bool, 100)
-	hear := func(l net.PacketConn) {
-		for buf := make([]byte, 100); ; told <- true {
-			if _, _, err := l.ReadFrom(buf); err != nil {
-				return
-			}
-		}
-	}
-	go hear(here)
-	if six, err := net.ListenPacket("udp", "[::1]:"+port); err == nil {
-		defer six.Close()
-		go hear(six)
-	}
-	for host, exists := range map[string]bool{"localhost": true, "no-such-host.invalid": false} {
-		s, err := NewStatsd(conf.NewSection("x", "x.conf", map[string]string{"log_statsd_host": host, "log_statsd_port": port}), "x")
+	defer l.Close()
+	l.(*net.UDPConn).SetReadBuffer(1 << 20)
+	host := conf.NewSection("x", "x.conf", map[string]string{"log_statsd_host": "stats.invalid"})
+	const many = maxWaiting + 10
+	for _, ends := range []bool{false, true} {
+		s, err := NewStatsd(host, "x")
 		if err != nil {
 			t.Fatal(err)
 		}
-		for deadline := time.Now().Add(20 * time.Second); exists; time.Sleep(time.Millisecond) {
-			s.Increment("x")
-			if len(told) > 0 {
-				break
+		asked, answer := make(chan string, 2), make(chan bool)
+		s.dialUDP = func(ctx context.Context, network, address string) (net.Conn, error) {
+			asked <- address
+			<-answer
+			return new(net.Dialer).DialContext(context.WithoutCancel(ctx), network, l.LocalAddr().String())
+		}
+		for i := range many {
+			s.Add("x", i)
+		}
+		if got := <-asked; got != "stats.invalid:8125" {
+			t.Errorf("%s is looked up", got)
+		}
+		closed := make(chan bool)
+		if ends {
+			go func() { s.Close(); close(closed) }()
+		}
+		close(answer)
+		for i := range maxWaiting {
+			buf := make([]byte, 100)
+			l.SetReadDeadline(time.Now().Add(20 * time.Second))
+			n, _, err := l.ReadFrom(buf)
+			if want := fmt.Sprintf("x.x:%d|c", i); err != nil || string(buf[:n]) != want {
+				t.Fatalf("ends %v: %v, %q, want %q", ends, err, buf[:n], want)
 			}
-			if time.Now().After(deadline) {
-				t.Fatalf("%s hears nothing", host)
+		}
+		if !ends {
+			s.Close()
+		} else {
+			<-closed
+		}
+		s.Increment("x")
+		if s.conn != nil || len(s.waiting) > 0 || len(asked) > 0 {
+			t.Errorf("ends %v: a socket, lines or a lookup are left", ends)
+		}
+	}
+}
+
+// A host that is not found, and a resolver that does not answer, hold up nothing for long.
+func TestStatsdHostsThatAreNotFound(t *testing.T) {
+	for _, hangs := range []bool{false, true} {
+		s, err := NewStatsd(conf.NewSection("x", "x.conf", map[string]string{"log_statsd_host": "stats.invalid"}), "x")
+		if err != nil {
+			t.Fatal(err)
+		}
+		s.dialUDP = func(ctx context.Context, _, _ string) (net.Conn, error) {
+			if hangs {
+				<-ctx.Done()
 			}
+			return nil, errors.New("no such host")
 		}
 		s.Increment("x")
 		s.Close()
-		s.Increment("x")
-		if s.conn != nil {
-			t.Errorf("%s: a socket is left", host)
+		if s.conn != nil || len(s.waiting) > 0 || s.looking {
+			t.Errorf("hangs %v: something is left", hangs)
 		}
 	}
 }

@@ -2,6 +2,7 @@ package native_test
 
 import (
 	"bytes"
+	"encoding/binary"
 	"fmt"
 	"math/rand/v2"
 	"os"
@@ -351,21 +352,7 @@ func TestKernelsAgreeWithPlainOnLongRegions(t *testing.T) {
 // read: at their ends, then at their starts.
 func TestKernelsTouchNothingBesideTheirRegions(t *testing.T) {
 	page := os.Getpagesize()
-	const most = 4 + 10 // inputs and outputs of a sample
-	var areas [most][]byte
-	for i := range areas {
-		b, err := unix.Mmap(-1, 0, 3*page, unix.PROT_READ|unix.PROT_WRITE, unix.MAP_ANONYMOUS|unix.MAP_PRIVATE)
-		if err != nil {
-			t.Fatal(err)
-		}
-		defer func() { _ = unix.Munmap(b) }()
-		for _, guard := range [][]byte{b[:page], b[2*page:]} {
-			if err := unix.Mprotect(guard, unix.PROT_NONE); err != nil {
-				t.Fatal(err)
-			}
-		}
-		areas[i] = b[page : 2*page]
-	}
+	areas := guarded(t, 4+10, page) // inputs and outputs of a sample
 	for _, s := range samples(rand.NewChaCha8([32]byte{4})) {
 		for _, k := range append(s.kernels(), plain(t)) {
 			p := s.make(k)
@@ -383,6 +370,83 @@ func TestKernelsTouchNothingBesideTheirRegions(t *testing.T) {
 				}
 			}
 		}
+	}
+}
+
+// guarded returns areas of whole pages between pages that must not be touched.
+func guarded(t *testing.T, count, size int) [][]byte {
+	page := os.Getpagesize()
+	var areas [][]byte
+	for range count {
+		b, err := unix.Mmap(-1, 0, size+2*page, unix.PROT_READ|unix.PROT_WRITE, unix.MAP_ANONYMOUS|unix.MAP_PRIVATE)
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { _ = unix.Munmap(b) })
+		for _, guard := range [][]byte{b[:page], b[page+size:]} {
+			if err := unix.Mprotect(guard, unix.PROT_NONE); err != nil {
+				t.Fatal(err)
+			}
+		}
+		areas = append(areas, b[page:page+size])
+	}
+	return areas
+}
+
+// Packets of sizes that are blocks of all routines, of some and of none, in few rows and in
+// several passes, between pages that must not be touched.
+func TestPacketsOfManySizesAgreeWithPlain(t *testing.T) {
+	const most = 1 << 18
+	rnd := rand.New(rand.NewChaCha8([32]byte{7}))
+	areas := guarded(t, 10+4, most)
+	for _, area := range areas {
+		fillRandom(rnd, area)
+	}
+	for _, size := range []int{16, 64, 96, 128, 192, 256, 320, 448, 576, 1024, 1088, 8192, 8256, 16448} {
+		for _, w := range []int{2, 4, 7} {
+			for outs := 1; outs <= 4; outs++ {
+				ins, rows := []int{1, 3, 10}[rnd.IntN(3)], 1+rnd.IntN(min(3, most/(w*size)))
+				n := rows * w * size
+				sums := make([][]int, outs*w)
+				for l := range sums {
+					for p := range ins * w {
+						if rnd.IntN(2) == 0 {
+							sums[l] = append(sums[l], p)
+						}
+					}
+				}
+				var slices, right [][]byte
+				for _, area := range areas[:ins+outs] {
+					if rnd.IntN(2) == 0 {
+						area = area[len(area)-n:]
+					}
+					slices = append(slices, area[:n:n])
+				}
+				in, out := slices[:ins], slices[ins:]
+				plain(t).GF2(ins, w, size, sums).Run(out, in)
+				for _, o := range out {
+					right = append(right, bytes.Clone(o))
+				}
+				for _, k := range native.Kernels() {
+					for _, o := range out {
+						fillRandom(rnd, o)
+					}
+					k.GF2(ins, w, size, sums).Run(out, in) // a fault ends the process
+					for j := range out {
+						if !bytes.Equal(out[j], right[j]) {
+							t.Errorf("%s: %d inputs, %d outputs, %d rows of %d packets of %d bytes: output %d is not as plain makes it",
+								k.Name(), ins, outs, rows, w, size, j)
+						}
+					}
+				}
+			}
+		}
+	}
+}
+
+func fillRandom(rnd *rand.Rand, b []byte) {
+	for i := 0; i+8 <= len(b); i += 8 {
+		binary.LittleEndian.PutUint64(b[i:], rnd.Uint64())
 	}
 }
 
@@ -475,8 +539,8 @@ func TestRunOnWrongSlicesPanics(t *testing.T) {
 
 func TestRunAllocatesNothing(t *testing.T) {
 	rnd := rand.NewChaCha8([32]byte{4})
-	in, _ := regions(rnd, 3, 6560, 0)
-	out, _ := regions(rnd, 2, 6560, 0)
+	in, _ := regions(rnd, 3, 6<<10, 0)
+	out, _ := regions(rnd, 2, 6<<10, 0)
 	for _, k := range native.Kernels() {
 		if isLibrary(k) {
 			continue // what the libraries do is theirs
@@ -484,7 +548,7 @@ func TestRunAllocatesNothing(t *testing.T) {
 		for name, p := range map[string]native.Program{
 			"GF8":  k.GF8([][]byte{{2, 3, 4}, {1, 0, 255}}),
 			"GF16": k.GF16([][]uint16{{2, 3, 4}, {1, 0, 65535}}),
-			"GF2":  k.GF2(3, 2, 16, [][]int{{0, 1}, {2, 3, 4}, {5}, {}}),
+			"GF2":  k.GF2(3, 2, 1024, [][]int{{0, 1}, {2, 3, 4}, {5}, {}}),
 		} {
 			if n := testing.AllocsPerRun(20, func() { p.Run(out, in) }); n != 0 {
 				t.Errorf("%s %s: %v allocations", k.Name(), name, n)

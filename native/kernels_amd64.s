@@ -47,7 +47,7 @@ wide:
 zeros8:
 	MOVL    (BX), R11
 	MOVQ    $0x00000200, R12
-	MOVQ    $0x00001000, R10
+	MOVQ    $0x00000400, R10
 	CMPQ    R11, $0x06
 	CMOVQLT R10, R12
 	LEAQ    20(BX), R10
@@ -110,7 +110,7 @@ narrow:
 zeros1:
 	MOVL    (BX), R11
 	MOVQ    $0x00000200, R12
-	MOVQ    $0x00001000, R10
+	MOVQ    $0x00000400, R10
 	CMPQ    R11, $0x06
 	CMOVQLT R10, R12
 	LEAQ    20(BX), R10
@@ -158,7 +158,6 @@ TEXT ·packetsx1Avx512(SB), NOSPLIT, $0-64
 	MOVQ row+24(FP), BX
 	MOVQ n+0(FP), SI
 	SUBQ SI, BX
-	ADDQ $0x00000100, BX
 
 row:
 	MOVQ n+0(FP), SI
@@ -167,44 +166,45 @@ row:
 wide:
 	CMPQ       SI, $0x00000100
 	JLT        narrow
-	MOVQ       list+48(FP), R9
+	MOVQ       list+48(FP), R10
 	MOVQ       $0x00000100, R8
+	LEAQ       256(BX), R9
 	CMPQ       SI, $0x00000100
-	CMOVQEQ    BX, R8
+	CMOVQEQ    R9, R8
 	VPXORQ     Z4, Z4, Z0
 	VPXORQ     Z4, Z4, Z1
 	VPXORQ     Z4, Z4, Z2
 	VPXORQ     Z4, Z4, Z3
-	MOVL       8(R9), R10
-	ADDQ       $0x04, R9
-	TESTQ      R10, R10
+	MOVL       8(R10), R9
+	ADDQ       $0x04, R10
+	TESTQ      R9, R9
 	JZ         end1_4
-	MOVL       8(R9), R11
-	MOVL       12(R9), R12
+	MOVL       8(R10), R11
+	MOVL       12(R10), R12
 	ADDQ       (CX)(R11*1), R12
 	LEAQ       (R12)(R8*1), R11
 	PREFETCHT0 (R11)(DI*1)
 	PREFETCHT0 64(R11)(DI*1)
 	PREFETCHT0 128(R11)(DI*1)
 	PREFETCHT0 192(R11)(DI*1)
-	ADDQ       $0x08, R9
+	ADDQ       $0x08, R10
 	VMOVDQU64  (R12)(DI*1), Z5
 	VMOVDQU64  64(R12)(DI*1), Z6
 	VMOVDQU64  128(R12)(DI*1), Z7
 	VMOVDQU64  192(R12)(DI*1), Z8
 
 term1_4:
-	DECQ       R10
+	DECQ       R9
 	JZ         sum1_4
-	MOVL       8(R9), R11
-	MOVL       12(R9), R12
+	MOVL       8(R10), R11
+	MOVL       12(R10), R12
 	ADDQ       (CX)(R11*1), R12
 	LEAQ       (R12)(R8*1), R11
 	PREFETCHT0 (R11)(DI*1)
 	PREFETCHT0 64(R11)(DI*1)
 	PREFETCHT0 128(R11)(DI*1)
 	PREFETCHT0 192(R11)(DI*1)
-	ADDQ       $0x08, R9
+	ADDQ       $0x08, R10
 	VPXORQ     (R12)(DI*1), Z5, Z5
 	VPXORQ     64(R12)(DI*1), Z6, Z6
 	VPXORQ     128(R12)(DI*1), Z7, Z7
@@ -233,32 +233,33 @@ end1_4:
 narrow:
 	CMPQ       SI, $0x00000040
 	JLT        done
-	MOVQ       list+48(FP), R9
+	MOVQ       list+48(FP), R10
 	MOVQ       $0x00000040, R8
+	LEAQ       64(BX), R9
 	CMPQ       SI, $0x00000040
-	CMOVQEQ    BX, R8
+	CMOVQEQ    R9, R8
 	VPXORQ     Z4, Z4, Z0
-	MOVL       8(R9), R10
-	ADDQ       $0x04, R9
-	TESTQ      R10, R10
+	MOVL       8(R10), R9
+	ADDQ       $0x04, R10
+	TESTQ      R9, R9
 	JZ         end1_1
-	MOVL       8(R9), R11
-	MOVL       12(R9), R12
+	MOVL       8(R10), R11
+	MOVL       12(R10), R12
 	ADDQ       (CX)(R11*1), R12
 	LEAQ       (R12)(R8*1), R11
 	PREFETCHT0 (R11)(DI*1)
-	ADDQ       $0x08, R9
+	ADDQ       $0x08, R10
 	VMOVDQU64  (R12)(DI*1), Z1
 
 term1_1:
-	DECQ       R10
+	DECQ       R9
 	JZ         sum1_1
-	MOVL       8(R9), R11
-	MOVL       12(R9), R12
+	MOVL       8(R10), R11
+	MOVL       12(R10), R12
 	ADDQ       (CX)(R11*1), R12
 	LEAQ       (R12)(R8*1), R11
 	PREFETCHT0 (R11)(DI*1)
-	ADDQ       $0x08, R9
+	ADDQ       $0x08, R10
 	VPXORQ     (R12)(DI*1), Z1, Z1
 	JMP        term1_1
 
@@ -611,7 +612,7 @@ wide:
 zeros8:
 	MOVL    (BX), R11
 	MOVQ    $0x00000200, R12
-	MOVQ    $0x00001000, R10
+	MOVQ    $0x00000400, R10
 	CMPQ    R11, $0x06
 	CMOVQLT R10, R12
 	LEAQ    28(BX), R10
@@ -714,7 +715,7 @@ narrow:
 zeros1:
 	MOVL    (BX), R11
 	MOVQ    $0x00000200, R12
-	MOVQ    $0x00001000, R10
+	MOVQ    $0x00000400, R10
 	CMPQ    R11, $0x06
 	CMOVQLT R10, R12
 	LEAQ    28(BX), R10
@@ -776,7 +777,6 @@ TEXT ·packetsx2Avx512(SB), NOSPLIT, $0-64
 	MOVQ row+24(FP), BX
 	MOVQ n+0(FP), SI
 	SUBQ SI, BX
-	ADDQ $0x00000100, BX
 
 row:
 	MOVQ n+0(FP), SI
@@ -785,10 +785,11 @@ row:
 wide:
 	CMPQ       SI, $0x00000100
 	JLT        narrow
-	MOVQ       list+48(FP), R9
+	MOVQ       list+48(FP), R10
 	MOVQ       $0x00000100, R8
+	LEAQ       256(BX), R9
 	CMPQ       SI, $0x00000100
-	CMOVQEQ    BX, R8
+	CMOVQEQ    R9, R8
 	VPXORQ     Z8, Z8, Z0
 	VPXORQ     Z8, Z8, Z1
 	VPXORQ     Z8, Z8, Z2
@@ -797,36 +798,36 @@ wide:
 	VPXORQ     Z8, Z8, Z5
 	VPXORQ     Z8, Z8, Z6
 	VPXORQ     Z8, Z8, Z7
-	MOVL       16(R9), R10
-	ADDQ       $0x04, R9
-	TESTQ      R10, R10
+	MOVL       16(R10), R9
+	ADDQ       $0x04, R10
+	TESTQ      R9, R9
 	JZ         end1_4
-	MOVL       16(R9), R11
-	MOVL       20(R9), R12
+	MOVL       16(R10), R11
+	MOVL       20(R10), R12
 	ADDQ       (CX)(R11*1), R12
 	LEAQ       (R12)(R8*1), R11
 	PREFETCHT0 (R11)(DI*1)
 	PREFETCHT0 64(R11)(DI*1)
 	PREFETCHT0 128(R11)(DI*1)
 	PREFETCHT0 192(R11)(DI*1)
-	ADDQ       $0x08, R9
+	ADDQ       $0x08, R10
 	VMOVDQU64  (R12)(DI*1), Z9
 	VMOVDQU64  64(R12)(DI*1), Z10
 	VMOVDQU64  128(R12)(DI*1), Z11
 	VMOVDQU64  192(R12)(DI*1), Z12
 
 term1_4:
-	DECQ       R10
+	DECQ       R9
 	JZ         sum1_4
-	MOVL       16(R9), R11
-	MOVL       20(R9), R12
+	MOVL       16(R10), R11
+	MOVL       20(R10), R12
 	ADDQ       (CX)(R11*1), R12
 	LEAQ       (R12)(R8*1), R11
 	PREFETCHT0 (R11)(DI*1)
 	PREFETCHT0 64(R11)(DI*1)
 	PREFETCHT0 128(R11)(DI*1)
 	PREFETCHT0 192(R11)(DI*1)
-	ADDQ       $0x08, R9
+	ADDQ       $0x08, R10
 	VPXORQ     (R12)(DI*1), Z9, Z9
 	VPXORQ     64(R12)(DI*1), Z10, Z10
 	VPXORQ     128(R12)(DI*1), Z11, Z11
@@ -840,36 +841,36 @@ sum1_4:
 	VPXORQ Z12, Z3, Z3
 
 end1_4:
-	MOVL       16(R9), R10
-	ADDQ       $0x04, R9
-	TESTQ      R10, R10
+	MOVL       16(R10), R9
+	ADDQ       $0x04, R10
+	TESTQ      R9, R9
 	JZ         end2_4
-	MOVL       16(R9), R11
-	MOVL       20(R9), R12
+	MOVL       16(R10), R11
+	MOVL       20(R10), R12
 	ADDQ       (CX)(R11*1), R12
 	LEAQ       (R12)(R8*1), R11
 	PREFETCHT0 (R11)(DI*1)
 	PREFETCHT0 64(R11)(DI*1)
 	PREFETCHT0 128(R11)(DI*1)
 	PREFETCHT0 192(R11)(DI*1)
-	ADDQ       $0x08, R9
+	ADDQ       $0x08, R10
 	VMOVDQU64  (R12)(DI*1), Z9
 	VMOVDQU64  64(R12)(DI*1), Z10
 	VMOVDQU64  128(R12)(DI*1), Z11
 	VMOVDQU64  192(R12)(DI*1), Z12
 
 term2_4:
-	DECQ       R10
+	DECQ       R9
 	JZ         sum2_4
-	MOVL       16(R9), R11
-	MOVL       20(R9), R12
+	MOVL       16(R10), R11
+	MOVL       20(R10), R12
 	ADDQ       (CX)(R11*1), R12
 	LEAQ       (R12)(R8*1), R11
 	PREFETCHT0 (R11)(DI*1)
 	PREFETCHT0 64(R11)(DI*1)
 	PREFETCHT0 128(R11)(DI*1)
 	PREFETCHT0 192(R11)(DI*1)
-	ADDQ       $0x08, R9
+	ADDQ       $0x08, R10
 	VPXORQ     (R12)(DI*1), Z9, Z9
 	VPXORQ     64(R12)(DI*1), Z10, Z10
 	VPXORQ     128(R12)(DI*1), Z11, Z11
@@ -883,36 +884,36 @@ sum2_4:
 	VPXORQ Z12, Z7, Z7
 
 end2_4:
-	MOVL       16(R9), R10
-	ADDQ       $0x04, R9
-	TESTQ      R10, R10
+	MOVL       16(R10), R9
+	ADDQ       $0x04, R10
+	TESTQ      R9, R9
 	JZ         end3_4
-	MOVL       16(R9), R11
-	MOVL       20(R9), R12
+	MOVL       16(R10), R11
+	MOVL       20(R10), R12
 	ADDQ       (CX)(R11*1), R12
 	LEAQ       (R12)(R8*1), R11
 	PREFETCHT0 (R11)(DI*1)
 	PREFETCHT0 64(R11)(DI*1)
 	PREFETCHT0 128(R11)(DI*1)
 	PREFETCHT0 192(R11)(DI*1)
-	ADDQ       $0x08, R9
+	ADDQ       $0x08, R10
 	VMOVDQU64  (R12)(DI*1), Z9
 	VMOVDQU64  64(R12)(DI*1), Z10
 	VMOVDQU64  128(R12)(DI*1), Z11
 	VMOVDQU64  192(R12)(DI*1), Z12
 
 term3_4:
-	DECQ       R10
+	DECQ       R9
 	JZ         sum3_4
-	MOVL       16(R9), R11
-	MOVL       20(R9), R12
+	MOVL       16(R10), R11
+	MOVL       20(R10), R12
 	ADDQ       (CX)(R11*1), R12
 	LEAQ       (R12)(R8*1), R11
 	PREFETCHT0 (R11)(DI*1)
 	PREFETCHT0 64(R11)(DI*1)
 	PREFETCHT0 128(R11)(DI*1)
 	PREFETCHT0 192(R11)(DI*1)
-	ADDQ       $0x08, R9
+	ADDQ       $0x08, R10
 	VPXORQ     (R12)(DI*1), Z9, Z9
 	VPXORQ     64(R12)(DI*1), Z10, Z10
 	VPXORQ     128(R12)(DI*1), Z11, Z11
@@ -952,33 +953,34 @@ end3_4:
 narrow:
 	CMPQ       SI, $0x00000040
 	JLT        done
-	MOVQ       list+48(FP), R9
+	MOVQ       list+48(FP), R10
 	MOVQ       $0x00000040, R8
+	LEAQ       64(BX), R9
 	CMPQ       SI, $0x00000040
-	CMOVQEQ    BX, R8
+	CMOVQEQ    R9, R8
 	VPXORQ     Z8, Z8, Z0
 	VPXORQ     Z8, Z8, Z1
-	MOVL       16(R9), R10
-	ADDQ       $0x04, R9
-	TESTQ      R10, R10
+	MOVL       16(R10), R9
+	ADDQ       $0x04, R10
+	TESTQ      R9, R9
 	JZ         end1_1
-	MOVL       16(R9), R11
-	MOVL       20(R9), R12
+	MOVL       16(R10), R11
+	MOVL       20(R10), R12
 	ADDQ       (CX)(R11*1), R12
 	LEAQ       (R12)(R8*1), R11
 	PREFETCHT0 (R11)(DI*1)
-	ADDQ       $0x08, R9
+	ADDQ       $0x08, R10
 	VMOVDQU64  (R12)(DI*1), Z2
 
 term1_1:
-	DECQ       R10
+	DECQ       R9
 	JZ         sum1_1
-	MOVL       16(R9), R11
-	MOVL       20(R9), R12
+	MOVL       16(R10), R11
+	MOVL       20(R10), R12
 	ADDQ       (CX)(R11*1), R12
 	LEAQ       (R12)(R8*1), R11
 	PREFETCHT0 (R11)(DI*1)
-	ADDQ       $0x08, R9
+	ADDQ       $0x08, R10
 	VPXORQ     (R12)(DI*1), Z2, Z2
 	JMP        term1_1
 
@@ -986,27 +988,27 @@ sum1_1:
 	VPXORQ Z2, Z0, Z0
 
 end1_1:
-	MOVL       16(R9), R10
-	ADDQ       $0x04, R9
-	TESTQ      R10, R10
+	MOVL       16(R10), R9
+	ADDQ       $0x04, R10
+	TESTQ      R9, R9
 	JZ         end2_1
-	MOVL       16(R9), R11
-	MOVL       20(R9), R12
+	MOVL       16(R10), R11
+	MOVL       20(R10), R12
 	ADDQ       (CX)(R11*1), R12
 	LEAQ       (R12)(R8*1), R11
 	PREFETCHT0 (R11)(DI*1)
-	ADDQ       $0x08, R9
+	ADDQ       $0x08, R10
 	VMOVDQU64  (R12)(DI*1), Z2
 
 term2_1:
-	DECQ       R10
+	DECQ       R9
 	JZ         sum2_1
-	MOVL       16(R9), R11
-	MOVL       20(R9), R12
+	MOVL       16(R10), R11
+	MOVL       20(R10), R12
 	ADDQ       (CX)(R11*1), R12
 	LEAQ       (R12)(R8*1), R11
 	PREFETCHT0 (R11)(DI*1)
-	ADDQ       $0x08, R9
+	ADDQ       $0x08, R10
 	VPXORQ     (R12)(DI*1), Z2, Z2
 	JMP        term2_1
 
@@ -1014,27 +1016,27 @@ sum2_1:
 	VPXORQ Z2, Z1, Z1
 
 end2_1:
-	MOVL       16(R9), R10
-	ADDQ       $0x04, R9
-	TESTQ      R10, R10
+	MOVL       16(R10), R9
+	ADDQ       $0x04, R10
+	TESTQ      R9, R9
 	JZ         end3_1
-	MOVL       16(R9), R11
-	MOVL       20(R9), R12
+	MOVL       16(R10), R11
+	MOVL       20(R10), R12
 	ADDQ       (CX)(R11*1), R12
 	LEAQ       (R12)(R8*1), R11
 	PREFETCHT0 (R11)(DI*1)
-	ADDQ       $0x08, R9
+	ADDQ       $0x08, R10
 	VMOVDQU64  (R12)(DI*1), Z2
 
 term3_1:
-	DECQ       R10
+	DECQ       R9
 	JZ         sum3_1
-	MOVL       16(R9), R11
-	MOVL       20(R9), R12
+	MOVL       16(R10), R11
+	MOVL       20(R10), R12
 	ADDQ       (CX)(R11*1), R12
 	LEAQ       (R12)(R8*1), R11
 	PREFETCHT0 (R11)(DI*1)
-	ADDQ       $0x08, R9
+	ADDQ       $0x08, R10
 	VPXORQ     (R12)(DI*1), Z2, Z2
 	JMP        term3_1
 
@@ -1452,7 +1454,7 @@ wide:
 zeros4:
 	MOVL    (BX), R11
 	MOVQ    $0x00000200, R12
-	MOVQ    $0x00001000, R10
+	MOVQ    $0x00000400, R10
 	CMPQ    R11, $0x06
 	CMOVQLT R10, R12
 	LEAQ    36(BX), R10
@@ -1551,7 +1553,7 @@ narrow:
 zeros1:
 	MOVL    (BX), R11
 	MOVQ    $0x00000200, R12
-	MOVQ    $0x00001000, R10
+	MOVQ    $0x00000400, R10
 	CMPQ    R11, $0x06
 	CMOVQLT R10, R12
 	LEAQ    36(BX), R10
@@ -1622,7 +1624,6 @@ TEXT ·packetsx3Avx512(SB), NOSPLIT, $0-64
 	MOVQ row+24(FP), BX
 	MOVQ n+0(FP), SI
 	SUBQ SI, BX
-	ADDQ $0x00000100, BX
 
 row:
 	MOVQ n+0(FP), SI
@@ -1631,10 +1632,11 @@ row:
 wide:
 	CMPQ       SI, $0x00000100
 	JLT        narrow
-	MOVQ       list+48(FP), R9
+	MOVQ       list+48(FP), R10
 	MOVQ       $0x00000100, R8
+	LEAQ       256(BX), R9
 	CMPQ       SI, $0x00000100
-	CMOVQEQ    BX, R8
+	CMOVQEQ    R9, R8
 	VPXORQ     Z12, Z12, Z0
 	VPXORQ     Z12, Z12, Z1
 	VPXORQ     Z12, Z12, Z2
@@ -1647,36 +1649,36 @@ wide:
 	VPXORQ     Z12, Z12, Z9
 	VPXORQ     Z12, Z12, Z10
 	VPXORQ     Z12, Z12, Z11
-	MOVL       24(R9), R10
-	ADDQ       $0x04, R9
-	TESTQ      R10, R10
+	MOVL       24(R10), R9
+	ADDQ       $0x04, R10
+	TESTQ      R9, R9
 	JZ         end1_4
-	MOVL       24(R9), R11
-	MOVL       28(R9), R12
+	MOVL       24(R10), R11
+	MOVL       28(R10), R12
 	ADDQ       (CX)(R11*1), R12
 	LEAQ       (R12)(R8*1), R11
 	PREFETCHT0 (R11)(DI*1)
 	PREFETCHT0 64(R11)(DI*1)
 	PREFETCHT0 128(R11)(DI*1)
 	PREFETCHT0 192(R11)(DI*1)
-	ADDQ       $0x08, R9
+	ADDQ       $0x08, R10
 	VMOVDQU64  (R12)(DI*1), Z13
 	VMOVDQU64  64(R12)(DI*1), Z14
 	VMOVDQU64  128(R12)(DI*1), Z15
 	VMOVDQU64  192(R12)(DI*1), Z16
 
 term1_4:
-	DECQ       R10
+	DECQ       R9
 	JZ         sum1_4
-	MOVL       24(R9), R11
-	MOVL       28(R9), R12
+	MOVL       24(R10), R11
+	MOVL       28(R10), R12
 	ADDQ       (CX)(R11*1), R12
 	LEAQ       (R12)(R8*1), R11
 	PREFETCHT0 (R11)(DI*1)
 	PREFETCHT0 64(R11)(DI*1)
 	PREFETCHT0 128(R11)(DI*1)
 	PREFETCHT0 192(R11)(DI*1)
-	ADDQ       $0x08, R9
+	ADDQ       $0x08, R10
 	VPXORQ     (R12)(DI*1), Z13, Z13
 	VPXORQ     64(R12)(DI*1), Z14, Z14
 	VPXORQ     128(R12)(DI*1), Z15, Z15
@@ -1690,36 +1692,36 @@ sum1_4:
 	VPXORQ Z16, Z3, Z3
 
 end1_4:
-	MOVL       24(R9), R10
-	ADDQ       $0x04, R9
-	TESTQ      R10, R10
+	MOVL       24(R10), R9
+	ADDQ       $0x04, R10
+	TESTQ      R9, R9
 	JZ         end2_4
-	MOVL       24(R9), R11
-	MOVL       28(R9), R12
+	MOVL       24(R10), R11
+	MOVL       28(R10), R12
 	ADDQ       (CX)(R11*1), R12
 	LEAQ       (R12)(R8*1), R11
 	PREFETCHT0 (R11)(DI*1)
 	PREFETCHT0 64(R11)(DI*1)
 	PREFETCHT0 128(R11)(DI*1)
 	PREFETCHT0 192(R11)(DI*1)
-	ADDQ       $0x08, R9
+	ADDQ       $0x08, R10
 	VMOVDQU64  (R12)(DI*1), Z13
 	VMOVDQU64  64(R12)(DI*1), Z14
 	VMOVDQU64  128(R12)(DI*1), Z15
 	VMOVDQU64  192(R12)(DI*1), Z16
 
 term2_4:
-	DECQ       R10
+	DECQ       R9
 	JZ         sum2_4
-	MOVL       24(R9), R11
-	MOVL       28(R9), R12
+	MOVL       24(R10), R11
+	MOVL       28(R10), R12
 	ADDQ       (CX)(R11*1), R12
 	LEAQ       (R12)(R8*1), R11
 	PREFETCHT0 (R11)(DI*1)
 	PREFETCHT0 64(R11)(DI*1)
 	PREFETCHT0 128(R11)(DI*1)
 	PREFETCHT0 192(R11)(DI*1)
-	ADDQ       $0x08, R9
+	ADDQ       $0x08, R10
 	VPXORQ     (R12)(DI*1), Z13, Z13
 	VPXORQ     64(R12)(DI*1), Z14, Z14
 	VPXORQ     128(R12)(DI*1), Z15, Z15
@@ -1733,36 +1735,36 @@ sum2_4:
 	VPXORQ Z16, Z7, Z7
 
 end2_4:
-	MOVL       24(R9), R10
-	ADDQ       $0x04, R9
-	TESTQ      R10, R10
+	MOVL       24(R10), R9
+	ADDQ       $0x04, R10
+	TESTQ      R9, R9
 	JZ         end3_4
-	MOVL       24(R9), R11
-	MOVL       28(R9), R12
+	MOVL       24(R10), R11
+	MOVL       28(R10), R12
 	ADDQ       (CX)(R11*1), R12
 	LEAQ       (R12)(R8*1), R11
 	PREFETCHT0 (R11)(DI*1)
 	PREFETCHT0 64(R11)(DI*1)
 	PREFETCHT0 128(R11)(DI*1)
 	PREFETCHT0 192(R11)(DI*1)
-	ADDQ       $0x08, R9
+	ADDQ       $0x08, R10
 	VMOVDQU64  (R12)(DI*1), Z13
 	VMOVDQU64  64(R12)(DI*1), Z14
 	VMOVDQU64  128(R12)(DI*1), Z15
 	VMOVDQU64  192(R12)(DI*1), Z16
 
 term3_4:
-	DECQ       R10
+	DECQ       R9
 	JZ         sum3_4
-	MOVL       24(R9), R11
-	MOVL       28(R9), R12
+	MOVL       24(R10), R11
+	MOVL       28(R10), R12
 	ADDQ       (CX)(R11*1), R12
 	LEAQ       (R12)(R8*1), R11
 	PREFETCHT0 (R11)(DI*1)
 	PREFETCHT0 64(R11)(DI*1)
 	PREFETCHT0 128(R11)(DI*1)
 	PREFETCHT0 192(R11)(DI*1)
-	ADDQ       $0x08, R9
+	ADDQ       $0x08, R10
 	VPXORQ     (R12)(DI*1), Z13, Z13
 	VPXORQ     64(R12)(DI*1), Z14, Z14
 	VPXORQ     128(R12)(DI*1), Z15, Z15
@@ -1780,36 +1782,36 @@ sum3_4:
 	VPXORQ Z16, Z7, Z7
 
 end3_4:
-	MOVL       24(R9), R10
-	ADDQ       $0x04, R9
-	TESTQ      R10, R10
+	MOVL       24(R10), R9
+	ADDQ       $0x04, R10
+	TESTQ      R9, R9
 	JZ         end4_4
-	MOVL       24(R9), R11
-	MOVL       28(R9), R12
+	MOVL       24(R10), R11
+	MOVL       28(R10), R12
 	ADDQ       (CX)(R11*1), R12
 	LEAQ       (R12)(R8*1), R11
 	PREFETCHT0 (R11)(DI*1)
 	PREFETCHT0 64(R11)(DI*1)
 	PREFETCHT0 128(R11)(DI*1)
 	PREFETCHT0 192(R11)(DI*1)
-	ADDQ       $0x08, R9
+	ADDQ       $0x08, R10
 	VMOVDQU64  (R12)(DI*1), Z13
 	VMOVDQU64  64(R12)(DI*1), Z14
 	VMOVDQU64  128(R12)(DI*1), Z15
 	VMOVDQU64  192(R12)(DI*1), Z16
 
 term4_4:
-	DECQ       R10
+	DECQ       R9
 	JZ         sum4_4
-	MOVL       24(R9), R11
-	MOVL       28(R9), R12
+	MOVL       24(R10), R11
+	MOVL       28(R10), R12
 	ADDQ       (CX)(R11*1), R12
 	LEAQ       (R12)(R8*1), R11
 	PREFETCHT0 (R11)(DI*1)
 	PREFETCHT0 64(R11)(DI*1)
 	PREFETCHT0 128(R11)(DI*1)
 	PREFETCHT0 192(R11)(DI*1)
-	ADDQ       $0x08, R9
+	ADDQ       $0x08, R10
 	VPXORQ     (R12)(DI*1), Z13, Z13
 	VPXORQ     64(R12)(DI*1), Z14, Z14
 	VPXORQ     128(R12)(DI*1), Z15, Z15
@@ -1823,36 +1825,36 @@ sum4_4:
 	VPXORQ Z16, Z11, Z11
 
 end4_4:
-	MOVL       24(R9), R10
-	ADDQ       $0x04, R9
-	TESTQ      R10, R10
+	MOVL       24(R10), R9
+	ADDQ       $0x04, R10
+	TESTQ      R9, R9
 	JZ         end5_4
-	MOVL       24(R9), R11
-	MOVL       28(R9), R12
+	MOVL       24(R10), R11
+	MOVL       28(R10), R12
 	ADDQ       (CX)(R11*1), R12
 	LEAQ       (R12)(R8*1), R11
 	PREFETCHT0 (R11)(DI*1)
 	PREFETCHT0 64(R11)(DI*1)
 	PREFETCHT0 128(R11)(DI*1)
 	PREFETCHT0 192(R11)(DI*1)
-	ADDQ       $0x08, R9
+	ADDQ       $0x08, R10
 	VMOVDQU64  (R12)(DI*1), Z13
 	VMOVDQU64  64(R12)(DI*1), Z14
 	VMOVDQU64  128(R12)(DI*1), Z15
 	VMOVDQU64  192(R12)(DI*1), Z16
 
 term5_4:
-	DECQ       R10
+	DECQ       R9
 	JZ         sum5_4
-	MOVL       24(R9), R11
-	MOVL       28(R9), R12
+	MOVL       24(R10), R11
+	MOVL       28(R10), R12
 	ADDQ       (CX)(R11*1), R12
 	LEAQ       (R12)(R8*1), R11
 	PREFETCHT0 (R11)(DI*1)
 	PREFETCHT0 64(R11)(DI*1)
 	PREFETCHT0 128(R11)(DI*1)
 	PREFETCHT0 192(R11)(DI*1)
-	ADDQ       $0x08, R9
+	ADDQ       $0x08, R10
 	VPXORQ     (R12)(DI*1), Z13, Z13
 	VPXORQ     64(R12)(DI*1), Z14, Z14
 	VPXORQ     128(R12)(DI*1), Z15, Z15
@@ -1870,36 +1872,36 @@ sum5_4:
 	VPXORQ Z16, Z11, Z11
 
 end5_4:
-	MOVL       24(R9), R10
-	ADDQ       $0x04, R9
-	TESTQ      R10, R10
+	MOVL       24(R10), R9
+	ADDQ       $0x04, R10
+	TESTQ      R9, R9
 	JZ         end6_4
-	MOVL       24(R9), R11
-	MOVL       28(R9), R12
+	MOVL       24(R10), R11
+	MOVL       28(R10), R12
 	ADDQ       (CX)(R11*1), R12
 	LEAQ       (R12)(R8*1), R11
 	PREFETCHT0 (R11)(DI*1)
 	PREFETCHT0 64(R11)(DI*1)
 	PREFETCHT0 128(R11)(DI*1)
 	PREFETCHT0 192(R11)(DI*1)
-	ADDQ       $0x08, R9
+	ADDQ       $0x08, R10
 	VMOVDQU64  (R12)(DI*1), Z13
 	VMOVDQU64  64(R12)(DI*1), Z14
 	VMOVDQU64  128(R12)(DI*1), Z15
 	VMOVDQU64  192(R12)(DI*1), Z16
 
 term6_4:
-	DECQ       R10
+	DECQ       R9
 	JZ         sum6_4
-	MOVL       24(R9), R11
-	MOVL       28(R9), R12
+	MOVL       24(R10), R11
+	MOVL       28(R10), R12
 	ADDQ       (CX)(R11*1), R12
 	LEAQ       (R12)(R8*1), R11
 	PREFETCHT0 (R11)(DI*1)
 	PREFETCHT0 64(R11)(DI*1)
 	PREFETCHT0 128(R11)(DI*1)
 	PREFETCHT0 192(R11)(DI*1)
-	ADDQ       $0x08, R9
+	ADDQ       $0x08, R10
 	VPXORQ     (R12)(DI*1), Z13, Z13
 	VPXORQ     64(R12)(DI*1), Z14, Z14
 	VPXORQ     128(R12)(DI*1), Z15, Z15
@@ -1917,36 +1919,36 @@ sum6_4:
 	VPXORQ Z16, Z11, Z11
 
 end6_4:
-	MOVL       24(R9), R10
-	ADDQ       $0x04, R9
-	TESTQ      R10, R10
+	MOVL       24(R10), R9
+	ADDQ       $0x04, R10
+	TESTQ      R9, R9
 	JZ         end7_4
-	MOVL       24(R9), R11
-	MOVL       28(R9), R12
+	MOVL       24(R10), R11
+	MOVL       28(R10), R12
 	ADDQ       (CX)(R11*1), R12
 	LEAQ       (R12)(R8*1), R11
 	PREFETCHT0 (R11)(DI*1)
 	PREFETCHT0 64(R11)(DI*1)
 	PREFETCHT0 128(R11)(DI*1)
 	PREFETCHT0 192(R11)(DI*1)
-	ADDQ       $0x08, R9
+	ADDQ       $0x08, R10
 	VMOVDQU64  (R12)(DI*1), Z13
 	VMOVDQU64  64(R12)(DI*1), Z14
 	VMOVDQU64  128(R12)(DI*1), Z15
 	VMOVDQU64  192(R12)(DI*1), Z16
 
 term7_4:
-	DECQ       R10
+	DECQ       R9
 	JZ         sum7_4
-	MOVL       24(R9), R11
-	MOVL       28(R9), R12
+	MOVL       24(R10), R11
+	MOVL       28(R10), R12
 	ADDQ       (CX)(R11*1), R12
 	LEAQ       (R12)(R8*1), R11
 	PREFETCHT0 (R11)(DI*1)
 	PREFETCHT0 64(R11)(DI*1)
 	PREFETCHT0 128(R11)(DI*1)
 	PREFETCHT0 192(R11)(DI*1)
-	ADDQ       $0x08, R9
+	ADDQ       $0x08, R10
 	VPXORQ     (R12)(DI*1), Z13, Z13
 	VPXORQ     64(R12)(DI*1), Z14, Z14
 	VPXORQ     128(R12)(DI*1), Z15, Z15
@@ -1997,34 +1999,35 @@ end7_4:
 narrow:
 	CMPQ       SI, $0x00000040
 	JLT        done
-	MOVQ       list+48(FP), R9
+	MOVQ       list+48(FP), R10
 	MOVQ       $0x00000040, R8
+	LEAQ       64(BX), R9
 	CMPQ       SI, $0x00000040
-	CMOVQEQ    BX, R8
+	CMOVQEQ    R9, R8
 	VPXORQ     Z12, Z12, Z0
 	VPXORQ     Z12, Z12, Z1
 	VPXORQ     Z12, Z12, Z2
-	MOVL       24(R9), R10
-	ADDQ       $0x04, R9
-	TESTQ      R10, R10
+	MOVL       24(R10), R9
+	ADDQ       $0x04, R10
+	TESTQ      R9, R9
 	JZ         end1_1
-	MOVL       24(R9), R11
-	MOVL       28(R9), R12
+	MOVL       24(R10), R11
+	MOVL       28(R10), R12
 	ADDQ       (CX)(R11*1), R12
 	LEAQ       (R12)(R8*1), R11
 	PREFETCHT0 (R11)(DI*1)
-	ADDQ       $0x08, R9
+	ADDQ       $0x08, R10
 	VMOVDQU64  (R12)(DI*1), Z3
 
 term1_1:
-	DECQ       R10
+	DECQ       R9
 	JZ         sum1_1
-	MOVL       24(R9), R11
-	MOVL       28(R9), R12
+	MOVL       24(R10), R11
+	MOVL       28(R10), R12
 	ADDQ       (CX)(R11*1), R12
 	LEAQ       (R12)(R8*1), R11
 	PREFETCHT0 (R11)(DI*1)
-	ADDQ       $0x08, R9
+	ADDQ       $0x08, R10
 	VPXORQ     (R12)(DI*1), Z3, Z3
 	JMP        term1_1
 
@@ -2032,27 +2035,27 @@ sum1_1:
 	VPXORQ Z3, Z0, Z0
 
 end1_1:
-	MOVL       24(R9), R10
-	ADDQ       $0x04, R9
-	TESTQ      R10, R10
+	MOVL       24(R10), R9
+	ADDQ       $0x04, R10
+	TESTQ      R9, R9
 	JZ         end2_1
-	MOVL       24(R9), R11
-	MOVL       28(R9), R12
+	MOVL       24(R10), R11
+	MOVL       28(R10), R12
 	ADDQ       (CX)(R11*1), R12
 	LEAQ       (R12)(R8*1), R11
 	PREFETCHT0 (R11)(DI*1)
-	ADDQ       $0x08, R9
+	ADDQ       $0x08, R10
 	VMOVDQU64  (R12)(DI*1), Z3
 
 term2_1:
-	DECQ       R10
+	DECQ       R9
 	JZ         sum2_1
-	MOVL       24(R9), R11
-	MOVL       28(R9), R12
+	MOVL       24(R10), R11
+	MOVL       28(R10), R12
 	ADDQ       (CX)(R11*1), R12
 	LEAQ       (R12)(R8*1), R11
 	PREFETCHT0 (R11)(DI*1)
-	ADDQ       $0x08, R9
+	ADDQ       $0x08, R10
 	VPXORQ     (R12)(DI*1), Z3, Z3
 	JMP        term2_1
 
@@ -2060,27 +2063,27 @@ sum2_1:
 	VPXORQ Z3, Z1, Z1
 
 end2_1:
-	MOVL       24(R9), R10
-	ADDQ       $0x04, R9
-	TESTQ      R10, R10
+	MOVL       24(R10), R9
+	ADDQ       $0x04, R10
+	TESTQ      R9, R9
 	JZ         end3_1
-	MOVL       24(R9), R11
-	MOVL       28(R9), R12
+	MOVL       24(R10), R11
+	MOVL       28(R10), R12
 	ADDQ       (CX)(R11*1), R12
 	LEAQ       (R12)(R8*1), R11
 	PREFETCHT0 (R11)(DI*1)
-	ADDQ       $0x08, R9
+	ADDQ       $0x08, R10
 	VMOVDQU64  (R12)(DI*1), Z3
 
 term3_1:
-	DECQ       R10
+	DECQ       R9
 	JZ         sum3_1
-	MOVL       24(R9), R11
-	MOVL       28(R9), R12
+	MOVL       24(R10), R11
+	MOVL       28(R10), R12
 	ADDQ       (CX)(R11*1), R12
 	LEAQ       (R12)(R8*1), R11
 	PREFETCHT0 (R11)(DI*1)
-	ADDQ       $0x08, R9
+	ADDQ       $0x08, R10
 	VPXORQ     (R12)(DI*1), Z3, Z3
 	JMP        term3_1
 
@@ -2089,27 +2092,27 @@ sum3_1:
 	VPXORQ Z3, Z1, Z1
 
 end3_1:
-	MOVL       24(R9), R10
-	ADDQ       $0x04, R9
-	TESTQ      R10, R10
+	MOVL       24(R10), R9
+	ADDQ       $0x04, R10
+	TESTQ      R9, R9
 	JZ         end4_1
-	MOVL       24(R9), R11
-	MOVL       28(R9), R12
+	MOVL       24(R10), R11
+	MOVL       28(R10), R12
 	ADDQ       (CX)(R11*1), R12
 	LEAQ       (R12)(R8*1), R11
 	PREFETCHT0 (R11)(DI*1)
-	ADDQ       $0x08, R9
+	ADDQ       $0x08, R10
 	VMOVDQU64  (R12)(DI*1), Z3
 
 term4_1:
-	DECQ       R10
+	DECQ       R9
 	JZ         sum4_1
-	MOVL       24(R9), R11
-	MOVL       28(R9), R12
+	MOVL       24(R10), R11
+	MOVL       28(R10), R12
 	ADDQ       (CX)(R11*1), R12
 	LEAQ       (R12)(R8*1), R11
 	PREFETCHT0 (R11)(DI*1)
-	ADDQ       $0x08, R9
+	ADDQ       $0x08, R10
 	VPXORQ     (R12)(DI*1), Z3, Z3
 	JMP        term4_1
 
@@ -2117,27 +2120,27 @@ sum4_1:
 	VPXORQ Z3, Z2, Z2
 
 end4_1:
-	MOVL       24(R9), R10
-	ADDQ       $0x04, R9
-	TESTQ      R10, R10
+	MOVL       24(R10), R9
+	ADDQ       $0x04, R10
+	TESTQ      R9, R9
 	JZ         end5_1
-	MOVL       24(R9), R11
-	MOVL       28(R9), R12
+	MOVL       24(R10), R11
+	MOVL       28(R10), R12
 	ADDQ       (CX)(R11*1), R12
 	LEAQ       (R12)(R8*1), R11
 	PREFETCHT0 (R11)(DI*1)
-	ADDQ       $0x08, R9
+	ADDQ       $0x08, R10
 	VMOVDQU64  (R12)(DI*1), Z3
 
 term5_1:
-	DECQ       R10
+	DECQ       R9
 	JZ         sum5_1
-	MOVL       24(R9), R11
-	MOVL       28(R9), R12
+	MOVL       24(R10), R11
+	MOVL       28(R10), R12
 	ADDQ       (CX)(R11*1), R12
 	LEAQ       (R12)(R8*1), R11
 	PREFETCHT0 (R11)(DI*1)
-	ADDQ       $0x08, R9
+	ADDQ       $0x08, R10
 	VPXORQ     (R12)(DI*1), Z3, Z3
 	JMP        term5_1
 
@@ -2146,27 +2149,27 @@ sum5_1:
 	VPXORQ Z3, Z2, Z2
 
 end5_1:
-	MOVL       24(R9), R10
-	ADDQ       $0x04, R9
-	TESTQ      R10, R10
+	MOVL       24(R10), R9
+	ADDQ       $0x04, R10
+	TESTQ      R9, R9
 	JZ         end6_1
-	MOVL       24(R9), R11
-	MOVL       28(R9), R12
+	MOVL       24(R10), R11
+	MOVL       28(R10), R12
 	ADDQ       (CX)(R11*1), R12
 	LEAQ       (R12)(R8*1), R11
 	PREFETCHT0 (R11)(DI*1)
-	ADDQ       $0x08, R9
+	ADDQ       $0x08, R10
 	VMOVDQU64  (R12)(DI*1), Z3
 
 term6_1:
-	DECQ       R10
+	DECQ       R9
 	JZ         sum6_1
-	MOVL       24(R9), R11
-	MOVL       28(R9), R12
+	MOVL       24(R10), R11
+	MOVL       28(R10), R12
 	ADDQ       (CX)(R11*1), R12
 	LEAQ       (R12)(R8*1), R11
 	PREFETCHT0 (R11)(DI*1)
-	ADDQ       $0x08, R9
+	ADDQ       $0x08, R10
 	VPXORQ     (R12)(DI*1), Z3, Z3
 	JMP        term6_1
 
@@ -2175,27 +2178,27 @@ sum6_1:
 	VPXORQ Z3, Z2, Z2
 
 end6_1:
-	MOVL       24(R9), R10
-	ADDQ       $0x04, R9
-	TESTQ      R10, R10
+	MOVL       24(R10), R9
+	ADDQ       $0x04, R10
+	TESTQ      R9, R9
 	JZ         end7_1
-	MOVL       24(R9), R11
-	MOVL       28(R9), R12
+	MOVL       24(R10), R11
+	MOVL       28(R10), R12
 	ADDQ       (CX)(R11*1), R12
 	LEAQ       (R12)(R8*1), R11
 	PREFETCHT0 (R11)(DI*1)
-	ADDQ       $0x08, R9
+	ADDQ       $0x08, R10
 	VMOVDQU64  (R12)(DI*1), Z3
 
 term7_1:
-	DECQ       R10
+	DECQ       R9
 	JZ         sum7_1
-	MOVL       24(R9), R11
-	MOVL       28(R9), R12
+	MOVL       24(R10), R11
+	MOVL       28(R10), R12
 	ADDQ       (CX)(R11*1), R12
 	LEAQ       (R12)(R8*1), R11
 	PREFETCHT0 (R11)(DI*1)
-	ADDQ       $0x08, R9
+	ADDQ       $0x08, R10
 	VPXORQ     (R12)(DI*1), Z3, Z3
 	JMP        term7_1
 
@@ -2696,7 +2699,7 @@ wide:
 zeros4:
 	MOVL    (BX), R11
 	MOVQ    $0x00000200, R12
-	MOVQ    $0x00001000, R10
+	MOVQ    $0x00000400, R10
 	CMPQ    R11, $0x06
 	CMOVQLT R10, R12
 	LEAQ    44(BX), R10
@@ -2815,7 +2818,7 @@ narrow:
 zeros1:
 	MOVL    (BX), R11
 	MOVQ    $0x00000200, R12
-	MOVQ    $0x00001000, R10
+	MOVQ    $0x00000400, R10
 	CMPQ    R11, $0x06
 	CMOVQLT R10, R12
 	LEAQ    44(BX), R10
@@ -2895,7 +2898,6 @@ TEXT ·packetsx4Avx512(SB), NOSPLIT, $0-64
 	MOVQ row+24(FP), BX
 	MOVQ n+0(FP), SI
 	SUBQ SI, BX
-	ADDQ $0x00000100, BX
 
 row:
 	MOVQ n+0(FP), SI
@@ -2904,10 +2906,11 @@ row:
 wide:
 	CMPQ       SI, $0x00000100
 	JLT        narrow
-	MOVQ       list+48(FP), R9
+	MOVQ       list+48(FP), R10
 	MOVQ       $0x00000100, R8
+	LEAQ       256(BX), R9
 	CMPQ       SI, $0x00000100
-	CMOVQEQ    BX, R8
+	CMOVQEQ    R9, R8
 	VPXORQ     Z16, Z16, Z0
 	VPXORQ     Z16, Z16, Z1
 	VPXORQ     Z16, Z16, Z2
@@ -2924,36 +2927,36 @@ wide:
 	VPXORQ     Z16, Z16, Z13
 	VPXORQ     Z16, Z16, Z14
 	VPXORQ     Z16, Z16, Z15
-	MOVL       32(R9), R10
-	ADDQ       $0x04, R9
-	TESTQ      R10, R10
+	MOVL       32(R10), R9
+	ADDQ       $0x04, R10
+	TESTQ      R9, R9
 	JZ         end1_4
-	MOVL       32(R9), R11
-	MOVL       36(R9), R12
+	MOVL       32(R10), R11
+	MOVL       36(R10), R12
 	ADDQ       (CX)(R11*1), R12
 	LEAQ       (R12)(R8*1), R11
 	PREFETCHT0 (R11)(DI*1)
 	PREFETCHT0 64(R11)(DI*1)
 	PREFETCHT0 128(R11)(DI*1)
 	PREFETCHT0 192(R11)(DI*1)
-	ADDQ       $0x08, R9
+	ADDQ       $0x08, R10
 	VMOVDQU64  (R12)(DI*1), Z17
 	VMOVDQU64  64(R12)(DI*1), Z18
 	VMOVDQU64  128(R12)(DI*1), Z19
 	VMOVDQU64  192(R12)(DI*1), Z20
 
 term1_4:
-	DECQ       R10
+	DECQ       R9
 	JZ         sum1_4
-	MOVL       32(R9), R11
-	MOVL       36(R9), R12
+	MOVL       32(R10), R11
+	MOVL       36(R10), R12
 	ADDQ       (CX)(R11*1), R12
 	LEAQ       (R12)(R8*1), R11
 	PREFETCHT0 (R11)(DI*1)
 	PREFETCHT0 64(R11)(DI*1)
 	PREFETCHT0 128(R11)(DI*1)
 	PREFETCHT0 192(R11)(DI*1)
-	ADDQ       $0x08, R9
+	ADDQ       $0x08, R10
 	VPXORQ     (R12)(DI*1), Z17, Z17
 	VPXORQ     64(R12)(DI*1), Z18, Z18
 	VPXORQ     128(R12)(DI*1), Z19, Z19
@@ -2967,36 +2970,36 @@ sum1_4:
 	VPXORQ Z20, Z3, Z3
 
 end1_4:
-	MOVL       32(R9), R10
-	ADDQ       $0x04, R9
-	TESTQ      R10, R10
+	MOVL       32(R10), R9
+	ADDQ       $0x04, R10
+	TESTQ      R9, R9
 	JZ         end2_4
-	MOVL       32(R9), R11
-	MOVL       36(R9), R12
+	MOVL       32(R10), R11
+	MOVL       36(R10), R12
 	ADDQ       (CX)(R11*1), R12
 	LEAQ       (R12)(R8*1), R11
 	PREFETCHT0 (R11)(DI*1)
 	PREFETCHT0 64(R11)(DI*1)
 	PREFETCHT0 128(R11)(DI*1)
 	PREFETCHT0 192(R11)(DI*1)
-	ADDQ       $0x08, R9
+	ADDQ       $0x08, R10
 	VMOVDQU64  (R12)(DI*1), Z17
 	VMOVDQU64  64(R12)(DI*1), Z18
 	VMOVDQU64  128(R12)(DI*1), Z19
 	VMOVDQU64  192(R12)(DI*1), Z20
 
 term2_4:
-	DECQ       R10
+	DECQ       R9
 	JZ         sum2_4
-	MOVL       32(R9), R11
-	MOVL       36(R9), R12
+	MOVL       32(R10), R11
+	MOVL       36(R10), R12
 	ADDQ       (CX)(R11*1), R12
 	LEAQ       (R12)(R8*1), R11
 	PREFETCHT0 (R11)(DI*1)
 	PREFETCHT0 64(R11)(DI*1)
 	PREFETCHT0 128(R11)(DI*1)
 	PREFETCHT0 192(R11)(DI*1)
-	ADDQ       $0x08, R9
+	ADDQ       $0x08, R10
 	VPXORQ     (R12)(DI*1), Z17, Z17
 	VPXORQ     64(R12)(DI*1), Z18, Z18
 	VPXORQ     128(R12)(DI*1), Z19, Z19
@@ -3010,36 +3013,36 @@ sum2_4:
 	VPXORQ Z20, Z7, Z7
 
 end2_4:
-	MOVL       32(R9), R10
-	ADDQ       $0x04, R9
-	TESTQ      R10, R10
+	MOVL       32(R10), R9
+	ADDQ       $0x04, R10
+	TESTQ      R9, R9
 	JZ         end3_4
-	MOVL       32(R9), R11
-	MOVL       36(R9), R12
+	MOVL       32(R10), R11
+	MOVL       36(R10), R12
 	ADDQ       (CX)(R11*1), R12
 	LEAQ       (R12)(R8*1), R11
 	PREFETCHT0 (R11)(DI*1)
 	PREFETCHT0 64(R11)(DI*1)
 	PREFETCHT0 128(R11)(DI*1)
 	PREFETCHT0 192(R11)(DI*1)
-	ADDQ       $0x08, R9
+	ADDQ       $0x08, R10
 	VMOVDQU64  (R12)(DI*1), Z17
 	VMOVDQU64  64(R12)(DI*1), Z18
 	VMOVDQU64  128(R12)(DI*1), Z19
 	VMOVDQU64  192(R12)(DI*1), Z20
 
 term3_4:
-	DECQ       R10
+	DECQ       R9
 	JZ         sum3_4
-	MOVL       32(R9), R11
-	MOVL       36(R9), R12
+	MOVL       32(R10), R11
+	MOVL       36(R10), R12
 	ADDQ       (CX)(R11*1), R12
 	LEAQ       (R12)(R8*1), R11
 	PREFETCHT0 (R11)(DI*1)
 	PREFETCHT0 64(R11)(DI*1)
 	PREFETCHT0 128(R11)(DI*1)
 	PREFETCHT0 192(R11)(DI*1)
-	ADDQ       $0x08, R9
+	ADDQ       $0x08, R10
 	VPXORQ     (R12)(DI*1), Z17, Z17
 	VPXORQ     64(R12)(DI*1), Z18, Z18
 	VPXORQ     128(R12)(DI*1), Z19, Z19
@@ -3057,36 +3060,36 @@ sum3_4:
 	VPXORQ Z20, Z7, Z7
 
 end3_4:
-	MOVL       32(R9), R10
-	ADDQ       $0x04, R9
-	TESTQ      R10, R10
+	MOVL       32(R10), R9
+	ADDQ       $0x04, R10
+	TESTQ      R9, R9
 	JZ         end4_4
-	MOVL       32(R9), R11
-	MOVL       36(R9), R12
+	MOVL       32(R10), R11
+	MOVL       36(R10), R12
 	ADDQ       (CX)(R11*1), R12
 	LEAQ       (R12)(R8*1), R11
 	PREFETCHT0 (R11)(DI*1)
 	PREFETCHT0 64(R11)(DI*1)
 	PREFETCHT0 128(R11)(DI*1)
 	PREFETCHT0 192(R11)(DI*1)
-	ADDQ       $0x08, R9
+	ADDQ       $0x08, R10
 	VMOVDQU64  (R12)(DI*1), Z17
 	VMOVDQU64  64(R12)(DI*1), Z18
 	VMOVDQU64  128(R12)(DI*1), Z19
 	VMOVDQU64  192(R12)(DI*1), Z20
 
 term4_4:
-	DECQ       R10
+	DECQ       R9
 	JZ         sum4_4
-	MOVL       32(R9), R11
-	MOVL       36(R9), R12
+	MOVL       32(R10), R11
+	MOVL       36(R10), R12
 	ADDQ       (CX)(R11*1), R12
 	LEAQ       (R12)(R8*1), R11
 	PREFETCHT0 (R11)(DI*1)
 	PREFETCHT0 64(R11)(DI*1)
 	PREFETCHT0 128(R11)(DI*1)
 	PREFETCHT0 192(R11)(DI*1)
-	ADDQ       $0x08, R9
+	ADDQ       $0x08, R10
 	VPXORQ     (R12)(DI*1), Z17, Z17
 	VPXORQ     64(R12)(DI*1), Z18, Z18
 	VPXORQ     128(R12)(DI*1), Z19, Z19
@@ -3100,36 +3103,36 @@ sum4_4:
 	VPXORQ Z20, Z11, Z11
 
 end4_4:
-	MOVL       32(R9), R10
-	ADDQ       $0x04, R9
-	TESTQ      R10, R10
+	MOVL       32(R10), R9
+	ADDQ       $0x04, R10
+	TESTQ      R9, R9
 	JZ         end5_4
-	MOVL       32(R9), R11
-	MOVL       36(R9), R12
+	MOVL       32(R10), R11
+	MOVL       36(R10), R12
 	ADDQ       (CX)(R11*1), R12
 	LEAQ       (R12)(R8*1), R11
 	PREFETCHT0 (R11)(DI*1)
 	PREFETCHT0 64(R11)(DI*1)
 	PREFETCHT0 128(R11)(DI*1)
 	PREFETCHT0 192(R11)(DI*1)
-	ADDQ       $0x08, R9
+	ADDQ       $0x08, R10
 	VMOVDQU64  (R12)(DI*1), Z17
 	VMOVDQU64  64(R12)(DI*1), Z18
 	VMOVDQU64  128(R12)(DI*1), Z19
 	VMOVDQU64  192(R12)(DI*1), Z20
 
 term5_4:
-	DECQ       R10
+	DECQ       R9
 	JZ         sum5_4
-	MOVL       32(R9), R11
-	MOVL       36(R9), R12
+	MOVL       32(R10), R11
+	MOVL       36(R10), R12
 	ADDQ       (CX)(R11*1), R12
 	LEAQ       (R12)(R8*1), R11
 	PREFETCHT0 (R11)(DI*1)
 	PREFETCHT0 64(R11)(DI*1)
 	PREFETCHT0 128(R11)(DI*1)
 	PREFETCHT0 192(R11)(DI*1)
-	ADDQ       $0x08, R9
+	ADDQ       $0x08, R10
 	VPXORQ     (R12)(DI*1), Z17, Z17
 	VPXORQ     64(R12)(DI*1), Z18, Z18
 	VPXORQ     128(R12)(DI*1), Z19, Z19
@@ -3147,36 +3150,36 @@ sum5_4:
 	VPXORQ Z20, Z11, Z11
 
 end5_4:
-	MOVL       32(R9), R10
-	ADDQ       $0x04, R9
-	TESTQ      R10, R10
+	MOVL       32(R10), R9
+	ADDQ       $0x04, R10
+	TESTQ      R9, R9
 	JZ         end6_4
-	MOVL       32(R9), R11
-	MOVL       36(R9), R12
+	MOVL       32(R10), R11
+	MOVL       36(R10), R12
 	ADDQ       (CX)(R11*1), R12
 	LEAQ       (R12)(R8*1), R11
 	PREFETCHT0 (R11)(DI*1)
 	PREFETCHT0 64(R11)(DI*1)
 	PREFETCHT0 128(R11)(DI*1)
 	PREFETCHT0 192(R11)(DI*1)
-	ADDQ       $0x08, R9
+	ADDQ       $0x08, R10
 	VMOVDQU64  (R12)(DI*1), Z17
 	VMOVDQU64  64(R12)(DI*1), Z18
 	VMOVDQU64  128(R12)(DI*1), Z19
 	VMOVDQU64  192(R12)(DI*1), Z20
 
 term6_4:
-	DECQ       R10
+	DECQ       R9
 	JZ         sum6_4
-	MOVL       32(R9), R11
-	MOVL       36(R9), R12
+	MOVL       32(R10), R11
+	MOVL       36(R10), R12
 	ADDQ       (CX)(R11*1), R12
 	LEAQ       (R12)(R8*1), R11
 	PREFETCHT0 (R11)(DI*1)
 	PREFETCHT0 64(R11)(DI*1)
 	PREFETCHT0 128(R11)(DI*1)
 	PREFETCHT0 192(R11)(DI*1)
-	ADDQ       $0x08, R9
+	ADDQ       $0x08, R10
 	VPXORQ     (R12)(DI*1), Z17, Z17
 	VPXORQ     64(R12)(DI*1), Z18, Z18
 	VPXORQ     128(R12)(DI*1), Z19, Z19
@@ -3194,36 +3197,36 @@ sum6_4:
 	VPXORQ Z20, Z11, Z11
 
 end6_4:
-	MOVL       32(R9), R10
-	ADDQ       $0x04, R9
-	TESTQ      R10, R10
+	MOVL       32(R10), R9
+	ADDQ       $0x04, R10
+	TESTQ      R9, R9
 	JZ         end7_4
-	MOVL       32(R9), R11
-	MOVL       36(R9), R12
+	MOVL       32(R10), R11
+	MOVL       36(R10), R12
 	ADDQ       (CX)(R11*1), R12
 	LEAQ       (R12)(R8*1), R11
 	PREFETCHT0 (R11)(DI*1)
 	PREFETCHT0 64(R11)(DI*1)
 	PREFETCHT0 128(R11)(DI*1)
 	PREFETCHT0 192(R11)(DI*1)
-	ADDQ       $0x08, R9
+	ADDQ       $0x08, R10
 	VMOVDQU64  (R12)(DI*1), Z17
 	VMOVDQU64  64(R12)(DI*1), Z18
 	VMOVDQU64  128(R12)(DI*1), Z19
 	VMOVDQU64  192(R12)(DI*1), Z20
 
 term7_4:
-	DECQ       R10
+	DECQ       R9
 	JZ         sum7_4
-	MOVL       32(R9), R11
-	MOVL       36(R9), R12
+	MOVL       32(R10), R11
+	MOVL       36(R10), R12
 	ADDQ       (CX)(R11*1), R12
 	LEAQ       (R12)(R8*1), R11
 	PREFETCHT0 (R11)(DI*1)
 	PREFETCHT0 64(R11)(DI*1)
 	PREFETCHT0 128(R11)(DI*1)
 	PREFETCHT0 192(R11)(DI*1)
-	ADDQ       $0x08, R9
+	ADDQ       $0x08, R10
 	VPXORQ     (R12)(DI*1), Z17, Z17
 	VPXORQ     64(R12)(DI*1), Z18, Z18
 	VPXORQ     128(R12)(DI*1), Z19, Z19
@@ -3245,36 +3248,36 @@ sum7_4:
 	VPXORQ Z20, Z11, Z11
 
 end7_4:
-	MOVL       32(R9), R10
-	ADDQ       $0x04, R9
-	TESTQ      R10, R10
+	MOVL       32(R10), R9
+	ADDQ       $0x04, R10
+	TESTQ      R9, R9
 	JZ         end8_4
-	MOVL       32(R9), R11
-	MOVL       36(R9), R12
+	MOVL       32(R10), R11
+	MOVL       36(R10), R12
 	ADDQ       (CX)(R11*1), R12
 	LEAQ       (R12)(R8*1), R11
 	PREFETCHT0 (R11)(DI*1)
 	PREFETCHT0 64(R11)(DI*1)
 	PREFETCHT0 128(R11)(DI*1)
 	PREFETCHT0 192(R11)(DI*1)
-	ADDQ       $0x08, R9
+	ADDQ       $0x08, R10
 	VMOVDQU64  (R12)(DI*1), Z17
 	VMOVDQU64  64(R12)(DI*1), Z18
 	VMOVDQU64  128(R12)(DI*1), Z19
 	VMOVDQU64  192(R12)(DI*1), Z20
 
 term8_4:
-	DECQ       R10
+	DECQ       R9
 	JZ         sum8_4
-	MOVL       32(R9), R11
-	MOVL       36(R9), R12
+	MOVL       32(R10), R11
+	MOVL       36(R10), R12
 	ADDQ       (CX)(R11*1), R12
 	LEAQ       (R12)(R8*1), R11
 	PREFETCHT0 (R11)(DI*1)
 	PREFETCHT0 64(R11)(DI*1)
 	PREFETCHT0 128(R11)(DI*1)
 	PREFETCHT0 192(R11)(DI*1)
-	ADDQ       $0x08, R9
+	ADDQ       $0x08, R10
 	VPXORQ     (R12)(DI*1), Z17, Z17
 	VPXORQ     64(R12)(DI*1), Z18, Z18
 	VPXORQ     128(R12)(DI*1), Z19, Z19
@@ -3288,36 +3291,36 @@ sum8_4:
 	VPXORQ Z20, Z15, Z15
 
 end8_4:
-	MOVL       32(R9), R10
-	ADDQ       $0x04, R9
-	TESTQ      R10, R10
+	MOVL       32(R10), R9
+	ADDQ       $0x04, R10
+	TESTQ      R9, R9
 	JZ         end9_4
-	MOVL       32(R9), R11
-	MOVL       36(R9), R12
+	MOVL       32(R10), R11
+	MOVL       36(R10), R12
 	ADDQ       (CX)(R11*1), R12
 	LEAQ       (R12)(R8*1), R11
 	PREFETCHT0 (R11)(DI*1)
 	PREFETCHT0 64(R11)(DI*1)
 	PREFETCHT0 128(R11)(DI*1)
 	PREFETCHT0 192(R11)(DI*1)
-	ADDQ       $0x08, R9
+	ADDQ       $0x08, R10
 	VMOVDQU64  (R12)(DI*1), Z17
 	VMOVDQU64  64(R12)(DI*1), Z18
 	VMOVDQU64  128(R12)(DI*1), Z19
 	VMOVDQU64  192(R12)(DI*1), Z20
 
 term9_4:
-	DECQ       R10
+	DECQ       R9
 	JZ         sum9_4
-	MOVL       32(R9), R11
-	MOVL       36(R9), R12
+	MOVL       32(R10), R11
+	MOVL       36(R10), R12
 	ADDQ       (CX)(R11*1), R12
 	LEAQ       (R12)(R8*1), R11
 	PREFETCHT0 (R11)(DI*1)
 	PREFETCHT0 64(R11)(DI*1)
 	PREFETCHT0 128(R11)(DI*1)
 	PREFETCHT0 192(R11)(DI*1)
-	ADDQ       $0x08, R9
+	ADDQ       $0x08, R10
 	VPXORQ     (R12)(DI*1), Z17, Z17
 	VPXORQ     64(R12)(DI*1), Z18, Z18
 	VPXORQ     128(R12)(DI*1), Z19, Z19
@@ -3335,36 +3338,36 @@ sum9_4:
 	VPXORQ Z20, Z15, Z15
 
 end9_4:
-	MOVL       32(R9), R10
-	ADDQ       $0x04, R9
-	TESTQ      R10, R10
+	MOVL       32(R10), R9
+	ADDQ       $0x04, R10
+	TESTQ      R9, R9
 	JZ         end10_4
-	MOVL       32(R9), R11
-	MOVL       36(R9), R12
+	MOVL       32(R10), R11
+	MOVL       36(R10), R12
 	ADDQ       (CX)(R11*1), R12
 	LEAQ       (R12)(R8*1), R11
 	PREFETCHT0 (R11)(DI*1)
 	PREFETCHT0 64(R11)(DI*1)
 	PREFETCHT0 128(R11)(DI*1)
 	PREFETCHT0 192(R11)(DI*1)
-	ADDQ       $0x08, R9
+	ADDQ       $0x08, R10
 	VMOVDQU64  (R12)(DI*1), Z17
 	VMOVDQU64  64(R12)(DI*1), Z18
 	VMOVDQU64  128(R12)(DI*1), Z19
 	VMOVDQU64  192(R12)(DI*1), Z20
 
 term10_4:
-	DECQ       R10
+	DECQ       R9
 	JZ         sum10_4
-	MOVL       32(R9), R11
-	MOVL       36(R9), R12
+	MOVL       32(R10), R11
+	MOVL       36(R10), R12
 	ADDQ       (CX)(R11*1), R12
 	LEAQ       (R12)(R8*1), R11
 	PREFETCHT0 (R11)(DI*1)
 	PREFETCHT0 64(R11)(DI*1)
 	PREFETCHT0 128(R11)(DI*1)
 	PREFETCHT0 192(R11)(DI*1)
-	ADDQ       $0x08, R9
+	ADDQ       $0x08, R10
 	VPXORQ     (R12)(DI*1), Z17, Z17
 	VPXORQ     64(R12)(DI*1), Z18, Z18
 	VPXORQ     128(R12)(DI*1), Z19, Z19
@@ -3382,36 +3385,36 @@ sum10_4:
 	VPXORQ Z20, Z15, Z15
 
 end10_4:
-	MOVL       32(R9), R10
-	ADDQ       $0x04, R9
-	TESTQ      R10, R10
+	MOVL       32(R10), R9
+	ADDQ       $0x04, R10
+	TESTQ      R9, R9
 	JZ         end11_4
-	MOVL       32(R9), R11
-	MOVL       36(R9), R12
+	MOVL       32(R10), R11
+	MOVL       36(R10), R12
 	ADDQ       (CX)(R11*1), R12
 	LEAQ       (R12)(R8*1), R11
 	PREFETCHT0 (R11)(DI*1)
 	PREFETCHT0 64(R11)(DI*1)
 	PREFETCHT0 128(R11)(DI*1)
 	PREFETCHT0 192(R11)(DI*1)
-	ADDQ       $0x08, R9
+	ADDQ       $0x08, R10
 	VMOVDQU64  (R12)(DI*1), Z17
 	VMOVDQU64  64(R12)(DI*1), Z18
 	VMOVDQU64  128(R12)(DI*1), Z19
 	VMOVDQU64  192(R12)(DI*1), Z20
 
 term11_4:
-	DECQ       R10
+	DECQ       R9
 	JZ         sum11_4
-	MOVL       32(R9), R11
-	MOVL       36(R9), R12
+	MOVL       32(R10), R11
+	MOVL       36(R10), R12
 	ADDQ       (CX)(R11*1), R12
 	LEAQ       (R12)(R8*1), R11
 	PREFETCHT0 (R11)(DI*1)
 	PREFETCHT0 64(R11)(DI*1)
 	PREFETCHT0 128(R11)(DI*1)
 	PREFETCHT0 192(R11)(DI*1)
-	ADDQ       $0x08, R9
+	ADDQ       $0x08, R10
 	VPXORQ     (R12)(DI*1), Z17, Z17
 	VPXORQ     64(R12)(DI*1), Z18, Z18
 	VPXORQ     128(R12)(DI*1), Z19, Z19
@@ -3433,36 +3436,36 @@ sum11_4:
 	VPXORQ Z20, Z15, Z15
 
 end11_4:
-	MOVL       32(R9), R10
-	ADDQ       $0x04, R9
-	TESTQ      R10, R10
+	MOVL       32(R10), R9
+	ADDQ       $0x04, R10
+	TESTQ      R9, R9
 	JZ         end12_4
-	MOVL       32(R9), R11
-	MOVL       36(R9), R12
+	MOVL       32(R10), R11
+	MOVL       36(R10), R12
 	ADDQ       (CX)(R11*1), R12
 	LEAQ       (R12)(R8*1), R11
 	PREFETCHT0 (R11)(DI*1)
 	PREFETCHT0 64(R11)(DI*1)
 	PREFETCHT0 128(R11)(DI*1)
 	PREFETCHT0 192(R11)(DI*1)
-	ADDQ       $0x08, R9
+	ADDQ       $0x08, R10
 	VMOVDQU64  (R12)(DI*1), Z17
 	VMOVDQU64  64(R12)(DI*1), Z18
 	VMOVDQU64  128(R12)(DI*1), Z19
 	VMOVDQU64  192(R12)(DI*1), Z20
 
 term12_4:
-	DECQ       R10
+	DECQ       R9
 	JZ         sum12_4
-	MOVL       32(R9), R11
-	MOVL       36(R9), R12
+	MOVL       32(R10), R11
+	MOVL       36(R10), R12
 	ADDQ       (CX)(R11*1), R12
 	LEAQ       (R12)(R8*1), R11
 	PREFETCHT0 (R11)(DI*1)
 	PREFETCHT0 64(R11)(DI*1)
 	PREFETCHT0 128(R11)(DI*1)
 	PREFETCHT0 192(R11)(DI*1)
-	ADDQ       $0x08, R9
+	ADDQ       $0x08, R10
 	VPXORQ     (R12)(DI*1), Z17, Z17
 	VPXORQ     64(R12)(DI*1), Z18, Z18
 	VPXORQ     128(R12)(DI*1), Z19, Z19
@@ -3480,36 +3483,36 @@ sum12_4:
 	VPXORQ Z20, Z15, Z15
 
 end12_4:
-	MOVL       32(R9), R10
-	ADDQ       $0x04, R9
-	TESTQ      R10, R10
+	MOVL       32(R10), R9
+	ADDQ       $0x04, R10
+	TESTQ      R9, R9
 	JZ         end13_4
-	MOVL       32(R9), R11
-	MOVL       36(R9), R12
+	MOVL       32(R10), R11
+	MOVL       36(R10), R12
 	ADDQ       (CX)(R11*1), R12
 	LEAQ       (R12)(R8*1), R11
 	PREFETCHT0 (R11)(DI*1)
 	PREFETCHT0 64(R11)(DI*1)
 	PREFETCHT0 128(R11)(DI*1)
 	PREFETCHT0 192(R11)(DI*1)
-	ADDQ       $0x08, R9
+	ADDQ       $0x08, R10
 	VMOVDQU64  (R12)(DI*1), Z17
 	VMOVDQU64  64(R12)(DI*1), Z18
 	VMOVDQU64  128(R12)(DI*1), Z19
 	VMOVDQU64  192(R12)(DI*1), Z20
 
 term13_4:
-	DECQ       R10
+	DECQ       R9
 	JZ         sum13_4
-	MOVL       32(R9), R11
-	MOVL       36(R9), R12
+	MOVL       32(R10), R11
+	MOVL       36(R10), R12
 	ADDQ       (CX)(R11*1), R12
 	LEAQ       (R12)(R8*1), R11
 	PREFETCHT0 (R11)(DI*1)
 	PREFETCHT0 64(R11)(DI*1)
 	PREFETCHT0 128(R11)(DI*1)
 	PREFETCHT0 192(R11)(DI*1)
-	ADDQ       $0x08, R9
+	ADDQ       $0x08, R10
 	VPXORQ     (R12)(DI*1), Z17, Z17
 	VPXORQ     64(R12)(DI*1), Z18, Z18
 	VPXORQ     128(R12)(DI*1), Z19, Z19
@@ -3531,36 +3534,36 @@ sum13_4:
 	VPXORQ Z20, Z15, Z15
 
 end13_4:
-	MOVL       32(R9), R10
-	ADDQ       $0x04, R9
-	TESTQ      R10, R10
+	MOVL       32(R10), R9
+	ADDQ       $0x04, R10
+	TESTQ      R9, R9
 	JZ         end14_4
-	MOVL       32(R9), R11
-	MOVL       36(R9), R12
+	MOVL       32(R10), R11
+	MOVL       36(R10), R12
 	ADDQ       (CX)(R11*1), R12
 	LEAQ       (R12)(R8*1), R11
 	PREFETCHT0 (R11)(DI*1)
 	PREFETCHT0 64(R11)(DI*1)
 	PREFETCHT0 128(R11)(DI*1)
 	PREFETCHT0 192(R11)(DI*1)
-	ADDQ       $0x08, R9
+	ADDQ       $0x08, R10
 	VMOVDQU64  (R12)(DI*1), Z17
 	VMOVDQU64  64(R12)(DI*1), Z18
 	VMOVDQU64  128(R12)(DI*1), Z19
 	VMOVDQU64  192(R12)(DI*1), Z20
 
 term14_4:
-	DECQ       R10
+	DECQ       R9
 	JZ         sum14_4
-	MOVL       32(R9), R11
-	MOVL       36(R9), R12
+	MOVL       32(R10), R11
+	MOVL       36(R10), R12
 	ADDQ       (CX)(R11*1), R12
 	LEAQ       (R12)(R8*1), R11
 	PREFETCHT0 (R11)(DI*1)
 	PREFETCHT0 64(R11)(DI*1)
 	PREFETCHT0 128(R11)(DI*1)
 	PREFETCHT0 192(R11)(DI*1)
-	ADDQ       $0x08, R9
+	ADDQ       $0x08, R10
 	VPXORQ     (R12)(DI*1), Z17, Z17
 	VPXORQ     64(R12)(DI*1), Z18, Z18
 	VPXORQ     128(R12)(DI*1), Z19, Z19
@@ -3582,36 +3585,36 @@ sum14_4:
 	VPXORQ Z20, Z15, Z15
 
 end14_4:
-	MOVL       32(R9), R10
-	ADDQ       $0x04, R9
-	TESTQ      R10, R10
+	MOVL       32(R10), R9
+	ADDQ       $0x04, R10
+	TESTQ      R9, R9
 	JZ         end15_4
-	MOVL       32(R9), R11
-	MOVL       36(R9), R12
+	MOVL       32(R10), R11
+	MOVL       36(R10), R12
 	ADDQ       (CX)(R11*1), R12
 	LEAQ       (R12)(R8*1), R11
 	PREFETCHT0 (R11)(DI*1)
 	PREFETCHT0 64(R11)(DI*1)
 	PREFETCHT0 128(R11)(DI*1)
 	PREFETCHT0 192(R11)(DI*1)
-	ADDQ       $0x08, R9
+	ADDQ       $0x08, R10
 	VMOVDQU64  (R12)(DI*1), Z17
 	VMOVDQU64  64(R12)(DI*1), Z18
 	VMOVDQU64  128(R12)(DI*1), Z19
 	VMOVDQU64  192(R12)(DI*1), Z20
 
 term15_4:
-	DECQ       R10
+	DECQ       R9
 	JZ         sum15_4
-	MOVL       32(R9), R11
-	MOVL       36(R9), R12
+	MOVL       32(R10), R11
+	MOVL       36(R10), R12
 	ADDQ       (CX)(R11*1), R12
 	LEAQ       (R12)(R8*1), R11
 	PREFETCHT0 (R11)(DI*1)
 	PREFETCHT0 64(R11)(DI*1)
 	PREFETCHT0 128(R11)(DI*1)
 	PREFETCHT0 192(R11)(DI*1)
-	ADDQ       $0x08, R9
+	ADDQ       $0x08, R10
 	VPXORQ     (R12)(DI*1), Z17, Z17
 	VPXORQ     64(R12)(DI*1), Z18, Z18
 	VPXORQ     128(R12)(DI*1), Z19, Z19
@@ -3673,35 +3676,36 @@ end15_4:
 narrow:
 	CMPQ       SI, $0x00000040
 	JLT        done
-	MOVQ       list+48(FP), R9
+	MOVQ       list+48(FP), R10
 	MOVQ       $0x00000040, R8
+	LEAQ       64(BX), R9
 	CMPQ       SI, $0x00000040
-	CMOVQEQ    BX, R8
+	CMOVQEQ    R9, R8
 	VPXORQ     Z16, Z16, Z0
 	VPXORQ     Z16, Z16, Z1
 	VPXORQ     Z16, Z16, Z2
 	VPXORQ     Z16, Z16, Z3
-	MOVL       32(R9), R10
-	ADDQ       $0x04, R9
-	TESTQ      R10, R10
+	MOVL       32(R10), R9
+	ADDQ       $0x04, R10
+	TESTQ      R9, R9
 	JZ         end1_1
-	MOVL       32(R9), R11
-	MOVL       36(R9), R12
+	MOVL       32(R10), R11
+	MOVL       36(R10), R12
 	ADDQ       (CX)(R11*1), R12
 	LEAQ       (R12)(R8*1), R11
 	PREFETCHT0 (R11)(DI*1)
-	ADDQ       $0x08, R9
+	ADDQ       $0x08, R10
 	VMOVDQU64  (R12)(DI*1), Z4
 
 term1_1:
-	DECQ       R10
+	DECQ       R9
 	JZ         sum1_1
-	MOVL       32(R9), R11
-	MOVL       36(R9), R12
+	MOVL       32(R10), R11
+	MOVL       36(R10), R12
 	ADDQ       (CX)(R11*1), R12
 	LEAQ       (R12)(R8*1), R11
 	PREFETCHT0 (R11)(DI*1)
-	ADDQ       $0x08, R9
+	ADDQ       $0x08, R10
 	VPXORQ     (R12)(DI*1), Z4, Z4
 	JMP        term1_1
 
@@ -3709,27 +3713,27 @@ sum1_1:
 	VPXORQ Z4, Z0, Z0
 
 end1_1:
-	MOVL       32(R9), R10
-	ADDQ       $0x04, R9
-	TESTQ      R10, R10
+	MOVL       32(R10), R9
+	ADDQ       $0x04, R10
+	TESTQ      R9, R9
 	JZ         end2_1
-	MOVL       32(R9), R11
-	MOVL       36(R9), R12
+	MOVL       32(R10), R11
+	MOVL       36(R10), R12
 	ADDQ       (CX)(R11*1), R12
 	LEAQ       (R12)(R8*1), R11
 	PREFETCHT0 (R11)(DI*1)
-	ADDQ       $0x08, R9
+	ADDQ       $0x08, R10
 	VMOVDQU64  (R12)(DI*1), Z4
 
 term2_1:
-	DECQ       R10
+	DECQ       R9
 	JZ         sum2_1
-	MOVL       32(R9), R11
-	MOVL       36(R9), R12
+	MOVL       32(R10), R11
+	MOVL       36(R10), R12
 	ADDQ       (CX)(R11*1), R12
 	LEAQ       (R12)(R8*1), R11
 	PREFETCHT0 (R11)(DI*1)
-	ADDQ       $0x08, R9
+	ADDQ       $0x08, R10
 	VPXORQ     (R12)(DI*1), Z4, Z4
 	JMP        term2_1
 
@@ -3737,27 +3741,27 @@ sum2_1:
 	VPXORQ Z4, Z1, Z1
 
 end2_1:
-	MOVL       32(R9), R10
-	ADDQ       $0x04, R9
-	TESTQ      R10, R10
+	MOVL       32(R10), R9
+	ADDQ       $0x04, R10
+	TESTQ      R9, R9
 	JZ         end3_1
-	MOVL       32(R9), R11
-	MOVL       36(R9), R12
+	MOVL       32(R10), R11
+	MOVL       36(R10), R12
 	ADDQ       (CX)(R11*1), R12
 	LEAQ       (R12)(R8*1), R11
 	PREFETCHT0 (R11)(DI*1)
-	ADDQ       $0x08, R9
+	ADDQ       $0x08, R10
 	VMOVDQU64  (R12)(DI*1), Z4
 
 term3_1:
-	DECQ       R10
+	DECQ       R9
 	JZ         sum3_1
-	MOVL       32(R9), R11
-	MOVL       36(R9), R12
+	MOVL       32(R10), R11
+	MOVL       36(R10), R12
 	ADDQ       (CX)(R11*1), R12
 	LEAQ       (R12)(R8*1), R11
 	PREFETCHT0 (R11)(DI*1)
-	ADDQ       $0x08, R9
+	ADDQ       $0x08, R10
 	VPXORQ     (R12)(DI*1), Z4, Z4
 	JMP        term3_1
 
@@ -3766,27 +3770,27 @@ sum3_1:
 	VPXORQ Z4, Z1, Z1
 
 end3_1:
-	MOVL       32(R9), R10
-	ADDQ       $0x04, R9
-	TESTQ      R10, R10
+	MOVL       32(R10), R9
+	ADDQ       $0x04, R10
+	TESTQ      R9, R9
 	JZ         end4_1
-	MOVL       32(R9), R11
-	MOVL       36(R9), R12
+	MOVL       32(R10), R11
+	MOVL       36(R10), R12
 	ADDQ       (CX)(R11*1), R12
 	LEAQ       (R12)(R8*1), R11
 	PREFETCHT0 (R11)(DI*1)
-	ADDQ       $0x08, R9
+	ADDQ       $0x08, R10
 	VMOVDQU64  (R12)(DI*1), Z4
 
 term4_1:
-	DECQ       R10
+	DECQ       R9
 	JZ         sum4_1
-	MOVL       32(R9), R11
-	MOVL       36(R9), R12
+	MOVL       32(R10), R11
+	MOVL       36(R10), R12
 	ADDQ       (CX)(R11*1), R12
 	LEAQ       (R12)(R8*1), R11
 	PREFETCHT0 (R11)(DI*1)
-	ADDQ       $0x08, R9
+	ADDQ       $0x08, R10
 	VPXORQ     (R12)(DI*1), Z4, Z4
 	JMP        term4_1
 
@@ -3794,27 +3798,27 @@ sum4_1:
 	VPXORQ Z4, Z2, Z2
 
 end4_1:
-	MOVL       32(R9), R10
-	ADDQ       $0x04, R9
-	TESTQ      R10, R10
+	MOVL       32(R10), R9
+	ADDQ       $0x04, R10
+	TESTQ      R9, R9
 	JZ         end5_1
-	MOVL       32(R9), R11
-	MOVL       36(R9), R12
+	MOVL       32(R10), R11
+	MOVL       36(R10), R12
 	ADDQ       (CX)(R11*1), R12
 	LEAQ       (R12)(R8*1), R11
 	PREFETCHT0 (R11)(DI*1)
-	ADDQ       $0x08, R9
+	ADDQ       $0x08, R10
 	VMOVDQU64  (R12)(DI*1), Z4
 
 term5_1:
-	DECQ       R10
+	DECQ       R9
 	JZ         sum5_1
-	MOVL       32(R9), R11
-	MOVL       36(R9), R12
+	MOVL       32(R10), R11
+	MOVL       36(R10), R12
 	ADDQ       (CX)(R11*1), R12
 	LEAQ       (R12)(R8*1), R11
 	PREFETCHT0 (R11)(DI*1)
-	ADDQ       $0x08, R9
+	ADDQ       $0x08, R10
 	VPXORQ     (R12)(DI*1), Z4, Z4
 	JMP        term5_1
 
@@ -3823,27 +3827,27 @@ sum5_1:
 	VPXORQ Z4, Z2, Z2
 
 end5_1:
-	MOVL       32(R9), R10
-	ADDQ       $0x04, R9
-	TESTQ      R10, R10
+	MOVL       32(R10), R9
+	ADDQ       $0x04, R10
+	TESTQ      R9, R9
 	JZ         end6_1
-	MOVL       32(R9), R11
-	MOVL       36(R9), R12
+	MOVL       32(R10), R11
+	MOVL       36(R10), R12
 	ADDQ       (CX)(R11*1), R12
 	LEAQ       (R12)(R8*1), R11
 	PREFETCHT0 (R11)(DI*1)
-	ADDQ       $0x08, R9
+	ADDQ       $0x08, R10
 	VMOVDQU64  (R12)(DI*1), Z4
 
 term6_1:
-	DECQ       R10
+	DECQ       R9
 	JZ         sum6_1
-	MOVL       32(R9), R11
-	MOVL       36(R9), R12
+	MOVL       32(R10), R11
+	MOVL       36(R10), R12
 	ADDQ       (CX)(R11*1), R12
 	LEAQ       (R12)(R8*1), R11
 	PREFETCHT0 (R11)(DI*1)
-	ADDQ       $0x08, R9
+	ADDQ       $0x08, R10
 	VPXORQ     (R12)(DI*1), Z4, Z4
 	JMP        term6_1
 
@@ -3852,27 +3856,27 @@ sum6_1:
 	VPXORQ Z4, Z2, Z2
 
 end6_1:
-	MOVL       32(R9), R10
-	ADDQ       $0x04, R9
-	TESTQ      R10, R10
+	MOVL       32(R10), R9
+	ADDQ       $0x04, R10
+	TESTQ      R9, R9
 	JZ         end7_1
-	MOVL       32(R9), R11
-	MOVL       36(R9), R12
+	MOVL       32(R10), R11
+	MOVL       36(R10), R12
 	ADDQ       (CX)(R11*1), R12
 	LEAQ       (R12)(R8*1), R11
 	PREFETCHT0 (R11)(DI*1)
-	ADDQ       $0x08, R9
+	ADDQ       $0x08, R10
 	VMOVDQU64  (R12)(DI*1), Z4
 
 term7_1:
-	DECQ       R10
+	DECQ       R9
 	JZ         sum7_1
-	MOVL       32(R9), R11
-	MOVL       36(R9), R12
+	MOVL       32(R10), R11
+	MOVL       36(R10), R12
 	ADDQ       (CX)(R11*1), R12
 	LEAQ       (R12)(R8*1), R11
 	PREFETCHT0 (R11)(DI*1)
-	ADDQ       $0x08, R9
+	ADDQ       $0x08, R10
 	VPXORQ     (R12)(DI*1), Z4, Z4
 	JMP        term7_1
 
@@ -3882,27 +3886,27 @@ sum7_1:
 	VPXORQ Z4, Z2, Z2
 
 end7_1:
-	MOVL       32(R9), R10
-	ADDQ       $0x04, R9
-	TESTQ      R10, R10
+	MOVL       32(R10), R9
+	ADDQ       $0x04, R10
+	TESTQ      R9, R9
 	JZ         end8_1
-	MOVL       32(R9), R11
-	MOVL       36(R9), R12
+	MOVL       32(R10), R11
+	MOVL       36(R10), R12
 	ADDQ       (CX)(R11*1), R12
 	LEAQ       (R12)(R8*1), R11
 	PREFETCHT0 (R11)(DI*1)
-	ADDQ       $0x08, R9
+	ADDQ       $0x08, R10
 	VMOVDQU64  (R12)(DI*1), Z4
 
 term8_1:
-	DECQ       R10
+	DECQ       R9
 	JZ         sum8_1
-	MOVL       32(R9), R11
-	MOVL       36(R9), R12
+	MOVL       32(R10), R11
+	MOVL       36(R10), R12
 	ADDQ       (CX)(R11*1), R12
 	LEAQ       (R12)(R8*1), R11
 	PREFETCHT0 (R11)(DI*1)
-	ADDQ       $0x08, R9
+	ADDQ       $0x08, R10
 	VPXORQ     (R12)(DI*1), Z4, Z4
 	JMP        term8_1
 
@@ -3910,27 +3914,27 @@ sum8_1:
 	VPXORQ Z4, Z3, Z3
 
 end8_1:
-	MOVL       32(R9), R10
-	ADDQ       $0x04, R9
-	TESTQ      R10, R10
+	MOVL       32(R10), R9
+	ADDQ       $0x04, R10
+	TESTQ      R9, R9
 	JZ         end9_1
-	MOVL       32(R9), R11
-	MOVL       36(R9), R12
+	MOVL       32(R10), R11
+	MOVL       36(R10), R12
 	ADDQ       (CX)(R11*1), R12
 	LEAQ       (R12)(R8*1), R11
 	PREFETCHT0 (R11)(DI*1)
-	ADDQ       $0x08, R9
+	ADDQ       $0x08, R10
 	VMOVDQU64  (R12)(DI*1), Z4
 
 term9_1:
-	DECQ       R10
+	DECQ       R9
 	JZ         sum9_1
-	MOVL       32(R9), R11
-	MOVL       36(R9), R12
+	MOVL       32(R10), R11
+	MOVL       36(R10), R12
 	ADDQ       (CX)(R11*1), R12
 	LEAQ       (R12)(R8*1), R11
 	PREFETCHT0 (R11)(DI*1)
-	ADDQ       $0x08, R9
+	ADDQ       $0x08, R10
 	VPXORQ     (R12)(DI*1), Z4, Z4
 	JMP        term9_1
 
@@ -3939,27 +3943,27 @@ sum9_1:
 	VPXORQ Z4, Z3, Z3
 
 end9_1:
-	MOVL       32(R9), R10
-	ADDQ       $0x04, R9
-	TESTQ      R10, R10
+	MOVL       32(R10), R9
+	ADDQ       $0x04, R10
+	TESTQ      R9, R9
 	JZ         end10_1
-	MOVL       32(R9), R11
-	MOVL       36(R9), R12
+	MOVL       32(R10), R11
+	MOVL       36(R10), R12
 	ADDQ       (CX)(R11*1), R12
 	LEAQ       (R12)(R8*1), R11
 	PREFETCHT0 (R11)(DI*1)
-	ADDQ       $0x08, R9
+	ADDQ       $0x08, R10
 	VMOVDQU64  (R12)(DI*1), Z4
 
 term10_1:
-	DECQ       R10
+	DECQ       R9
 	JZ         sum10_1
-	MOVL       32(R9), R11
-	MOVL       36(R9), R12
+	MOVL       32(R10), R11
+	MOVL       36(R10), R12
 	ADDQ       (CX)(R11*1), R12
 	LEAQ       (R12)(R8*1), R11
 	PREFETCHT0 (R11)(DI*1)
-	ADDQ       $0x08, R9
+	ADDQ       $0x08, R10
 	VPXORQ     (R12)(DI*1), Z4, Z4
 	JMP        term10_1
 
@@ -3968,27 +3972,27 @@ sum10_1:
 	VPXORQ Z4, Z3, Z3
 
 end10_1:
-	MOVL       32(R9), R10
-	ADDQ       $0x04, R9
-	TESTQ      R10, R10
+	MOVL       32(R10), R9
+	ADDQ       $0x04, R10
+	TESTQ      R9, R9
 	JZ         end11_1
-	MOVL       32(R9), R11
-	MOVL       36(R9), R12
+	MOVL       32(R10), R11
+	MOVL       36(R10), R12
 	ADDQ       (CX)(R11*1), R12
 	LEAQ       (R12)(R8*1), R11
 	PREFETCHT0 (R11)(DI*1)
-	ADDQ       $0x08, R9
+	ADDQ       $0x08, R10
 	VMOVDQU64  (R12)(DI*1), Z4
 
 term11_1:
-	DECQ       R10
+	DECQ       R9
 	JZ         sum11_1
-	MOVL       32(R9), R11
-	MOVL       36(R9), R12
+	MOVL       32(R10), R11
+	MOVL       36(R10), R12
 	ADDQ       (CX)(R11*1), R12
 	LEAQ       (R12)(R8*1), R11
 	PREFETCHT0 (R11)(DI*1)
-	ADDQ       $0x08, R9
+	ADDQ       $0x08, R10
 	VPXORQ     (R12)(DI*1), Z4, Z4
 	JMP        term11_1
 
@@ -3998,27 +4002,27 @@ sum11_1:
 	VPXORQ Z4, Z3, Z3
 
 end11_1:
-	MOVL       32(R9), R10
-	ADDQ       $0x04, R9
-	TESTQ      R10, R10
+	MOVL       32(R10), R9
+	ADDQ       $0x04, R10
+	TESTQ      R9, R9
 	JZ         end12_1
-	MOVL       32(R9), R11
-	MOVL       36(R9), R12
+	MOVL       32(R10), R11
+	MOVL       36(R10), R12
 	ADDQ       (CX)(R11*1), R12
 	LEAQ       (R12)(R8*1), R11
 	PREFETCHT0 (R11)(DI*1)
-	ADDQ       $0x08, R9
+	ADDQ       $0x08, R10
 	VMOVDQU64  (R12)(DI*1), Z4
 
 term12_1:
-	DECQ       R10
+	DECQ       R9
 	JZ         sum12_1
-	MOVL       32(R9), R11
-	MOVL       36(R9), R12
+	MOVL       32(R10), R11
+	MOVL       36(R10), R12
 	ADDQ       (CX)(R11*1), R12
 	LEAQ       (R12)(R8*1), R11
 	PREFETCHT0 (R11)(DI*1)
-	ADDQ       $0x08, R9
+	ADDQ       $0x08, R10
 	VPXORQ     (R12)(DI*1), Z4, Z4
 	JMP        term12_1
 
@@ -4027,27 +4031,27 @@ sum12_1:
 	VPXORQ Z4, Z3, Z3
 
 end12_1:
-	MOVL       32(R9), R10
-	ADDQ       $0x04, R9
-	TESTQ      R10, R10
+	MOVL       32(R10), R9
+	ADDQ       $0x04, R10
+	TESTQ      R9, R9
 	JZ         end13_1
-	MOVL       32(R9), R11
-	MOVL       36(R9), R12
+	MOVL       32(R10), R11
+	MOVL       36(R10), R12
 	ADDQ       (CX)(R11*1), R12
 	LEAQ       (R12)(R8*1), R11
 	PREFETCHT0 (R11)(DI*1)
-	ADDQ       $0x08, R9
+	ADDQ       $0x08, R10
 	VMOVDQU64  (R12)(DI*1), Z4
 
 term13_1:
-	DECQ       R10
+	DECQ       R9
 	JZ         sum13_1
-	MOVL       32(R9), R11
-	MOVL       36(R9), R12
+	MOVL       32(R10), R11
+	MOVL       36(R10), R12
 	ADDQ       (CX)(R11*1), R12
 	LEAQ       (R12)(R8*1), R11
 	PREFETCHT0 (R11)(DI*1)
-	ADDQ       $0x08, R9
+	ADDQ       $0x08, R10
 	VPXORQ     (R12)(DI*1), Z4, Z4
 	JMP        term13_1
 
@@ -4057,27 +4061,27 @@ sum13_1:
 	VPXORQ Z4, Z3, Z3
 
 end13_1:
-	MOVL       32(R9), R10
-	ADDQ       $0x04, R9
-	TESTQ      R10, R10
+	MOVL       32(R10), R9
+	ADDQ       $0x04, R10
+	TESTQ      R9, R9
 	JZ         end14_1
-	MOVL       32(R9), R11
-	MOVL       36(R9), R12
+	MOVL       32(R10), R11
+	MOVL       36(R10), R12
 	ADDQ       (CX)(R11*1), R12
 	LEAQ       (R12)(R8*1), R11
 	PREFETCHT0 (R11)(DI*1)
-	ADDQ       $0x08, R9
+	ADDQ       $0x08, R10
 	VMOVDQU64  (R12)(DI*1), Z4
 
 term14_1:
-	DECQ       R10
+	DECQ       R9
 	JZ         sum14_1
-	MOVL       32(R9), R11
-	MOVL       36(R9), R12
+	MOVL       32(R10), R11
+	MOVL       36(R10), R12
 	ADDQ       (CX)(R11*1), R12
 	LEAQ       (R12)(R8*1), R11
 	PREFETCHT0 (R11)(DI*1)
-	ADDQ       $0x08, R9
+	ADDQ       $0x08, R10
 	VPXORQ     (R12)(DI*1), Z4, Z4
 	JMP        term14_1
 
@@ -4087,27 +4091,27 @@ sum14_1:
 	VPXORQ Z4, Z3, Z3
 
 end14_1:
-	MOVL       32(R9), R10
-	ADDQ       $0x04, R9
-	TESTQ      R10, R10
+	MOVL       32(R10), R9
+	ADDQ       $0x04, R10
+	TESTQ      R9, R9
 	JZ         end15_1
-	MOVL       32(R9), R11
-	MOVL       36(R9), R12
+	MOVL       32(R10), R11
+	MOVL       36(R10), R12
 	ADDQ       (CX)(R11*1), R12
 	LEAQ       (R12)(R8*1), R11
 	PREFETCHT0 (R11)(DI*1)
-	ADDQ       $0x08, R9
+	ADDQ       $0x08, R10
 	VMOVDQU64  (R12)(DI*1), Z4
 
 term15_1:
-	DECQ       R10
+	DECQ       R9
 	JZ         sum15_1
-	MOVL       32(R9), R11
-	MOVL       36(R9), R12
+	MOVL       32(R10), R11
+	MOVL       36(R10), R12
 	ADDQ       (CX)(R11*1), R12
 	LEAQ       (R12)(R8*1), R11
 	PREFETCHT0 (R11)(DI*1)
-	ADDQ       $0x08, R9
+	ADDQ       $0x08, R10
 	VPXORQ     (R12)(DI*1), Z4, Z4
 	JMP        term15_1
 

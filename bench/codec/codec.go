@@ -337,7 +337,7 @@ func (b *bench) headers(code *codec.Code, plan *codec.Plan) (func(), error) {
 // microseconds and more, against 0.2 of the clock, or 2 in some virtual machines.
 const batchBytes = 8 << 20
 
-// batchHeaders is how many segments' headers are.
+// batchHeaders is the number of segments whose headers are, for which no survivors are read.
 const batchHeaders = 1000
 
 // timed makes a window of a function that does the stripe at hand.

@@ -104,7 +104,7 @@ func readMetadata(path string, get func(name string, b []byte) (int, error)) (ma
 	stored := string(checksum)
 	computed := func() string { sum := md5.Sum(raw); return hex.EncodeToString(sum[:]) }
 	// What has the checksum is all of it, so that of a single piece, as nearly all is, no second one is asked for.
-	if stored == "" || stored != computed() {
+	if stored == "" || len(raw) == 0 || stored != computed() {
 		for more {
 			if more, err = next(); err != nil {
 				return nil, err
@@ -113,8 +113,8 @@ func readMetadata(path string, get func(name string, b []byte) (int, error)) (ma
 		if len(raw) == 0 {
 			return nil, &CorruptError{Path: path, Reason: "missing metadata", Quarantine: true}
 		}
-		if stored != "" && stored != computed() {
-			return nil, &CorruptError{Path: path, Reason: fmt.Sprintf("metadata checksum mismatch: stored %.40q, computed %q", stored, computed()), Quarantine: true}
+		if sum := computed(); stored != "" && stored != sum {
+			return nil, &CorruptError{Path: path, Reason: fmt.Sprintf("metadata checksum mismatch: stored %.40q, computed %q", stored, sum), Quarantine: true}
 		}
 	}
 	m, err := pickle.DecodeMetadata(raw)

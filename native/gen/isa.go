@@ -74,18 +74,18 @@ func (a isa) store(src reg.Register, m Mem) {
 	}
 }
 
-// distance returns how many bytes ahead inputs are asked for: far, or less when there are so
-// many inputs that they would push each other out of a first-level cache. It is nil where
-// nothing is asked for.
-func (a isa) distance(ins reg.Register, far int) reg.Register {
+// distance returns how many bytes ahead inputs are asked for, by the number of inputs: if
+// all are much more than what a block reads, they push each other out of a first-level
+// cache. It is nil where nothing is asked for.
+func (a isa) distance(ins reg.Register) reg.Register {
 	if a.width < 64 {
 		return nil
 	}
-	d, more := GP64(), GP64()
+	d, far := GP64(), GP64()
 	MOVQ(U32(512), d)
-	MOVQ(U32(far), more)
+	MOVQ(U32(1024), far)
 	CMPQ(ins, Imm(6))
-	CMOVQLT(more, d)
+	CMOVQLT(far, d)
 	return d
 }
 
@@ -124,6 +124,24 @@ func (a isa) xor3(x, y, dst reg.Register) {
 	}
 	a.xor(x, dst)
 	a.xor(y, dst)
+}
+
+// group is how many inputs a routine takes at a time: two, where their products and the sum
+// are added by one instruction.
+func (a isa) group() int {
+	if a.width == 64 {
+		return 2
+	}
+	return 1
+}
+
+// addAll: dst ^= each of group vectors. It may change the first.
+func (a isa) addAll(v []reg.VecVirtual, dst reg.Register) {
+	if len(v) == 2 {
+		a.xor3(v[0], v[1], dst)
+		return
+	}
+	a.xor(v[0], dst)
 }
 
 // xorMem: dst ^= m.

@@ -68,7 +68,7 @@ func routine(name, doc string, a isa, m, units, bytes int, body func(r args, uni
 		n: Load(Param("n"), GP64()), pos: Load(Param("pos"), GP64()), in: Load(Param("in"), GP64()),
 		out: Load(Param("out"), GP64()), table: Load(Param("table"), GP64()), ins: Load(Param("ins"), GP64()),
 	}
-	r.ahead = a.distance(r.ins, 1024)
+	r.ahead = a.distance(r.ins)
 	blocks(r.n, r.pos, units, bytes, func(units int) { body(r, units) })
 	a.leave()
 }
@@ -185,7 +185,7 @@ func xor(a isa, m, vectors int) {
 		Label(label("zeros"))
 		left := GP64()
 		MOVL(Mem{Base: round}, left.As32())
-		ahead := a.distance(left, 4096) // jerasure's next row of packets
+		ahead := a.distance(left)
 		LEAQ(Mem{Base: round, Disp: 12 + 8*m}, term)
 		TESTQ(left, left)
 		JZ(LabelRef(label("store")))
@@ -253,19 +253,19 @@ func packets(a isa, m, vectors int) {
 	if err != nil {
 		panic(err)
 	}
-	wrap := Load(Param("row"), GP64()) // from the last block of a row to the first of the next
+	wrap := Load(Param("row"), GP64()) // from the end of a packet's last block to the same packet of the next row
 	length := Load(Param("n"), GP64())
 	SUBQ(length, wrap)
-	ADDQ(U32(vectors*a.width), wrap)
 	Label("row")
 	n, pos := Load(Param("n"), GP64()), GP64()
 	MOVQ(start, pos)
 	blocks(n, pos, vectors, a.width, func(units int) {
 		label := func(name string, mask int) string { return fmt.Sprintf("%s%d_%d", name, mask, units) }
-		ahead, list := GP64(), Load(Param("list"), GP64())
+		ahead, next, list := GP64(), GP64(), Load(Param("list"), GP64())
 		MOVQ(U32(units*a.width), ahead)
+		LEAQ(Mem{Base: wrap, Disp: units * a.width}, next)
 		CMPQ(n, U32(units*a.width))
-		CMOVQEQ(wrap, ahead)
+		CMOVQEQ(next, ahead)
 		acc := a.zeros(m * units)
 		at := 8 * m // of the next word behind list
 		for mask := 1; mask < 1<<m; mask++ {
@@ -329,11 +329,7 @@ func packets(a isa, m, vectors int) {
 func gf8Affine(a isa, m, vectors int) {
 	routine("gf8", fmt.Sprintf("makes n bytes, a multiple of %d.", a.width), a, m, vectors, a.width, func(r args, units int) {
 		acc := a.zeros(m * units)
-		group := 1
-		if a.width == 64 {
-			group = 2 // two products and the sum added by one instruction
-		}
-		a.inputs(r, units, 8*m, group, func(at, table []Mem) {
+		a.inputs(r, units, 8*m, a.group(), func(at, table []Mem) {
 			matrix := make([][]reg.VecVirtual, len(at))
 			for i := range at {
 				matrix[i] = a.vecs(m)
@@ -351,11 +347,7 @@ func gf8Affine(a isa, m, vectors int) {
 					for i := range at {
 						a.affine(matrix[i][j], src[i], t[i])
 					}
-					if len(at) == 2 {
-						a.xor3(t[0], t[1], acc[j*units+u])
-					} else {
-						a.xor(t[0], acc[j*units+u])
-					}
+					a.addAll(t, acc[j*units+u])
 				}
 			}
 		})
@@ -403,11 +395,7 @@ func gf16Affine(a isa, m, vectors int) {
 	routine("gf16", fmt.Sprintf("makes n bytes, a multiple of %d.", a.width), a, m, vectors, a.width, func(r args, units int) {
 		straight, crossed := a.zeros(m*units), a.zeros(m*units)
 		split := a.within16("split", splitWords)
-		group := 1
-		if a.width == 64 {
-			group = 2 // two products and the sum added by one instruction
-		}
-		a.inputs(r, units, 32*m, group, func(at, table []Mem) {
+		a.inputs(r, units, 32*m, a.group(), func(at, table []Mem) {
 			// A register for each matrix, unless it is asked for only once.
 			matrix := func(i, j int) reg.Register {
 				r := a.vec()
@@ -434,11 +422,7 @@ func gf16Affine(a isa, m, vectors int) {
 						for i := range at {
 							a.affine(matrix(i, 2*j+part), src[i], t[i])
 						}
-						if len(at) == 2 {
-							a.xor3(t[0], t[1], acc[j*units+u])
-						} else {
-							a.xor(t[0], acc[j*units+u])
-						}
+						a.addAll(t, acc[j*units+u])
 					}
 				}
 			}
