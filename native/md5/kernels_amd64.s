@@ -516,9 +516,9 @@ DATA sines<>+2040(SB)/4, $0xeb86d390
 DATA sines<>+2044(SB)/4, $0xeb86d390
 GLOBL sines<>(SB), RODATA|NOPTR, $2048
 
-// func blocks8(state *[4][8]uint32, data *[8]*byte, n int)
+// func blocks8Avx2(state *[4][8]uint32, data *[8]*byte, n int)
 // Requires: AVX, AVX2
-TEXT ·blocks8(SB), $544-24
+TEXT ·blocks8Avx2(SB), $544-24
 	MOVQ state+0(FP), AX
 	MOVQ data+8(FP), CX
 	MOVQ n+16(FP), DX
@@ -1266,9 +1266,9 @@ block:
 	VZEROUPPER
 	RET
 
-// func blocks16(state *[4][16]uint32, data *[16]*byte, n int)
+// func blocks16Avx2(state *[4][16]uint32, data *[16]*byte, n int)
 // Requires: AVX, AVX2
-TEXT ·blocks16(SB), $1056-24
+TEXT ·blocks16Avx2(SB), $1056-24
 	MOVQ state+0(FP), AX
 	MOVQ data+8(FP), CX
 	MOVQ n+16(FP), DX
@@ -2724,6 +2724,1758 @@ block:
 	VPSLLD         $0x15, Y5, Y9
 	VPSRLD         $0x0b, Y5, Y5
 	VPOR           Y9, Y5, Y5
+	VPADDD         Y2, Y1, Y1
+	VPADDD         Y6, Y5, Y5
+	VPADDD         (AX), Y0, Y0
+	VMOVDQU        Y0, (AX)
+	VPADDD         64(AX), Y1, Y1
+	VMOVDQU        Y1, 64(AX)
+	VPADDD         128(AX), Y2, Y2
+	VMOVDQU        Y2, 128(AX)
+	VPADDD         192(AX), Y3, Y3
+	VMOVDQU        Y3, 192(AX)
+	VPADDD         32(AX), Y4, Y4
+	VMOVDQU        Y4, 32(AX)
+	VPADDD         96(AX), Y5, Y5
+	VMOVDQU        Y5, 96(AX)
+	VPADDD         160(AX), Y6, Y6
+	VMOVDQU        Y6, 160(AX)
+	VPADDD         224(AX), Y7, Y7
+	VMOVDQU        Y7, 224(AX)
+	ADDQ           $0x40, DI
+	DECQ           DX
+	JNZ            block
+	VZEROUPPER
+	RET
+
+// func blocks8Avx512(state *[4][8]uint32, data *[8]*byte, n int)
+// Requires: AVX, AVX2, AVX512F, AVX512VL
+TEXT ·blocks8Avx512(SB), $544-24
+	MOVQ state+0(FP), AX
+	MOVQ data+8(FP), CX
+	MOVQ n+16(FP), DX
+	LEAQ sines<>+0(SB), BX
+	LEAQ 31(SP), SI
+	ANDQ $-32, SI
+	XORQ DI, DI
+
+block:
+	MOVQ           (CX), R8
+	MOVQ           32(CX), R9
+	VBROADCASTI128 (R8)(DI*1), Y0
+	VINSERTI128    $0x01, (R9)(DI*1), Y0, Y0
+	MOVQ           8(CX), R8
+	MOVQ           40(CX), R9
+	VBROADCASTI128 (R8)(DI*1), Y1
+	VINSERTI128    $0x01, (R9)(DI*1), Y1, Y1
+	MOVQ           16(CX), R8
+	MOVQ           48(CX), R9
+	VBROADCASTI128 (R8)(DI*1), Y2
+	VINSERTI128    $0x01, (R9)(DI*1), Y2, Y2
+	MOVQ           24(CX), R8
+	MOVQ           56(CX), R9
+	VBROADCASTI128 (R8)(DI*1), Y3
+	VINSERTI128    $0x01, (R9)(DI*1), Y3, Y3
+	VPUNPCKLDQ     Y1, Y0, Y4
+	VPUNPCKHDQ     Y1, Y0, Y5
+	VPUNPCKLDQ     Y3, Y2, Y1
+	VPUNPCKHDQ     Y3, Y2, Y3
+	VPUNPCKLQDQ    Y1, Y4, Y0
+	VPUNPCKHQDQ    Y1, Y4, Y1
+	VPUNPCKLQDQ    Y3, Y5, Y2
+	VPUNPCKHQDQ    Y3, Y5, Y3
+	VMOVDQU        Y0, (SI)
+	VMOVDQU        Y1, 32(SI)
+	VMOVDQU        Y2, 64(SI)
+	VMOVDQU        Y3, 96(SI)
+	MOVQ           (CX), R8
+	MOVQ           32(CX), R9
+	VBROADCASTI128 16(R8)(DI*1), Y0
+	VINSERTI128    $0x01, 16(R9)(DI*1), Y0, Y0
+	MOVQ           8(CX), R8
+	MOVQ           40(CX), R9
+	VBROADCASTI128 16(R8)(DI*1), Y1
+	VINSERTI128    $0x01, 16(R9)(DI*1), Y1, Y1
+	MOVQ           16(CX), R8
+	MOVQ           48(CX), R9
+	VBROADCASTI128 16(R8)(DI*1), Y2
+	VINSERTI128    $0x01, 16(R9)(DI*1), Y2, Y2
+	MOVQ           24(CX), R8
+	MOVQ           56(CX), R9
+	VBROADCASTI128 16(R8)(DI*1), Y3
+	VINSERTI128    $0x01, 16(R9)(DI*1), Y3, Y3
+	VPUNPCKLDQ     Y1, Y0, Y4
+	VPUNPCKHDQ     Y1, Y0, Y5
+	VPUNPCKLDQ     Y3, Y2, Y1
+	VPUNPCKHDQ     Y3, Y2, Y3
+	VPUNPCKLQDQ    Y1, Y4, Y0
+	VPUNPCKHQDQ    Y1, Y4, Y1
+	VPUNPCKLQDQ    Y3, Y5, Y2
+	VPUNPCKHQDQ    Y3, Y5, Y3
+	VMOVDQU        Y0, 128(SI)
+	VMOVDQU        Y1, 160(SI)
+	VMOVDQU        Y2, 192(SI)
+	VMOVDQU        Y3, 224(SI)
+	MOVQ           (CX), R8
+	MOVQ           32(CX), R9
+	VBROADCASTI128 32(R8)(DI*1), Y0
+	VINSERTI128    $0x01, 32(R9)(DI*1), Y0, Y0
+	MOVQ           8(CX), R8
+	MOVQ           40(CX), R9
+	VBROADCASTI128 32(R8)(DI*1), Y1
+	VINSERTI128    $0x01, 32(R9)(DI*1), Y1, Y1
+	MOVQ           16(CX), R8
+	MOVQ           48(CX), R9
+	VBROADCASTI128 32(R8)(DI*1), Y2
+	VINSERTI128    $0x01, 32(R9)(DI*1), Y2, Y2
+	MOVQ           24(CX), R8
+	MOVQ           56(CX), R9
+	VBROADCASTI128 32(R8)(DI*1), Y3
+	VINSERTI128    $0x01, 32(R9)(DI*1), Y3, Y3
+	VPUNPCKLDQ     Y1, Y0, Y4
+	VPUNPCKHDQ     Y1, Y0, Y5
+	VPUNPCKLDQ     Y3, Y2, Y1
+	VPUNPCKHDQ     Y3, Y2, Y3
+	VPUNPCKLQDQ    Y1, Y4, Y0
+	VPUNPCKHQDQ    Y1, Y4, Y1
+	VPUNPCKLQDQ    Y3, Y5, Y2
+	VPUNPCKHQDQ    Y3, Y5, Y3
+	VMOVDQU        Y0, 256(SI)
+	VMOVDQU        Y1, 288(SI)
+	VMOVDQU        Y2, 320(SI)
+	VMOVDQU        Y3, 352(SI)
+	MOVQ           (CX), R8
+	MOVQ           32(CX), R9
+	VBROADCASTI128 48(R8)(DI*1), Y0
+	VINSERTI128    $0x01, 48(R9)(DI*1), Y0, Y0
+	MOVQ           8(CX), R8
+	MOVQ           40(CX), R9
+	VBROADCASTI128 48(R8)(DI*1), Y1
+	VINSERTI128    $0x01, 48(R9)(DI*1), Y1, Y1
+	MOVQ           16(CX), R8
+	MOVQ           48(CX), R9
+	VBROADCASTI128 48(R8)(DI*1), Y2
+	VINSERTI128    $0x01, 48(R9)(DI*1), Y2, Y2
+	MOVQ           24(CX), R8
+	MOVQ           56(CX), R9
+	VBROADCASTI128 48(R8)(DI*1), Y3
+	VINSERTI128    $0x01, 48(R9)(DI*1), Y3, Y3
+	VPUNPCKLDQ     Y1, Y0, Y4
+	VPUNPCKHDQ     Y1, Y0, Y5
+	VPUNPCKLDQ     Y3, Y2, Y1
+	VPUNPCKHDQ     Y3, Y2, Y3
+	VPUNPCKLQDQ    Y1, Y4, Y0
+	VPUNPCKHQDQ    Y1, Y4, Y1
+	VPUNPCKLQDQ    Y3, Y5, Y2
+	VPUNPCKHQDQ    Y3, Y5, Y3
+	VMOVDQU        Y0, 384(SI)
+	VMOVDQU        Y1, 416(SI)
+	VMOVDQU        Y2, 448(SI)
+	VMOVDQU        Y3, 480(SI)
+	VMOVDQU        (AX), Y0
+	VMOVDQU        32(AX), Y1
+	VMOVDQU        64(AX), Y2
+	VMOVDQU        96(AX), Y3
+	VMOVDQA32      Y3, Y4
+	VPTERNLOGD     $0xd8, Y1, Y2, Y4
+	VPADDD         (SI), Y0, Y0
+	VPADDD         (BX), Y0, Y0
+	VPADDD         Y4, Y0, Y0
+	VPROLD         $0x07, Y0, Y0
+	VPADDD         Y1, Y0, Y0
+	VMOVDQA32      Y2, Y4
+	VPTERNLOGD     $0xd8, Y0, Y1, Y4
+	VPADDD         32(SI), Y3, Y3
+	VPADDD         32(BX), Y3, Y3
+	VPADDD         Y4, Y3, Y3
+	VPROLD         $0x0c, Y3, Y3
+	VPADDD         Y0, Y3, Y3
+	VMOVDQA32      Y1, Y4
+	VPTERNLOGD     $0xd8, Y3, Y0, Y4
+	VPADDD         64(SI), Y2, Y2
+	VPADDD         64(BX), Y2, Y2
+	VPADDD         Y4, Y2, Y2
+	VPROLD         $0x11, Y2, Y2
+	VPADDD         Y3, Y2, Y2
+	VMOVDQA32      Y0, Y4
+	VPTERNLOGD     $0xd8, Y2, Y3, Y4
+	VPADDD         96(SI), Y1, Y1
+	VPADDD         96(BX), Y1, Y1
+	VPADDD         Y4, Y1, Y1
+	VPROLD         $0x16, Y1, Y1
+	VPADDD         Y2, Y1, Y1
+	VMOVDQA32      Y3, Y4
+	VPTERNLOGD     $0xd8, Y1, Y2, Y4
+	VPADDD         128(SI), Y0, Y0
+	VPADDD         128(BX), Y0, Y0
+	VPADDD         Y4, Y0, Y0
+	VPROLD         $0x07, Y0, Y0
+	VPADDD         Y1, Y0, Y0
+	VMOVDQA32      Y2, Y4
+	VPTERNLOGD     $0xd8, Y0, Y1, Y4
+	VPADDD         160(SI), Y3, Y3
+	VPADDD         160(BX), Y3, Y3
+	VPADDD         Y4, Y3, Y3
+	VPROLD         $0x0c, Y3, Y3
+	VPADDD         Y0, Y3, Y3
+	VMOVDQA32      Y1, Y4
+	VPTERNLOGD     $0xd8, Y3, Y0, Y4
+	VPADDD         192(SI), Y2, Y2
+	VPADDD         192(BX), Y2, Y2
+	VPADDD         Y4, Y2, Y2
+	VPROLD         $0x11, Y2, Y2
+	VPADDD         Y3, Y2, Y2
+	VMOVDQA32      Y0, Y4
+	VPTERNLOGD     $0xd8, Y2, Y3, Y4
+	VPADDD         224(SI), Y1, Y1
+	VPADDD         224(BX), Y1, Y1
+	VPADDD         Y4, Y1, Y1
+	VPROLD         $0x16, Y1, Y1
+	VPADDD         Y2, Y1, Y1
+	VMOVDQA32      Y3, Y4
+	VPTERNLOGD     $0xd8, Y1, Y2, Y4
+	VPADDD         256(SI), Y0, Y0
+	VPADDD         256(BX), Y0, Y0
+	VPADDD         Y4, Y0, Y0
+	VPROLD         $0x07, Y0, Y0
+	VPADDD         Y1, Y0, Y0
+	VMOVDQA32      Y2, Y4
+	VPTERNLOGD     $0xd8, Y0, Y1, Y4
+	VPADDD         288(SI), Y3, Y3
+	VPADDD         288(BX), Y3, Y3
+	VPADDD         Y4, Y3, Y3
+	VPROLD         $0x0c, Y3, Y3
+	VPADDD         Y0, Y3, Y3
+	VMOVDQA32      Y1, Y4
+	VPTERNLOGD     $0xd8, Y3, Y0, Y4
+	VPADDD         320(SI), Y2, Y2
+	VPADDD         320(BX), Y2, Y2
+	VPADDD         Y4, Y2, Y2
+	VPROLD         $0x11, Y2, Y2
+	VPADDD         Y3, Y2, Y2
+	VMOVDQA32      Y0, Y4
+	VPTERNLOGD     $0xd8, Y2, Y3, Y4
+	VPADDD         352(SI), Y1, Y1
+	VPADDD         352(BX), Y1, Y1
+	VPADDD         Y4, Y1, Y1
+	VPROLD         $0x16, Y1, Y1
+	VPADDD         Y2, Y1, Y1
+	VMOVDQA32      Y3, Y4
+	VPTERNLOGD     $0xd8, Y1, Y2, Y4
+	VPADDD         384(SI), Y0, Y0
+	VPADDD         384(BX), Y0, Y0
+	VPADDD         Y4, Y0, Y0
+	VPROLD         $0x07, Y0, Y0
+	VPADDD         Y1, Y0, Y0
+	VMOVDQA32      Y2, Y4
+	VPTERNLOGD     $0xd8, Y0, Y1, Y4
+	VPADDD         416(SI), Y3, Y3
+	VPADDD         416(BX), Y3, Y3
+	VPADDD         Y4, Y3, Y3
+	VPROLD         $0x0c, Y3, Y3
+	VPADDD         Y0, Y3, Y3
+	VMOVDQA32      Y1, Y4
+	VPTERNLOGD     $0xd8, Y3, Y0, Y4
+	VPADDD         448(SI), Y2, Y2
+	VPADDD         448(BX), Y2, Y2
+	VPADDD         Y4, Y2, Y2
+	VPROLD         $0x11, Y2, Y2
+	VPADDD         Y3, Y2, Y2
+	VMOVDQA32      Y0, Y4
+	VPTERNLOGD     $0xd8, Y2, Y3, Y4
+	VPADDD         480(SI), Y1, Y1
+	VPADDD         480(BX), Y1, Y1
+	VPADDD         Y4, Y1, Y1
+	VPROLD         $0x16, Y1, Y1
+	VPADDD         Y2, Y1, Y1
+	VMOVDQA32      Y3, Y4
+	VPTERNLOGD     $0xac, Y1, Y2, Y4
+	VPADDD         32(SI), Y0, Y0
+	VPADDD         512(BX), Y0, Y0
+	VPADDD         Y4, Y0, Y0
+	VPROLD         $0x05, Y0, Y0
+	VPADDD         Y1, Y0, Y0
+	VMOVDQA32      Y2, Y4
+	VPTERNLOGD     $0xac, Y0, Y1, Y4
+	VPADDD         192(SI), Y3, Y3
+	VPADDD         544(BX), Y3, Y3
+	VPADDD         Y4, Y3, Y3
+	VPROLD         $0x09, Y3, Y3
+	VPADDD         Y0, Y3, Y3
+	VMOVDQA32      Y1, Y4
+	VPTERNLOGD     $0xac, Y3, Y0, Y4
+	VPADDD         352(SI), Y2, Y2
+	VPADDD         576(BX), Y2, Y2
+	VPADDD         Y4, Y2, Y2
+	VPROLD         $0x0e, Y2, Y2
+	VPADDD         Y3, Y2, Y2
+	VMOVDQA32      Y0, Y4
+	VPTERNLOGD     $0xac, Y2, Y3, Y4
+	VPADDD         (SI), Y1, Y1
+	VPADDD         608(BX), Y1, Y1
+	VPADDD         Y4, Y1, Y1
+	VPROLD         $0x14, Y1, Y1
+	VPADDD         Y2, Y1, Y1
+	VMOVDQA32      Y3, Y4
+	VPTERNLOGD     $0xac, Y1, Y2, Y4
+	VPADDD         160(SI), Y0, Y0
+	VPADDD         640(BX), Y0, Y0
+	VPADDD         Y4, Y0, Y0
+	VPROLD         $0x05, Y0, Y0
+	VPADDD         Y1, Y0, Y0
+	VMOVDQA32      Y2, Y4
+	VPTERNLOGD     $0xac, Y0, Y1, Y4
+	VPADDD         320(SI), Y3, Y3
+	VPADDD         672(BX), Y3, Y3
+	VPADDD         Y4, Y3, Y3
+	VPROLD         $0x09, Y3, Y3
+	VPADDD         Y0, Y3, Y3
+	VMOVDQA32      Y1, Y4
+	VPTERNLOGD     $0xac, Y3, Y0, Y4
+	VPADDD         480(SI), Y2, Y2
+	VPADDD         704(BX), Y2, Y2
+	VPADDD         Y4, Y2, Y2
+	VPROLD         $0x0e, Y2, Y2
+	VPADDD         Y3, Y2, Y2
+	VMOVDQA32      Y0, Y4
+	VPTERNLOGD     $0xac, Y2, Y3, Y4
+	VPADDD         128(SI), Y1, Y1
+	VPADDD         736(BX), Y1, Y1
+	VPADDD         Y4, Y1, Y1
+	VPROLD         $0x14, Y1, Y1
+	VPADDD         Y2, Y1, Y1
+	VMOVDQA32      Y3, Y4
+	VPTERNLOGD     $0xac, Y1, Y2, Y4
+	VPADDD         288(SI), Y0, Y0
+	VPADDD         768(BX), Y0, Y0
+	VPADDD         Y4, Y0, Y0
+	VPROLD         $0x05, Y0, Y0
+	VPADDD         Y1, Y0, Y0
+	VMOVDQA32      Y2, Y4
+	VPTERNLOGD     $0xac, Y0, Y1, Y4
+	VPADDD         448(SI), Y3, Y3
+	VPADDD         800(BX), Y3, Y3
+	VPADDD         Y4, Y3, Y3
+	VPROLD         $0x09, Y3, Y3
+	VPADDD         Y0, Y3, Y3
+	VMOVDQA32      Y1, Y4
+	VPTERNLOGD     $0xac, Y3, Y0, Y4
+	VPADDD         96(SI), Y2, Y2
+	VPADDD         832(BX), Y2, Y2
+	VPADDD         Y4, Y2, Y2
+	VPROLD         $0x0e, Y2, Y2
+	VPADDD         Y3, Y2, Y2
+	VMOVDQA32      Y0, Y4
+	VPTERNLOGD     $0xac, Y2, Y3, Y4
+	VPADDD         256(SI), Y1, Y1
+	VPADDD         864(BX), Y1, Y1
+	VPADDD         Y4, Y1, Y1
+	VPROLD         $0x14, Y1, Y1
+	VPADDD         Y2, Y1, Y1
+	VMOVDQA32      Y3, Y4
+	VPTERNLOGD     $0xac, Y1, Y2, Y4
+	VPADDD         416(SI), Y0, Y0
+	VPADDD         896(BX), Y0, Y0
+	VPADDD         Y4, Y0, Y0
+	VPROLD         $0x05, Y0, Y0
+	VPADDD         Y1, Y0, Y0
+	VMOVDQA32      Y2, Y4
+	VPTERNLOGD     $0xac, Y0, Y1, Y4
+	VPADDD         64(SI), Y3, Y3
+	VPADDD         928(BX), Y3, Y3
+	VPADDD         Y4, Y3, Y3
+	VPROLD         $0x09, Y3, Y3
+	VPADDD         Y0, Y3, Y3
+	VMOVDQA32      Y1, Y4
+	VPTERNLOGD     $0xac, Y3, Y0, Y4
+	VPADDD         224(SI), Y2, Y2
+	VPADDD         960(BX), Y2, Y2
+	VPADDD         Y4, Y2, Y2
+	VPROLD         $0x0e, Y2, Y2
+	VPADDD         Y3, Y2, Y2
+	VMOVDQA32      Y0, Y4
+	VPTERNLOGD     $0xac, Y2, Y3, Y4
+	VPADDD         384(SI), Y1, Y1
+	VPADDD         992(BX), Y1, Y1
+	VPADDD         Y4, Y1, Y1
+	VPROLD         $0x14, Y1, Y1
+	VPADDD         Y2, Y1, Y1
+	VMOVDQA32      Y3, Y4
+	VPTERNLOGD     $0x96, Y1, Y2, Y4
+	VPADDD         160(SI), Y0, Y0
+	VPADDD         1024(BX), Y0, Y0
+	VPADDD         Y4, Y0, Y0
+	VPROLD         $0x04, Y0, Y0
+	VPADDD         Y1, Y0, Y0
+	VMOVDQA32      Y2, Y4
+	VPTERNLOGD     $0x96, Y0, Y1, Y4
+	VPADDD         256(SI), Y3, Y3
+	VPADDD         1056(BX), Y3, Y3
+	VPADDD         Y4, Y3, Y3
+	VPROLD         $0x0b, Y3, Y3
+	VPADDD         Y0, Y3, Y3
+	VMOVDQA32      Y1, Y4
+	VPTERNLOGD     $0x96, Y3, Y0, Y4
+	VPADDD         352(SI), Y2, Y2
+	VPADDD         1088(BX), Y2, Y2
+	VPADDD         Y4, Y2, Y2
+	VPROLD         $0x10, Y2, Y2
+	VPADDD         Y3, Y2, Y2
+	VMOVDQA32      Y0, Y4
+	VPTERNLOGD     $0x96, Y2, Y3, Y4
+	VPADDD         448(SI), Y1, Y1
+	VPADDD         1120(BX), Y1, Y1
+	VPADDD         Y4, Y1, Y1
+	VPROLD         $0x17, Y1, Y1
+	VPADDD         Y2, Y1, Y1
+	VMOVDQA32      Y3, Y4
+	VPTERNLOGD     $0x96, Y1, Y2, Y4
+	VPADDD         32(SI), Y0, Y0
+	VPADDD         1152(BX), Y0, Y0
+	VPADDD         Y4, Y0, Y0
+	VPROLD         $0x04, Y0, Y0
+	VPADDD         Y1, Y0, Y0
+	VMOVDQA32      Y2, Y4
+	VPTERNLOGD     $0x96, Y0, Y1, Y4
+	VPADDD         128(SI), Y3, Y3
+	VPADDD         1184(BX), Y3, Y3
+	VPADDD         Y4, Y3, Y3
+	VPROLD         $0x0b, Y3, Y3
+	VPADDD         Y0, Y3, Y3
+	VMOVDQA32      Y1, Y4
+	VPTERNLOGD     $0x96, Y3, Y0, Y4
+	VPADDD         224(SI), Y2, Y2
+	VPADDD         1216(BX), Y2, Y2
+	VPADDD         Y4, Y2, Y2
+	VPROLD         $0x10, Y2, Y2
+	VPADDD         Y3, Y2, Y2
+	VMOVDQA32      Y0, Y4
+	VPTERNLOGD     $0x96, Y2, Y3, Y4
+	VPADDD         320(SI), Y1, Y1
+	VPADDD         1248(BX), Y1, Y1
+	VPADDD         Y4, Y1, Y1
+	VPROLD         $0x17, Y1, Y1
+	VPADDD         Y2, Y1, Y1
+	VMOVDQA32      Y3, Y4
+	VPTERNLOGD     $0x96, Y1, Y2, Y4
+	VPADDD         416(SI), Y0, Y0
+	VPADDD         1280(BX), Y0, Y0
+	VPADDD         Y4, Y0, Y0
+	VPROLD         $0x04, Y0, Y0
+	VPADDD         Y1, Y0, Y0
+	VMOVDQA32      Y2, Y4
+	VPTERNLOGD     $0x96, Y0, Y1, Y4
+	VPADDD         (SI), Y3, Y3
+	VPADDD         1312(BX), Y3, Y3
+	VPADDD         Y4, Y3, Y3
+	VPROLD         $0x0b, Y3, Y3
+	VPADDD         Y0, Y3, Y3
+	VMOVDQA32      Y1, Y4
+	VPTERNLOGD     $0x96, Y3, Y0, Y4
+	VPADDD         96(SI), Y2, Y2
+	VPADDD         1344(BX), Y2, Y2
+	VPADDD         Y4, Y2, Y2
+	VPROLD         $0x10, Y2, Y2
+	VPADDD         Y3, Y2, Y2
+	VMOVDQA32      Y0, Y4
+	VPTERNLOGD     $0x96, Y2, Y3, Y4
+	VPADDD         192(SI), Y1, Y1
+	VPADDD         1376(BX), Y1, Y1
+	VPADDD         Y4, Y1, Y1
+	VPROLD         $0x17, Y1, Y1
+	VPADDD         Y2, Y1, Y1
+	VMOVDQA32      Y3, Y4
+	VPTERNLOGD     $0x96, Y1, Y2, Y4
+	VPADDD         288(SI), Y0, Y0
+	VPADDD         1408(BX), Y0, Y0
+	VPADDD         Y4, Y0, Y0
+	VPROLD         $0x04, Y0, Y0
+	VPADDD         Y1, Y0, Y0
+	VMOVDQA32      Y2, Y4
+	VPTERNLOGD     $0x96, Y0, Y1, Y4
+	VPADDD         384(SI), Y3, Y3
+	VPADDD         1440(BX), Y3, Y3
+	VPADDD         Y4, Y3, Y3
+	VPROLD         $0x0b, Y3, Y3
+	VPADDD         Y0, Y3, Y3
+	VMOVDQA32      Y1, Y4
+	VPTERNLOGD     $0x96, Y3, Y0, Y4
+	VPADDD         480(SI), Y2, Y2
+	VPADDD         1472(BX), Y2, Y2
+	VPADDD         Y4, Y2, Y2
+	VPROLD         $0x10, Y2, Y2
+	VPADDD         Y3, Y2, Y2
+	VMOVDQA32      Y0, Y4
+	VPTERNLOGD     $0x96, Y2, Y3, Y4
+	VPADDD         64(SI), Y1, Y1
+	VPADDD         1504(BX), Y1, Y1
+	VPADDD         Y4, Y1, Y1
+	VPROLD         $0x17, Y1, Y1
+	VPADDD         Y2, Y1, Y1
+	VMOVDQA32      Y3, Y4
+	VPTERNLOGD     $0x9c, Y1, Y2, Y4
+	VPADDD         (SI), Y0, Y0
+	VPADDD         1536(BX), Y0, Y0
+	VPSUBD         Y4, Y0, Y0
+	VPROLD         $0x06, Y0, Y0
+	VPADDD         Y1, Y0, Y0
+	VMOVDQA32      Y2, Y4
+	VPTERNLOGD     $0x9c, Y0, Y1, Y4
+	VPADDD         224(SI), Y3, Y3
+	VPADDD         1568(BX), Y3, Y3
+	VPSUBD         Y4, Y3, Y3
+	VPROLD         $0x0a, Y3, Y3
+	VPADDD         Y0, Y3, Y3
+	VMOVDQA32      Y1, Y4
+	VPTERNLOGD     $0x9c, Y3, Y0, Y4
+	VPADDD         448(SI), Y2, Y2
+	VPADDD         1600(BX), Y2, Y2
+	VPSUBD         Y4, Y2, Y2
+	VPROLD         $0x0f, Y2, Y2
+	VPADDD         Y3, Y2, Y2
+	VMOVDQA32      Y0, Y4
+	VPTERNLOGD     $0x9c, Y2, Y3, Y4
+	VPADDD         160(SI), Y1, Y1
+	VPADDD         1632(BX), Y1, Y1
+	VPSUBD         Y4, Y1, Y1
+	VPROLD         $0x15, Y1, Y1
+	VPADDD         Y2, Y1, Y1
+	VMOVDQA32      Y3, Y4
+	VPTERNLOGD     $0x9c, Y1, Y2, Y4
+	VPADDD         384(SI), Y0, Y0
+	VPADDD         1664(BX), Y0, Y0
+	VPSUBD         Y4, Y0, Y0
+	VPROLD         $0x06, Y0, Y0
+	VPADDD         Y1, Y0, Y0
+	VMOVDQA32      Y2, Y4
+	VPTERNLOGD     $0x9c, Y0, Y1, Y4
+	VPADDD         96(SI), Y3, Y3
+	VPADDD         1696(BX), Y3, Y3
+	VPSUBD         Y4, Y3, Y3
+	VPROLD         $0x0a, Y3, Y3
+	VPADDD         Y0, Y3, Y3
+	VMOVDQA32      Y1, Y4
+	VPTERNLOGD     $0x9c, Y3, Y0, Y4
+	VPADDD         320(SI), Y2, Y2
+	VPADDD         1728(BX), Y2, Y2
+	VPSUBD         Y4, Y2, Y2
+	VPROLD         $0x0f, Y2, Y2
+	VPADDD         Y3, Y2, Y2
+	VMOVDQA32      Y0, Y4
+	VPTERNLOGD     $0x9c, Y2, Y3, Y4
+	VPADDD         32(SI), Y1, Y1
+	VPADDD         1760(BX), Y1, Y1
+	VPSUBD         Y4, Y1, Y1
+	VPROLD         $0x15, Y1, Y1
+	VPADDD         Y2, Y1, Y1
+	VMOVDQA32      Y3, Y4
+	VPTERNLOGD     $0x9c, Y1, Y2, Y4
+	VPADDD         256(SI), Y0, Y0
+	VPADDD         1792(BX), Y0, Y0
+	VPSUBD         Y4, Y0, Y0
+	VPROLD         $0x06, Y0, Y0
+	VPADDD         Y1, Y0, Y0
+	VMOVDQA32      Y2, Y4
+	VPTERNLOGD     $0x9c, Y0, Y1, Y4
+	VPADDD         480(SI), Y3, Y3
+	VPADDD         1824(BX), Y3, Y3
+	VPSUBD         Y4, Y3, Y3
+	VPROLD         $0x0a, Y3, Y3
+	VPADDD         Y0, Y3, Y3
+	VMOVDQA32      Y1, Y4
+	VPTERNLOGD     $0x9c, Y3, Y0, Y4
+	VPADDD         192(SI), Y2, Y2
+	VPADDD         1856(BX), Y2, Y2
+	VPSUBD         Y4, Y2, Y2
+	VPROLD         $0x0f, Y2, Y2
+	VPADDD         Y3, Y2, Y2
+	VMOVDQA32      Y0, Y4
+	VPTERNLOGD     $0x9c, Y2, Y3, Y4
+	VPADDD         416(SI), Y1, Y1
+	VPADDD         1888(BX), Y1, Y1
+	VPSUBD         Y4, Y1, Y1
+	VPROLD         $0x15, Y1, Y1
+	VPADDD         Y2, Y1, Y1
+	VMOVDQA32      Y3, Y4
+	VPTERNLOGD     $0x9c, Y1, Y2, Y4
+	VPADDD         128(SI), Y0, Y0
+	VPADDD         1920(BX), Y0, Y0
+	VPSUBD         Y4, Y0, Y0
+	VPROLD         $0x06, Y0, Y0
+	VPADDD         Y1, Y0, Y0
+	VMOVDQA32      Y2, Y4
+	VPTERNLOGD     $0x9c, Y0, Y1, Y4
+	VPADDD         352(SI), Y3, Y3
+	VPADDD         1952(BX), Y3, Y3
+	VPSUBD         Y4, Y3, Y3
+	VPROLD         $0x0a, Y3, Y3
+	VPADDD         Y0, Y3, Y3
+	VMOVDQA32      Y1, Y4
+	VPTERNLOGD     $0x9c, Y3, Y0, Y4
+	VPADDD         64(SI), Y2, Y2
+	VPADDD         1984(BX), Y2, Y2
+	VPSUBD         Y4, Y2, Y2
+	VPROLD         $0x0f, Y2, Y2
+	VPADDD         Y3, Y2, Y2
+	VMOVDQA32      Y0, Y4
+	VPTERNLOGD     $0x9c, Y2, Y3, Y4
+	VPADDD         288(SI), Y1, Y1
+	VPADDD         2016(BX), Y1, Y1
+	VPSUBD         Y4, Y1, Y1
+	VPROLD         $0x15, Y1, Y1
+	VPADDD         Y2, Y1, Y1
+	VPADDD         (AX), Y0, Y0
+	VMOVDQU        Y0, (AX)
+	VPADDD         32(AX), Y1, Y1
+	VMOVDQU        Y1, 32(AX)
+	VPADDD         64(AX), Y2, Y2
+	VMOVDQU        Y2, 64(AX)
+	VPADDD         96(AX), Y3, Y3
+	VMOVDQU        Y3, 96(AX)
+	ADDQ           $0x40, DI
+	DECQ           DX
+	JNZ            block
+	VZEROUPPER
+	RET
+
+// func blocks16Avx512(state *[4][16]uint32, data *[16]*byte, n int)
+// Requires: AVX, AVX2, AVX512F, AVX512VL
+TEXT ·blocks16Avx512(SB), $1056-24
+	MOVQ state+0(FP), AX
+	MOVQ data+8(FP), CX
+	MOVQ n+16(FP), DX
+	LEAQ sines<>+0(SB), BX
+	LEAQ 31(SP), SI
+	ANDQ $-32, SI
+	XORQ DI, DI
+
+block:
+	MOVQ           (CX), R8
+	MOVQ           32(CX), R9
+	VBROADCASTI128 (R8)(DI*1), Y0
+	VINSERTI128    $0x01, (R9)(DI*1), Y0, Y0
+	MOVQ           8(CX), R8
+	MOVQ           40(CX), R9
+	VBROADCASTI128 (R8)(DI*1), Y1
+	VINSERTI128    $0x01, (R9)(DI*1), Y1, Y1
+	MOVQ           16(CX), R8
+	MOVQ           48(CX), R9
+	VBROADCASTI128 (R8)(DI*1), Y2
+	VINSERTI128    $0x01, (R9)(DI*1), Y2, Y2
+	MOVQ           24(CX), R8
+	MOVQ           56(CX), R9
+	VBROADCASTI128 (R8)(DI*1), Y3
+	VINSERTI128    $0x01, (R9)(DI*1), Y3, Y3
+	VPUNPCKLDQ     Y1, Y0, Y4
+	VPUNPCKHDQ     Y1, Y0, Y5
+	VPUNPCKLDQ     Y3, Y2, Y1
+	VPUNPCKHDQ     Y3, Y2, Y3
+	VPUNPCKLQDQ    Y1, Y4, Y0
+	VPUNPCKHQDQ    Y1, Y4, Y1
+	VPUNPCKLQDQ    Y3, Y5, Y2
+	VPUNPCKHQDQ    Y3, Y5, Y3
+	VMOVDQU        Y0, (SI)
+	VMOVDQU        Y1, 32(SI)
+	VMOVDQU        Y2, 64(SI)
+	VMOVDQU        Y3, 96(SI)
+	MOVQ           (CX), R8
+	MOVQ           32(CX), R9
+	VBROADCASTI128 16(R8)(DI*1), Y0
+	VINSERTI128    $0x01, 16(R9)(DI*1), Y0, Y0
+	MOVQ           8(CX), R8
+	MOVQ           40(CX), R9
+	VBROADCASTI128 16(R8)(DI*1), Y1
+	VINSERTI128    $0x01, 16(R9)(DI*1), Y1, Y1
+	MOVQ           16(CX), R8
+	MOVQ           48(CX), R9
+	VBROADCASTI128 16(R8)(DI*1), Y2
+	VINSERTI128    $0x01, 16(R9)(DI*1), Y2, Y2
+	MOVQ           24(CX), R8
+	MOVQ           56(CX), R9
+	VBROADCASTI128 16(R8)(DI*1), Y3
+	VINSERTI128    $0x01, 16(R9)(DI*1), Y3, Y3
+	VPUNPCKLDQ     Y1, Y0, Y4
+	VPUNPCKHDQ     Y1, Y0, Y5
+	VPUNPCKLDQ     Y3, Y2, Y1
+	VPUNPCKHDQ     Y3, Y2, Y3
+	VPUNPCKLQDQ    Y1, Y4, Y0
+	VPUNPCKHQDQ    Y1, Y4, Y1
+	VPUNPCKLQDQ    Y3, Y5, Y2
+	VPUNPCKHQDQ    Y3, Y5, Y3
+	VMOVDQU        Y0, 128(SI)
+	VMOVDQU        Y1, 160(SI)
+	VMOVDQU        Y2, 192(SI)
+	VMOVDQU        Y3, 224(SI)
+	MOVQ           (CX), R8
+	MOVQ           32(CX), R9
+	VBROADCASTI128 32(R8)(DI*1), Y0
+	VINSERTI128    $0x01, 32(R9)(DI*1), Y0, Y0
+	MOVQ           8(CX), R8
+	MOVQ           40(CX), R9
+	VBROADCASTI128 32(R8)(DI*1), Y1
+	VINSERTI128    $0x01, 32(R9)(DI*1), Y1, Y1
+	MOVQ           16(CX), R8
+	MOVQ           48(CX), R9
+	VBROADCASTI128 32(R8)(DI*1), Y2
+	VINSERTI128    $0x01, 32(R9)(DI*1), Y2, Y2
+	MOVQ           24(CX), R8
+	MOVQ           56(CX), R9
+	VBROADCASTI128 32(R8)(DI*1), Y3
+	VINSERTI128    $0x01, 32(R9)(DI*1), Y3, Y3
+	VPUNPCKLDQ     Y1, Y0, Y4
+	VPUNPCKHDQ     Y1, Y0, Y5
+	VPUNPCKLDQ     Y3, Y2, Y1
+	VPUNPCKHDQ     Y3, Y2, Y3
+	VPUNPCKLQDQ    Y1, Y4, Y0
+	VPUNPCKHQDQ    Y1, Y4, Y1
+	VPUNPCKLQDQ    Y3, Y5, Y2
+	VPUNPCKHQDQ    Y3, Y5, Y3
+	VMOVDQU        Y0, 256(SI)
+	VMOVDQU        Y1, 288(SI)
+	VMOVDQU        Y2, 320(SI)
+	VMOVDQU        Y3, 352(SI)
+	MOVQ           (CX), R8
+	MOVQ           32(CX), R9
+	VBROADCASTI128 48(R8)(DI*1), Y0
+	VINSERTI128    $0x01, 48(R9)(DI*1), Y0, Y0
+	MOVQ           8(CX), R8
+	MOVQ           40(CX), R9
+	VBROADCASTI128 48(R8)(DI*1), Y1
+	VINSERTI128    $0x01, 48(R9)(DI*1), Y1, Y1
+	MOVQ           16(CX), R8
+	MOVQ           48(CX), R9
+	VBROADCASTI128 48(R8)(DI*1), Y2
+	VINSERTI128    $0x01, 48(R9)(DI*1), Y2, Y2
+	MOVQ           24(CX), R8
+	MOVQ           56(CX), R9
+	VBROADCASTI128 48(R8)(DI*1), Y3
+	VINSERTI128    $0x01, 48(R9)(DI*1), Y3, Y3
+	VPUNPCKLDQ     Y1, Y0, Y4
+	VPUNPCKHDQ     Y1, Y0, Y5
+	VPUNPCKLDQ     Y3, Y2, Y1
+	VPUNPCKHDQ     Y3, Y2, Y3
+	VPUNPCKLQDQ    Y1, Y4, Y0
+	VPUNPCKHQDQ    Y1, Y4, Y1
+	VPUNPCKLQDQ    Y3, Y5, Y2
+	VPUNPCKHQDQ    Y3, Y5, Y3
+	VMOVDQU        Y0, 384(SI)
+	VMOVDQU        Y1, 416(SI)
+	VMOVDQU        Y2, 448(SI)
+	VMOVDQU        Y3, 480(SI)
+	MOVQ           64(CX), R8
+	MOVQ           96(CX), R9
+	VBROADCASTI128 (R8)(DI*1), Y0
+	VINSERTI128    $0x01, (R9)(DI*1), Y0, Y0
+	MOVQ           72(CX), R8
+	MOVQ           104(CX), R9
+	VBROADCASTI128 (R8)(DI*1), Y1
+	VINSERTI128    $0x01, (R9)(DI*1), Y1, Y1
+	MOVQ           80(CX), R8
+	MOVQ           112(CX), R9
+	VBROADCASTI128 (R8)(DI*1), Y2
+	VINSERTI128    $0x01, (R9)(DI*1), Y2, Y2
+	MOVQ           88(CX), R8
+	MOVQ           120(CX), R9
+	VBROADCASTI128 (R8)(DI*1), Y3
+	VINSERTI128    $0x01, (R9)(DI*1), Y3, Y3
+	VPUNPCKLDQ     Y1, Y0, Y4
+	VPUNPCKHDQ     Y1, Y0, Y5
+	VPUNPCKLDQ     Y3, Y2, Y1
+	VPUNPCKHDQ     Y3, Y2, Y3
+	VPUNPCKLQDQ    Y1, Y4, Y0
+	VPUNPCKHQDQ    Y1, Y4, Y1
+	VPUNPCKLQDQ    Y3, Y5, Y2
+	VPUNPCKHQDQ    Y3, Y5, Y3
+	VMOVDQU        Y0, 512(SI)
+	VMOVDQU        Y1, 544(SI)
+	VMOVDQU        Y2, 576(SI)
+	VMOVDQU        Y3, 608(SI)
+	MOVQ           64(CX), R8
+	MOVQ           96(CX), R9
+	VBROADCASTI128 16(R8)(DI*1), Y0
+	VINSERTI128    $0x01, 16(R9)(DI*1), Y0, Y0
+	MOVQ           72(CX), R8
+	MOVQ           104(CX), R9
+	VBROADCASTI128 16(R8)(DI*1), Y1
+	VINSERTI128    $0x01, 16(R9)(DI*1), Y1, Y1
+	MOVQ           80(CX), R8
+	MOVQ           112(CX), R9
+	VBROADCASTI128 16(R8)(DI*1), Y2
+	VINSERTI128    $0x01, 16(R9)(DI*1), Y2, Y2
+	MOVQ           88(CX), R8
+	MOVQ           120(CX), R9
+	VBROADCASTI128 16(R8)(DI*1), Y3
+	VINSERTI128    $0x01, 16(R9)(DI*1), Y3, Y3
+	VPUNPCKLDQ     Y1, Y0, Y4
+	VPUNPCKHDQ     Y1, Y0, Y5
+	VPUNPCKLDQ     Y3, Y2, Y1
+	VPUNPCKHDQ     Y3, Y2, Y3
+	VPUNPCKLQDQ    Y1, Y4, Y0
+	VPUNPCKHQDQ    Y1, Y4, Y1
+	VPUNPCKLQDQ    Y3, Y5, Y2
+	VPUNPCKHQDQ    Y3, Y5, Y3
+	VMOVDQU        Y0, 640(SI)
+	VMOVDQU        Y1, 672(SI)
+	VMOVDQU        Y2, 704(SI)
+	VMOVDQU        Y3, 736(SI)
+	MOVQ           64(CX), R8
+	MOVQ           96(CX), R9
+	VBROADCASTI128 32(R8)(DI*1), Y0
+	VINSERTI128    $0x01, 32(R9)(DI*1), Y0, Y0
+	MOVQ           72(CX), R8
+	MOVQ           104(CX), R9
+	VBROADCASTI128 32(R8)(DI*1), Y1
+	VINSERTI128    $0x01, 32(R9)(DI*1), Y1, Y1
+	MOVQ           80(CX), R8
+	MOVQ           112(CX), R9
+	VBROADCASTI128 32(R8)(DI*1), Y2
+	VINSERTI128    $0x01, 32(R9)(DI*1), Y2, Y2
+	MOVQ           88(CX), R8
+	MOVQ           120(CX), R9
+	VBROADCASTI128 32(R8)(DI*1), Y3
+	VINSERTI128    $0x01, 32(R9)(DI*1), Y3, Y3
+	VPUNPCKLDQ     Y1, Y0, Y4
+	VPUNPCKHDQ     Y1, Y0, Y5
+	VPUNPCKLDQ     Y3, Y2, Y1
+	VPUNPCKHDQ     Y3, Y2, Y3
+	VPUNPCKLQDQ    Y1, Y4, Y0
+	VPUNPCKHQDQ    Y1, Y4, Y1
+	VPUNPCKLQDQ    Y3, Y5, Y2
+	VPUNPCKHQDQ    Y3, Y5, Y3
+	VMOVDQU        Y0, 768(SI)
+	VMOVDQU        Y1, 800(SI)
+	VMOVDQU        Y2, 832(SI)
+	VMOVDQU        Y3, 864(SI)
+	MOVQ           64(CX), R8
+	MOVQ           96(CX), R9
+	VBROADCASTI128 48(R8)(DI*1), Y0
+	VINSERTI128    $0x01, 48(R9)(DI*1), Y0, Y0
+	MOVQ           72(CX), R8
+	MOVQ           104(CX), R9
+	VBROADCASTI128 48(R8)(DI*1), Y1
+	VINSERTI128    $0x01, 48(R9)(DI*1), Y1, Y1
+	MOVQ           80(CX), R8
+	MOVQ           112(CX), R9
+	VBROADCASTI128 48(R8)(DI*1), Y2
+	VINSERTI128    $0x01, 48(R9)(DI*1), Y2, Y2
+	MOVQ           88(CX), R8
+	MOVQ           120(CX), R9
+	VBROADCASTI128 48(R8)(DI*1), Y3
+	VINSERTI128    $0x01, 48(R9)(DI*1), Y3, Y3
+	VPUNPCKLDQ     Y1, Y0, Y4
+	VPUNPCKHDQ     Y1, Y0, Y5
+	VPUNPCKLDQ     Y3, Y2, Y1
+	VPUNPCKHDQ     Y3, Y2, Y3
+	VPUNPCKLQDQ    Y1, Y4, Y0
+	VPUNPCKHQDQ    Y1, Y4, Y1
+	VPUNPCKLQDQ    Y3, Y5, Y2
+	VPUNPCKHQDQ    Y3, Y5, Y3
+	VMOVDQU        Y0, 896(SI)
+	VMOVDQU        Y1, 928(SI)
+	VMOVDQU        Y2, 960(SI)
+	VMOVDQU        Y3, 992(SI)
+	VMOVDQU        (AX), Y0
+	VMOVDQU        64(AX), Y1
+	VMOVDQU        128(AX), Y2
+	VMOVDQU        192(AX), Y3
+	VMOVDQU        32(AX), Y4
+	VMOVDQU        96(AX), Y5
+	VMOVDQU        160(AX), Y6
+	VMOVDQU        224(AX), Y7
+	VMOVDQA32      Y3, Y8
+	VPTERNLOGD     $0xd8, Y1, Y2, Y8
+	VMOVDQA32      Y7, Y9
+	VPTERNLOGD     $0xd8, Y5, Y6, Y9
+	VPADDD         (SI), Y0, Y0
+	VPADDD         (BX), Y0, Y0
+	VPADDD         512(SI), Y4, Y4
+	VPADDD         (BX), Y4, Y4
+	VPADDD         Y8, Y0, Y0
+	VPADDD         Y9, Y4, Y4
+	VPROLD         $0x07, Y0, Y0
+	VPROLD         $0x07, Y4, Y4
+	VPADDD         Y1, Y0, Y0
+	VPADDD         Y5, Y4, Y4
+	VMOVDQA32      Y2, Y8
+	VPTERNLOGD     $0xd8, Y0, Y1, Y8
+	VMOVDQA32      Y6, Y9
+	VPTERNLOGD     $0xd8, Y4, Y5, Y9
+	VPADDD         32(SI), Y3, Y3
+	VPADDD         32(BX), Y3, Y3
+	VPADDD         544(SI), Y7, Y7
+	VPADDD         32(BX), Y7, Y7
+	VPADDD         Y8, Y3, Y3
+	VPADDD         Y9, Y7, Y7
+	VPROLD         $0x0c, Y3, Y3
+	VPROLD         $0x0c, Y7, Y7
+	VPADDD         Y0, Y3, Y3
+	VPADDD         Y4, Y7, Y7
+	VMOVDQA32      Y1, Y8
+	VPTERNLOGD     $0xd8, Y3, Y0, Y8
+	VMOVDQA32      Y5, Y9
+	VPTERNLOGD     $0xd8, Y7, Y4, Y9
+	VPADDD         64(SI), Y2, Y2
+	VPADDD         64(BX), Y2, Y2
+	VPADDD         576(SI), Y6, Y6
+	VPADDD         64(BX), Y6, Y6
+	VPADDD         Y8, Y2, Y2
+	VPADDD         Y9, Y6, Y6
+	VPROLD         $0x11, Y2, Y2
+	VPROLD         $0x11, Y6, Y6
+	VPADDD         Y3, Y2, Y2
+	VPADDD         Y7, Y6, Y6
+	VMOVDQA32      Y0, Y8
+	VPTERNLOGD     $0xd8, Y2, Y3, Y8
+	VMOVDQA32      Y4, Y9
+	VPTERNLOGD     $0xd8, Y6, Y7, Y9
+	VPADDD         96(SI), Y1, Y1
+	VPADDD         96(BX), Y1, Y1
+	VPADDD         608(SI), Y5, Y5
+	VPADDD         96(BX), Y5, Y5
+	VPADDD         Y8, Y1, Y1
+	VPADDD         Y9, Y5, Y5
+	VPROLD         $0x16, Y1, Y1
+	VPROLD         $0x16, Y5, Y5
+	VPADDD         Y2, Y1, Y1
+	VPADDD         Y6, Y5, Y5
+	VMOVDQA32      Y3, Y8
+	VPTERNLOGD     $0xd8, Y1, Y2, Y8
+	VMOVDQA32      Y7, Y9
+	VPTERNLOGD     $0xd8, Y5, Y6, Y9
+	VPADDD         128(SI), Y0, Y0
+	VPADDD         128(BX), Y0, Y0
+	VPADDD         640(SI), Y4, Y4
+	VPADDD         128(BX), Y4, Y4
+	VPADDD         Y8, Y0, Y0
+	VPADDD         Y9, Y4, Y4
+	VPROLD         $0x07, Y0, Y0
+	VPROLD         $0x07, Y4, Y4
+	VPADDD         Y1, Y0, Y0
+	VPADDD         Y5, Y4, Y4
+	VMOVDQA32      Y2, Y8
+	VPTERNLOGD     $0xd8, Y0, Y1, Y8
+	VMOVDQA32      Y6, Y9
+	VPTERNLOGD     $0xd8, Y4, Y5, Y9
+	VPADDD         160(SI), Y3, Y3
+	VPADDD         160(BX), Y3, Y3
+	VPADDD         672(SI), Y7, Y7
+	VPADDD         160(BX), Y7, Y7
+	VPADDD         Y8, Y3, Y3
+	VPADDD         Y9, Y7, Y7
+	VPROLD         $0x0c, Y3, Y3
+	VPROLD         $0x0c, Y7, Y7
+	VPADDD         Y0, Y3, Y3
+	VPADDD         Y4, Y7, Y7
+	VMOVDQA32      Y1, Y8
+	VPTERNLOGD     $0xd8, Y3, Y0, Y8
+	VMOVDQA32      Y5, Y9
+	VPTERNLOGD     $0xd8, Y7, Y4, Y9
+	VPADDD         192(SI), Y2, Y2
+	VPADDD         192(BX), Y2, Y2
+	VPADDD         704(SI), Y6, Y6
+	VPADDD         192(BX), Y6, Y6
+	VPADDD         Y8, Y2, Y2
+	VPADDD         Y9, Y6, Y6
+	VPROLD         $0x11, Y2, Y2
+	VPROLD         $0x11, Y6, Y6
+	VPADDD         Y3, Y2, Y2
+	VPADDD         Y7, Y6, Y6
+	VMOVDQA32      Y0, Y8
+	VPTERNLOGD     $0xd8, Y2, Y3, Y8
+	VMOVDQA32      Y4, Y9
+	VPTERNLOGD     $0xd8, Y6, Y7, Y9
+	VPADDD         224(SI), Y1, Y1
+	VPADDD         224(BX), Y1, Y1
+	VPADDD         736(SI), Y5, Y5
+	VPADDD         224(BX), Y5, Y5
+	VPADDD         Y8, Y1, Y1
+	VPADDD         Y9, Y5, Y5
+	VPROLD         $0x16, Y1, Y1
+	VPROLD         $0x16, Y5, Y5
+	VPADDD         Y2, Y1, Y1
+	VPADDD         Y6, Y5, Y5
+	VMOVDQA32      Y3, Y8
+	VPTERNLOGD     $0xd8, Y1, Y2, Y8
+	VMOVDQA32      Y7, Y9
+	VPTERNLOGD     $0xd8, Y5, Y6, Y9
+	VPADDD         256(SI), Y0, Y0
+	VPADDD         256(BX), Y0, Y0
+	VPADDD         768(SI), Y4, Y4
+	VPADDD         256(BX), Y4, Y4
+	VPADDD         Y8, Y0, Y0
+	VPADDD         Y9, Y4, Y4
+	VPROLD         $0x07, Y0, Y0
+	VPROLD         $0x07, Y4, Y4
+	VPADDD         Y1, Y0, Y0
+	VPADDD         Y5, Y4, Y4
+	VMOVDQA32      Y2, Y8
+	VPTERNLOGD     $0xd8, Y0, Y1, Y8
+	VMOVDQA32      Y6, Y9
+	VPTERNLOGD     $0xd8, Y4, Y5, Y9
+	VPADDD         288(SI), Y3, Y3
+	VPADDD         288(BX), Y3, Y3
+	VPADDD         800(SI), Y7, Y7
+	VPADDD         288(BX), Y7, Y7
+	VPADDD         Y8, Y3, Y3
+	VPADDD         Y9, Y7, Y7
+	VPROLD         $0x0c, Y3, Y3
+	VPROLD         $0x0c, Y7, Y7
+	VPADDD         Y0, Y3, Y3
+	VPADDD         Y4, Y7, Y7
+	VMOVDQA32      Y1, Y8
+	VPTERNLOGD     $0xd8, Y3, Y0, Y8
+	VMOVDQA32      Y5, Y9
+	VPTERNLOGD     $0xd8, Y7, Y4, Y9
+	VPADDD         320(SI), Y2, Y2
+	VPADDD         320(BX), Y2, Y2
+	VPADDD         832(SI), Y6, Y6
+	VPADDD         320(BX), Y6, Y6
+	VPADDD         Y8, Y2, Y2
+	VPADDD         Y9, Y6, Y6
+	VPROLD         $0x11, Y2, Y2
+	VPROLD         $0x11, Y6, Y6
+	VPADDD         Y3, Y2, Y2
+	VPADDD         Y7, Y6, Y6
+	VMOVDQA32      Y0, Y8
+	VPTERNLOGD     $0xd8, Y2, Y3, Y8
+	VMOVDQA32      Y4, Y9
+	VPTERNLOGD     $0xd8, Y6, Y7, Y9
+	VPADDD         352(SI), Y1, Y1
+	VPADDD         352(BX), Y1, Y1
+	VPADDD         864(SI), Y5, Y5
+	VPADDD         352(BX), Y5, Y5
+	VPADDD         Y8, Y1, Y1
+	VPADDD         Y9, Y5, Y5
+	VPROLD         $0x16, Y1, Y1
+	VPROLD         $0x16, Y5, Y5
+	VPADDD         Y2, Y1, Y1
+	VPADDD         Y6, Y5, Y5
+	VMOVDQA32      Y3, Y8
+	VPTERNLOGD     $0xd8, Y1, Y2, Y8
+	VMOVDQA32      Y7, Y9
+	VPTERNLOGD     $0xd8, Y5, Y6, Y9
+	VPADDD         384(SI), Y0, Y0
+	VPADDD         384(BX), Y0, Y0
+	VPADDD         896(SI), Y4, Y4
+	VPADDD         384(BX), Y4, Y4
+	VPADDD         Y8, Y0, Y0
+	VPADDD         Y9, Y4, Y4
+	VPROLD         $0x07, Y0, Y0
+	VPROLD         $0x07, Y4, Y4
+	VPADDD         Y1, Y0, Y0
+	VPADDD         Y5, Y4, Y4
+	VMOVDQA32      Y2, Y8
+	VPTERNLOGD     $0xd8, Y0, Y1, Y8
+	VMOVDQA32      Y6, Y9
+	VPTERNLOGD     $0xd8, Y4, Y5, Y9
+	VPADDD         416(SI), Y3, Y3
+	VPADDD         416(BX), Y3, Y3
+	VPADDD         928(SI), Y7, Y7
+	VPADDD         416(BX), Y7, Y7
+	VPADDD         Y8, Y3, Y3
+	VPADDD         Y9, Y7, Y7
+	VPROLD         $0x0c, Y3, Y3
+	VPROLD         $0x0c, Y7, Y7
+	VPADDD         Y0, Y3, Y3
+	VPADDD         Y4, Y7, Y7
+	VMOVDQA32      Y1, Y8
+	VPTERNLOGD     $0xd8, Y3, Y0, Y8
+	VMOVDQA32      Y5, Y9
+	VPTERNLOGD     $0xd8, Y7, Y4, Y9
+	VPADDD         448(SI), Y2, Y2
+	VPADDD         448(BX), Y2, Y2
+	VPADDD         960(SI), Y6, Y6
+	VPADDD         448(BX), Y6, Y6
+	VPADDD         Y8, Y2, Y2
+	VPADDD         Y9, Y6, Y6
+	VPROLD         $0x11, Y2, Y2
+	VPROLD         $0x11, Y6, Y6
+	VPADDD         Y3, Y2, Y2
+	VPADDD         Y7, Y6, Y6
+	VMOVDQA32      Y0, Y8
+	VPTERNLOGD     $0xd8, Y2, Y3, Y8
+	VMOVDQA32      Y4, Y9
+	VPTERNLOGD     $0xd8, Y6, Y7, Y9
+	VPADDD         480(SI), Y1, Y1
+	VPADDD         480(BX), Y1, Y1
+	VPADDD         992(SI), Y5, Y5
+	VPADDD         480(BX), Y5, Y5
+	VPADDD         Y8, Y1, Y1
+	VPADDD         Y9, Y5, Y5
+	VPROLD         $0x16, Y1, Y1
+	VPROLD         $0x16, Y5, Y5
+	VPADDD         Y2, Y1, Y1
+	VPADDD         Y6, Y5, Y5
+	VMOVDQA32      Y3, Y8
+	VPTERNLOGD     $0xac, Y1, Y2, Y8
+	VMOVDQA32      Y7, Y9
+	VPTERNLOGD     $0xac, Y5, Y6, Y9
+	VPADDD         32(SI), Y0, Y0
+	VPADDD         512(BX), Y0, Y0
+	VPADDD         544(SI), Y4, Y4
+	VPADDD         512(BX), Y4, Y4
+	VPADDD         Y8, Y0, Y0
+	VPADDD         Y9, Y4, Y4
+	VPROLD         $0x05, Y0, Y0
+	VPROLD         $0x05, Y4, Y4
+	VPADDD         Y1, Y0, Y0
+	VPADDD         Y5, Y4, Y4
+	VMOVDQA32      Y2, Y8
+	VPTERNLOGD     $0xac, Y0, Y1, Y8
+	VMOVDQA32      Y6, Y9
+	VPTERNLOGD     $0xac, Y4, Y5, Y9
+	VPADDD         192(SI), Y3, Y3
+	VPADDD         544(BX), Y3, Y3
+	VPADDD         704(SI), Y7, Y7
+	VPADDD         544(BX), Y7, Y7
+	VPADDD         Y8, Y3, Y3
+	VPADDD         Y9, Y7, Y7
+	VPROLD         $0x09, Y3, Y3
+	VPROLD         $0x09, Y7, Y7
+	VPADDD         Y0, Y3, Y3
+	VPADDD         Y4, Y7, Y7
+	VMOVDQA32      Y1, Y8
+	VPTERNLOGD     $0xac, Y3, Y0, Y8
+	VMOVDQA32      Y5, Y9
+	VPTERNLOGD     $0xac, Y7, Y4, Y9
+	VPADDD         352(SI), Y2, Y2
+	VPADDD         576(BX), Y2, Y2
+	VPADDD         864(SI), Y6, Y6
+	VPADDD         576(BX), Y6, Y6
+	VPADDD         Y8, Y2, Y2
+	VPADDD         Y9, Y6, Y6
+	VPROLD         $0x0e, Y2, Y2
+	VPROLD         $0x0e, Y6, Y6
+	VPADDD         Y3, Y2, Y2
+	VPADDD         Y7, Y6, Y6
+	VMOVDQA32      Y0, Y8
+	VPTERNLOGD     $0xac, Y2, Y3, Y8
+	VMOVDQA32      Y4, Y9
+	VPTERNLOGD     $0xac, Y6, Y7, Y9
+	VPADDD         (SI), Y1, Y1
+	VPADDD         608(BX), Y1, Y1
+	VPADDD         512(SI), Y5, Y5
+	VPADDD         608(BX), Y5, Y5
+	VPADDD         Y8, Y1, Y1
+	VPADDD         Y9, Y5, Y5
+	VPROLD         $0x14, Y1, Y1
+	VPROLD         $0x14, Y5, Y5
+	VPADDD         Y2, Y1, Y1
+	VPADDD         Y6, Y5, Y5
+	VMOVDQA32      Y3, Y8
+	VPTERNLOGD     $0xac, Y1, Y2, Y8
+	VMOVDQA32      Y7, Y9
+	VPTERNLOGD     $0xac, Y5, Y6, Y9
+	VPADDD         160(SI), Y0, Y0
+	VPADDD         640(BX), Y0, Y0
+	VPADDD         672(SI), Y4, Y4
+	VPADDD         640(BX), Y4, Y4
+	VPADDD         Y8, Y0, Y0
+	VPADDD         Y9, Y4, Y4
+	VPROLD         $0x05, Y0, Y0
+	VPROLD         $0x05, Y4, Y4
+	VPADDD         Y1, Y0, Y0
+	VPADDD         Y5, Y4, Y4
+	VMOVDQA32      Y2, Y8
+	VPTERNLOGD     $0xac, Y0, Y1, Y8
+	VMOVDQA32      Y6, Y9
+	VPTERNLOGD     $0xac, Y4, Y5, Y9
+	VPADDD         320(SI), Y3, Y3
+	VPADDD         672(BX), Y3, Y3
+	VPADDD         832(SI), Y7, Y7
+	VPADDD         672(BX), Y7, Y7
+	VPADDD         Y8, Y3, Y3
+	VPADDD         Y9, Y7, Y7
+	VPROLD         $0x09, Y3, Y3
+	VPROLD         $0x09, Y7, Y7
+	VPADDD         Y0, Y3, Y3
+	VPADDD         Y4, Y7, Y7
+	VMOVDQA32      Y1, Y8
+	VPTERNLOGD     $0xac, Y3, Y0, Y8
+	VMOVDQA32      Y5, Y9
+	VPTERNLOGD     $0xac, Y7, Y4, Y9
+	VPADDD         480(SI), Y2, Y2
+	VPADDD         704(BX), Y2, Y2
+	VPADDD         992(SI), Y6, Y6
+	VPADDD         704(BX), Y6, Y6
+	VPADDD         Y8, Y2, Y2
+	VPADDD         Y9, Y6, Y6
+	VPROLD         $0x0e, Y2, Y2
+	VPROLD         $0x0e, Y6, Y6
+	VPADDD         Y3, Y2, Y2
+	VPADDD         Y7, Y6, Y6
+	VMOVDQA32      Y0, Y8
+	VPTERNLOGD     $0xac, Y2, Y3, Y8
+	VMOVDQA32      Y4, Y9
+	VPTERNLOGD     $0xac, Y6, Y7, Y9
+	VPADDD         128(SI), Y1, Y1
+	VPADDD         736(BX), Y1, Y1
+	VPADDD         640(SI), Y5, Y5
+	VPADDD         736(BX), Y5, Y5
+	VPADDD         Y8, Y1, Y1
+	VPADDD         Y9, Y5, Y5
+	VPROLD         $0x14, Y1, Y1
+	VPROLD         $0x14, Y5, Y5
+	VPADDD         Y2, Y1, Y1
+	VPADDD         Y6, Y5, Y5
+	VMOVDQA32      Y3, Y8
+	VPTERNLOGD     $0xac, Y1, Y2, Y8
+	VMOVDQA32      Y7, Y9
+	VPTERNLOGD     $0xac, Y5, Y6, Y9
+	VPADDD         288(SI), Y0, Y0
+	VPADDD         768(BX), Y0, Y0
+	VPADDD         800(SI), Y4, Y4
+	VPADDD         768(BX), Y4, Y4
+	VPADDD         Y8, Y0, Y0
+	VPADDD         Y9, Y4, Y4
+	VPROLD         $0x05, Y0, Y0
+	VPROLD         $0x05, Y4, Y4
+	VPADDD         Y1, Y0, Y0
+	VPADDD         Y5, Y4, Y4
+	VMOVDQA32      Y2, Y8
+	VPTERNLOGD     $0xac, Y0, Y1, Y8
+	VMOVDQA32      Y6, Y9
+	VPTERNLOGD     $0xac, Y4, Y5, Y9
+	VPADDD         448(SI), Y3, Y3
+	VPADDD         800(BX), Y3, Y3
+	VPADDD         960(SI), Y7, Y7
+	VPADDD         800(BX), Y7, Y7
+	VPADDD         Y8, Y3, Y3
+	VPADDD         Y9, Y7, Y7
+	VPROLD         $0x09, Y3, Y3
+	VPROLD         $0x09, Y7, Y7
+	VPADDD         Y0, Y3, Y3
+	VPADDD         Y4, Y7, Y7
+	VMOVDQA32      Y1, Y8
+	VPTERNLOGD     $0xac, Y3, Y0, Y8
+	VMOVDQA32      Y5, Y9
+	VPTERNLOGD     $0xac, Y7, Y4, Y9
+	VPADDD         96(SI), Y2, Y2
+	VPADDD         832(BX), Y2, Y2
+	VPADDD         608(SI), Y6, Y6
+	VPADDD         832(BX), Y6, Y6
+	VPADDD         Y8, Y2, Y2
+	VPADDD         Y9, Y6, Y6
+	VPROLD         $0x0e, Y2, Y2
+	VPROLD         $0x0e, Y6, Y6
+	VPADDD         Y3, Y2, Y2
+	VPADDD         Y7, Y6, Y6
+	VMOVDQA32      Y0, Y8
+	VPTERNLOGD     $0xac, Y2, Y3, Y8
+	VMOVDQA32      Y4, Y9
+	VPTERNLOGD     $0xac, Y6, Y7, Y9
+	VPADDD         256(SI), Y1, Y1
+	VPADDD         864(BX), Y1, Y1
+	VPADDD         768(SI), Y5, Y5
+	VPADDD         864(BX), Y5, Y5
+	VPADDD         Y8, Y1, Y1
+	VPADDD         Y9, Y5, Y5
+	VPROLD         $0x14, Y1, Y1
+	VPROLD         $0x14, Y5, Y5
+	VPADDD         Y2, Y1, Y1
+	VPADDD         Y6, Y5, Y5
+	VMOVDQA32      Y3, Y8
+	VPTERNLOGD     $0xac, Y1, Y2, Y8
+	VMOVDQA32      Y7, Y9
+	VPTERNLOGD     $0xac, Y5, Y6, Y9
+	VPADDD         416(SI), Y0, Y0
+	VPADDD         896(BX), Y0, Y0
+	VPADDD         928(SI), Y4, Y4
+	VPADDD         896(BX), Y4, Y4
+	VPADDD         Y8, Y0, Y0
+	VPADDD         Y9, Y4, Y4
+	VPROLD         $0x05, Y0, Y0
+	VPROLD         $0x05, Y4, Y4
+	VPADDD         Y1, Y0, Y0
+	VPADDD         Y5, Y4, Y4
+	VMOVDQA32      Y2, Y8
+	VPTERNLOGD     $0xac, Y0, Y1, Y8
+	VMOVDQA32      Y6, Y9
+	VPTERNLOGD     $0xac, Y4, Y5, Y9
+	VPADDD         64(SI), Y3, Y3
+	VPADDD         928(BX), Y3, Y3
+	VPADDD         576(SI), Y7, Y7
+	VPADDD         928(BX), Y7, Y7
+	VPADDD         Y8, Y3, Y3
+	VPADDD         Y9, Y7, Y7
+	VPROLD         $0x09, Y3, Y3
+	VPROLD         $0x09, Y7, Y7
+	VPADDD         Y0, Y3, Y3
+	VPADDD         Y4, Y7, Y7
+	VMOVDQA32      Y1, Y8
+	VPTERNLOGD     $0xac, Y3, Y0, Y8
+	VMOVDQA32      Y5, Y9
+	VPTERNLOGD     $0xac, Y7, Y4, Y9
+	VPADDD         224(SI), Y2, Y2
+	VPADDD         960(BX), Y2, Y2
+	VPADDD         736(SI), Y6, Y6
+	VPADDD         960(BX), Y6, Y6
+	VPADDD         Y8, Y2, Y2
+	VPADDD         Y9, Y6, Y6
+	VPROLD         $0x0e, Y2, Y2
+	VPROLD         $0x0e, Y6, Y6
+	VPADDD         Y3, Y2, Y2
+	VPADDD         Y7, Y6, Y6
+	VMOVDQA32      Y0, Y8
+	VPTERNLOGD     $0xac, Y2, Y3, Y8
+	VMOVDQA32      Y4, Y9
+	VPTERNLOGD     $0xac, Y6, Y7, Y9
+	VPADDD         384(SI), Y1, Y1
+	VPADDD         992(BX), Y1, Y1
+	VPADDD         896(SI), Y5, Y5
+	VPADDD         992(BX), Y5, Y5
+	VPADDD         Y8, Y1, Y1
+	VPADDD         Y9, Y5, Y5
+	VPROLD         $0x14, Y1, Y1
+	VPROLD         $0x14, Y5, Y5
+	VPADDD         Y2, Y1, Y1
+	VPADDD         Y6, Y5, Y5
+	VMOVDQA32      Y3, Y8
+	VPTERNLOGD     $0x96, Y1, Y2, Y8
+	VMOVDQA32      Y7, Y9
+	VPTERNLOGD     $0x96, Y5, Y6, Y9
+	VPADDD         160(SI), Y0, Y0
+	VPADDD         1024(BX), Y0, Y0
+	VPADDD         672(SI), Y4, Y4
+	VPADDD         1024(BX), Y4, Y4
+	VPADDD         Y8, Y0, Y0
+	VPADDD         Y9, Y4, Y4
+	VPROLD         $0x04, Y0, Y0
+	VPROLD         $0x04, Y4, Y4
+	VPADDD         Y1, Y0, Y0
+	VPADDD         Y5, Y4, Y4
+	VMOVDQA32      Y2, Y8
+	VPTERNLOGD     $0x96, Y0, Y1, Y8
+	VMOVDQA32      Y6, Y9
+	VPTERNLOGD     $0x96, Y4, Y5, Y9
+	VPADDD         256(SI), Y3, Y3
+	VPADDD         1056(BX), Y3, Y3
+	VPADDD         768(SI), Y7, Y7
+	VPADDD         1056(BX), Y7, Y7
+	VPADDD         Y8, Y3, Y3
+	VPADDD         Y9, Y7, Y7
+	VPROLD         $0x0b, Y3, Y3
+	VPROLD         $0x0b, Y7, Y7
+	VPADDD         Y0, Y3, Y3
+	VPADDD         Y4, Y7, Y7
+	VMOVDQA32      Y1, Y8
+	VPTERNLOGD     $0x96, Y3, Y0, Y8
+	VMOVDQA32      Y5, Y9
+	VPTERNLOGD     $0x96, Y7, Y4, Y9
+	VPADDD         352(SI), Y2, Y2
+	VPADDD         1088(BX), Y2, Y2
+	VPADDD         864(SI), Y6, Y6
+	VPADDD         1088(BX), Y6, Y6
+	VPADDD         Y8, Y2, Y2
+	VPADDD         Y9, Y6, Y6
+	VPROLD         $0x10, Y2, Y2
+	VPROLD         $0x10, Y6, Y6
+	VPADDD         Y3, Y2, Y2
+	VPADDD         Y7, Y6, Y6
+	VMOVDQA32      Y0, Y8
+	VPTERNLOGD     $0x96, Y2, Y3, Y8
+	VMOVDQA32      Y4, Y9
+	VPTERNLOGD     $0x96, Y6, Y7, Y9
+	VPADDD         448(SI), Y1, Y1
+	VPADDD         1120(BX), Y1, Y1
+	VPADDD         960(SI), Y5, Y5
+	VPADDD         1120(BX), Y5, Y5
+	VPADDD         Y8, Y1, Y1
+	VPADDD         Y9, Y5, Y5
+	VPROLD         $0x17, Y1, Y1
+	VPROLD         $0x17, Y5, Y5
+	VPADDD         Y2, Y1, Y1
+	VPADDD         Y6, Y5, Y5
+	VMOVDQA32      Y3, Y8
+	VPTERNLOGD     $0x96, Y1, Y2, Y8
+	VMOVDQA32      Y7, Y9
+	VPTERNLOGD     $0x96, Y5, Y6, Y9
+	VPADDD         32(SI), Y0, Y0
+	VPADDD         1152(BX), Y0, Y0
+	VPADDD         544(SI), Y4, Y4
+	VPADDD         1152(BX), Y4, Y4
+	VPADDD         Y8, Y0, Y0
+	VPADDD         Y9, Y4, Y4
+	VPROLD         $0x04, Y0, Y0
+	VPROLD         $0x04, Y4, Y4
+	VPADDD         Y1, Y0, Y0
+	VPADDD         Y5, Y4, Y4
+	VMOVDQA32      Y2, Y8
+	VPTERNLOGD     $0x96, Y0, Y1, Y8
+	VMOVDQA32      Y6, Y9
+	VPTERNLOGD     $0x96, Y4, Y5, Y9
+	VPADDD         128(SI), Y3, Y3
+	VPADDD         1184(BX), Y3, Y3
+	VPADDD         640(SI), Y7, Y7
+	VPADDD         1184(BX), Y7, Y7
+	VPADDD         Y8, Y3, Y3
+	VPADDD         Y9, Y7, Y7
+	VPROLD         $0x0b, Y3, Y3
+	VPROLD         $0x0b, Y7, Y7
+	VPADDD         Y0, Y3, Y3
+	VPADDD         Y4, Y7, Y7
+	VMOVDQA32      Y1, Y8
+	VPTERNLOGD     $0x96, Y3, Y0, Y8
+	VMOVDQA32      Y5, Y9
+	VPTERNLOGD     $0x96, Y7, Y4, Y9
+	VPADDD         224(SI), Y2, Y2
+	VPADDD         1216(BX), Y2, Y2
+	VPADDD         736(SI), Y6, Y6
+	VPADDD         1216(BX), Y6, Y6
+	VPADDD         Y8, Y2, Y2
+	VPADDD         Y9, Y6, Y6
+	VPROLD         $0x10, Y2, Y2
+	VPROLD         $0x10, Y6, Y6
+	VPADDD         Y3, Y2, Y2
+	VPADDD         Y7, Y6, Y6
+	VMOVDQA32      Y0, Y8
+	VPTERNLOGD     $0x96, Y2, Y3, Y8
+	VMOVDQA32      Y4, Y9
+	VPTERNLOGD     $0x96, Y6, Y7, Y9
+	VPADDD         320(SI), Y1, Y1
+	VPADDD         1248(BX), Y1, Y1
+	VPADDD         832(SI), Y5, Y5
+	VPADDD         1248(BX), Y5, Y5
+	VPADDD         Y8, Y1, Y1
+	VPADDD         Y9, Y5, Y5
+	VPROLD         $0x17, Y1, Y1
+	VPROLD         $0x17, Y5, Y5
+	VPADDD         Y2, Y1, Y1
+	VPADDD         Y6, Y5, Y5
+	VMOVDQA32      Y3, Y8
+	VPTERNLOGD     $0x96, Y1, Y2, Y8
+	VMOVDQA32      Y7, Y9
+	VPTERNLOGD     $0x96, Y5, Y6, Y9
+	VPADDD         416(SI), Y0, Y0
+	VPADDD         1280(BX), Y0, Y0
+	VPADDD         928(SI), Y4, Y4
+	VPADDD         1280(BX), Y4, Y4
+	VPADDD         Y8, Y0, Y0
+	VPADDD         Y9, Y4, Y4
+	VPROLD         $0x04, Y0, Y0
+	VPROLD         $0x04, Y4, Y4
+	VPADDD         Y1, Y0, Y0
+	VPADDD         Y5, Y4, Y4
+	VMOVDQA32      Y2, Y8
+	VPTERNLOGD     $0x96, Y0, Y1, Y8
+	VMOVDQA32      Y6, Y9
+	VPTERNLOGD     $0x96, Y4, Y5, Y9
+	VPADDD         (SI), Y3, Y3
+	VPADDD         1312(BX), Y3, Y3
+	VPADDD         512(SI), Y7, Y7
+	VPADDD         1312(BX), Y7, Y7
+	VPADDD         Y8, Y3, Y3
+	VPADDD         Y9, Y7, Y7
+	VPROLD         $0x0b, Y3, Y3
+	VPROLD         $0x0b, Y7, Y7
+	VPADDD         Y0, Y3, Y3
+	VPADDD         Y4, Y7, Y7
+	VMOVDQA32      Y1, Y8
+	VPTERNLOGD     $0x96, Y3, Y0, Y8
+	VMOVDQA32      Y5, Y9
+	VPTERNLOGD     $0x96, Y7, Y4, Y9
+	VPADDD         96(SI), Y2, Y2
+	VPADDD         1344(BX), Y2, Y2
+	VPADDD         608(SI), Y6, Y6
+	VPADDD         1344(BX), Y6, Y6
+	VPADDD         Y8, Y2, Y2
+	VPADDD         Y9, Y6, Y6
+	VPROLD         $0x10, Y2, Y2
+	VPROLD         $0x10, Y6, Y6
+	VPADDD         Y3, Y2, Y2
+	VPADDD         Y7, Y6, Y6
+	VMOVDQA32      Y0, Y8
+	VPTERNLOGD     $0x96, Y2, Y3, Y8
+	VMOVDQA32      Y4, Y9
+	VPTERNLOGD     $0x96, Y6, Y7, Y9
+	VPADDD         192(SI), Y1, Y1
+	VPADDD         1376(BX), Y1, Y1
+	VPADDD         704(SI), Y5, Y5
+	VPADDD         1376(BX), Y5, Y5
+	VPADDD         Y8, Y1, Y1
+	VPADDD         Y9, Y5, Y5
+	VPROLD         $0x17, Y1, Y1
+	VPROLD         $0x17, Y5, Y5
+	VPADDD         Y2, Y1, Y1
+	VPADDD         Y6, Y5, Y5
+	VMOVDQA32      Y3, Y8
+	VPTERNLOGD     $0x96, Y1, Y2, Y8
+	VMOVDQA32      Y7, Y9
+	VPTERNLOGD     $0x96, Y5, Y6, Y9
+	VPADDD         288(SI), Y0, Y0
+	VPADDD         1408(BX), Y0, Y0
+	VPADDD         800(SI), Y4, Y4
+	VPADDD         1408(BX), Y4, Y4
+	VPADDD         Y8, Y0, Y0
+	VPADDD         Y9, Y4, Y4
+	VPROLD         $0x04, Y0, Y0
+	VPROLD         $0x04, Y4, Y4
+	VPADDD         Y1, Y0, Y0
+	VPADDD         Y5, Y4, Y4
+	VMOVDQA32      Y2, Y8
+	VPTERNLOGD     $0x96, Y0, Y1, Y8
+	VMOVDQA32      Y6, Y9
+	VPTERNLOGD     $0x96, Y4, Y5, Y9
+	VPADDD         384(SI), Y3, Y3
+	VPADDD         1440(BX), Y3, Y3
+	VPADDD         896(SI), Y7, Y7
+	VPADDD         1440(BX), Y7, Y7
+	VPADDD         Y8, Y3, Y3
+	VPADDD         Y9, Y7, Y7
+	VPROLD         $0x0b, Y3, Y3
+	VPROLD         $0x0b, Y7, Y7
+	VPADDD         Y0, Y3, Y3
+	VPADDD         Y4, Y7, Y7
+	VMOVDQA32      Y1, Y8
+	VPTERNLOGD     $0x96, Y3, Y0, Y8
+	VMOVDQA32      Y5, Y9
+	VPTERNLOGD     $0x96, Y7, Y4, Y9
+	VPADDD         480(SI), Y2, Y2
+	VPADDD         1472(BX), Y2, Y2
+	VPADDD         992(SI), Y6, Y6
+	VPADDD         1472(BX), Y6, Y6
+	VPADDD         Y8, Y2, Y2
+	VPADDD         Y9, Y6, Y6
+	VPROLD         $0x10, Y2, Y2
+	VPROLD         $0x10, Y6, Y6
+	VPADDD         Y3, Y2, Y2
+	VPADDD         Y7, Y6, Y6
+	VMOVDQA32      Y0, Y8
+	VPTERNLOGD     $0x96, Y2, Y3, Y8
+	VMOVDQA32      Y4, Y9
+	VPTERNLOGD     $0x96, Y6, Y7, Y9
+	VPADDD         64(SI), Y1, Y1
+	VPADDD         1504(BX), Y1, Y1
+	VPADDD         576(SI), Y5, Y5
+	VPADDD         1504(BX), Y5, Y5
+	VPADDD         Y8, Y1, Y1
+	VPADDD         Y9, Y5, Y5
+	VPROLD         $0x17, Y1, Y1
+	VPROLD         $0x17, Y5, Y5
+	VPADDD         Y2, Y1, Y1
+	VPADDD         Y6, Y5, Y5
+	VMOVDQA32      Y3, Y8
+	VPTERNLOGD     $0x9c, Y1, Y2, Y8
+	VMOVDQA32      Y7, Y9
+	VPTERNLOGD     $0x9c, Y5, Y6, Y9
+	VPADDD         (SI), Y0, Y0
+	VPADDD         1536(BX), Y0, Y0
+	VPADDD         512(SI), Y4, Y4
+	VPADDD         1536(BX), Y4, Y4
+	VPSUBD         Y8, Y0, Y0
+	VPSUBD         Y9, Y4, Y4
+	VPROLD         $0x06, Y0, Y0
+	VPROLD         $0x06, Y4, Y4
+	VPADDD         Y1, Y0, Y0
+	VPADDD         Y5, Y4, Y4
+	VMOVDQA32      Y2, Y8
+	VPTERNLOGD     $0x9c, Y0, Y1, Y8
+	VMOVDQA32      Y6, Y9
+	VPTERNLOGD     $0x9c, Y4, Y5, Y9
+	VPADDD         224(SI), Y3, Y3
+	VPADDD         1568(BX), Y3, Y3
+	VPADDD         736(SI), Y7, Y7
+	VPADDD         1568(BX), Y7, Y7
+	VPSUBD         Y8, Y3, Y3
+	VPSUBD         Y9, Y7, Y7
+	VPROLD         $0x0a, Y3, Y3
+	VPROLD         $0x0a, Y7, Y7
+	VPADDD         Y0, Y3, Y3
+	VPADDD         Y4, Y7, Y7
+	VMOVDQA32      Y1, Y8
+	VPTERNLOGD     $0x9c, Y3, Y0, Y8
+	VMOVDQA32      Y5, Y9
+	VPTERNLOGD     $0x9c, Y7, Y4, Y9
+	VPADDD         448(SI), Y2, Y2
+	VPADDD         1600(BX), Y2, Y2
+	VPADDD         960(SI), Y6, Y6
+	VPADDD         1600(BX), Y6, Y6
+	VPSUBD         Y8, Y2, Y2
+	VPSUBD         Y9, Y6, Y6
+	VPROLD         $0x0f, Y2, Y2
+	VPROLD         $0x0f, Y6, Y6
+	VPADDD         Y3, Y2, Y2
+	VPADDD         Y7, Y6, Y6
+	VMOVDQA32      Y0, Y8
+	VPTERNLOGD     $0x9c, Y2, Y3, Y8
+	VMOVDQA32      Y4, Y9
+	VPTERNLOGD     $0x9c, Y6, Y7, Y9
+	VPADDD         160(SI), Y1, Y1
+	VPADDD         1632(BX), Y1, Y1
+	VPADDD         672(SI), Y5, Y5
+	VPADDD         1632(BX), Y5, Y5
+	VPSUBD         Y8, Y1, Y1
+	VPSUBD         Y9, Y5, Y5
+	VPROLD         $0x15, Y1, Y1
+	VPROLD         $0x15, Y5, Y5
+	VPADDD         Y2, Y1, Y1
+	VPADDD         Y6, Y5, Y5
+	VMOVDQA32      Y3, Y8
+	VPTERNLOGD     $0x9c, Y1, Y2, Y8
+	VMOVDQA32      Y7, Y9
+	VPTERNLOGD     $0x9c, Y5, Y6, Y9
+	VPADDD         384(SI), Y0, Y0
+	VPADDD         1664(BX), Y0, Y0
+	VPADDD         896(SI), Y4, Y4
+	VPADDD         1664(BX), Y4, Y4
+	VPSUBD         Y8, Y0, Y0
+	VPSUBD         Y9, Y4, Y4
+	VPROLD         $0x06, Y0, Y0
+	VPROLD         $0x06, Y4, Y4
+	VPADDD         Y1, Y0, Y0
+	VPADDD         Y5, Y4, Y4
+	VMOVDQA32      Y2, Y8
+	VPTERNLOGD     $0x9c, Y0, Y1, Y8
+	VMOVDQA32      Y6, Y9
+	VPTERNLOGD     $0x9c, Y4, Y5, Y9
+	VPADDD         96(SI), Y3, Y3
+	VPADDD         1696(BX), Y3, Y3
+	VPADDD         608(SI), Y7, Y7
+	VPADDD         1696(BX), Y7, Y7
+	VPSUBD         Y8, Y3, Y3
+	VPSUBD         Y9, Y7, Y7
+	VPROLD         $0x0a, Y3, Y3
+	VPROLD         $0x0a, Y7, Y7
+	VPADDD         Y0, Y3, Y3
+	VPADDD         Y4, Y7, Y7
+	VMOVDQA32      Y1, Y8
+	VPTERNLOGD     $0x9c, Y3, Y0, Y8
+	VMOVDQA32      Y5, Y9
+	VPTERNLOGD     $0x9c, Y7, Y4, Y9
+	VPADDD         320(SI), Y2, Y2
+	VPADDD         1728(BX), Y2, Y2
+	VPADDD         832(SI), Y6, Y6
+	VPADDD         1728(BX), Y6, Y6
+	VPSUBD         Y8, Y2, Y2
+	VPSUBD         Y9, Y6, Y6
+	VPROLD         $0x0f, Y2, Y2
+	VPROLD         $0x0f, Y6, Y6
+	VPADDD         Y3, Y2, Y2
+	VPADDD         Y7, Y6, Y6
+	VMOVDQA32      Y0, Y8
+	VPTERNLOGD     $0x9c, Y2, Y3, Y8
+	VMOVDQA32      Y4, Y9
+	VPTERNLOGD     $0x9c, Y6, Y7, Y9
+	VPADDD         32(SI), Y1, Y1
+	VPADDD         1760(BX), Y1, Y1
+	VPADDD         544(SI), Y5, Y5
+	VPADDD         1760(BX), Y5, Y5
+	VPSUBD         Y8, Y1, Y1
+	VPSUBD         Y9, Y5, Y5
+	VPROLD         $0x15, Y1, Y1
+	VPROLD         $0x15, Y5, Y5
+	VPADDD         Y2, Y1, Y1
+	VPADDD         Y6, Y5, Y5
+	VMOVDQA32      Y3, Y8
+	VPTERNLOGD     $0x9c, Y1, Y2, Y8
+	VMOVDQA32      Y7, Y9
+	VPTERNLOGD     $0x9c, Y5, Y6, Y9
+	VPADDD         256(SI), Y0, Y0
+	VPADDD         1792(BX), Y0, Y0
+	VPADDD         768(SI), Y4, Y4
+	VPADDD         1792(BX), Y4, Y4
+	VPSUBD         Y8, Y0, Y0
+	VPSUBD         Y9, Y4, Y4
+	VPROLD         $0x06, Y0, Y0
+	VPROLD         $0x06, Y4, Y4
+	VPADDD         Y1, Y0, Y0
+	VPADDD         Y5, Y4, Y4
+	VMOVDQA32      Y2, Y8
+	VPTERNLOGD     $0x9c, Y0, Y1, Y8
+	VMOVDQA32      Y6, Y9
+	VPTERNLOGD     $0x9c, Y4, Y5, Y9
+	VPADDD         480(SI), Y3, Y3
+	VPADDD         1824(BX), Y3, Y3
+	VPADDD         992(SI), Y7, Y7
+	VPADDD         1824(BX), Y7, Y7
+	VPSUBD         Y8, Y3, Y3
+	VPSUBD         Y9, Y7, Y7
+	VPROLD         $0x0a, Y3, Y3
+	VPROLD         $0x0a, Y7, Y7
+	VPADDD         Y0, Y3, Y3
+	VPADDD         Y4, Y7, Y7
+	VMOVDQA32      Y1, Y8
+	VPTERNLOGD     $0x9c, Y3, Y0, Y8
+	VMOVDQA32      Y5, Y9
+	VPTERNLOGD     $0x9c, Y7, Y4, Y9
+	VPADDD         192(SI), Y2, Y2
+	VPADDD         1856(BX), Y2, Y2
+	VPADDD         704(SI), Y6, Y6
+	VPADDD         1856(BX), Y6, Y6
+	VPSUBD         Y8, Y2, Y2
+	VPSUBD         Y9, Y6, Y6
+	VPROLD         $0x0f, Y2, Y2
+	VPROLD         $0x0f, Y6, Y6
+	VPADDD         Y3, Y2, Y2
+	VPADDD         Y7, Y6, Y6
+	VMOVDQA32      Y0, Y8
+	VPTERNLOGD     $0x9c, Y2, Y3, Y8
+	VMOVDQA32      Y4, Y9
+	VPTERNLOGD     $0x9c, Y6, Y7, Y9
+	VPADDD         416(SI), Y1, Y1
+	VPADDD         1888(BX), Y1, Y1
+	VPADDD         928(SI), Y5, Y5
+	VPADDD         1888(BX), Y5, Y5
+	VPSUBD         Y8, Y1, Y1
+	VPSUBD         Y9, Y5, Y5
+	VPROLD         $0x15, Y1, Y1
+	VPROLD         $0x15, Y5, Y5
+	VPADDD         Y2, Y1, Y1
+	VPADDD         Y6, Y5, Y5
+	VMOVDQA32      Y3, Y8
+	VPTERNLOGD     $0x9c, Y1, Y2, Y8
+	VMOVDQA32      Y7, Y9
+	VPTERNLOGD     $0x9c, Y5, Y6, Y9
+	VPADDD         128(SI), Y0, Y0
+	VPADDD         1920(BX), Y0, Y0
+	VPADDD         640(SI), Y4, Y4
+	VPADDD         1920(BX), Y4, Y4
+	VPSUBD         Y8, Y0, Y0
+	VPSUBD         Y9, Y4, Y4
+	VPROLD         $0x06, Y0, Y0
+	VPROLD         $0x06, Y4, Y4
+	VPADDD         Y1, Y0, Y0
+	VPADDD         Y5, Y4, Y4
+	VMOVDQA32      Y2, Y8
+	VPTERNLOGD     $0x9c, Y0, Y1, Y8
+	VMOVDQA32      Y6, Y9
+	VPTERNLOGD     $0x9c, Y4, Y5, Y9
+	VPADDD         352(SI), Y3, Y3
+	VPADDD         1952(BX), Y3, Y3
+	VPADDD         864(SI), Y7, Y7
+	VPADDD         1952(BX), Y7, Y7
+	VPSUBD         Y8, Y3, Y3
+	VPSUBD         Y9, Y7, Y7
+	VPROLD         $0x0a, Y3, Y3
+	VPROLD         $0x0a, Y7, Y7
+	VPADDD         Y0, Y3, Y3
+	VPADDD         Y4, Y7, Y7
+	VMOVDQA32      Y1, Y8
+	VPTERNLOGD     $0x9c, Y3, Y0, Y8
+	VMOVDQA32      Y5, Y9
+	VPTERNLOGD     $0x9c, Y7, Y4, Y9
+	VPADDD         64(SI), Y2, Y2
+	VPADDD         1984(BX), Y2, Y2
+	VPADDD         576(SI), Y6, Y6
+	VPADDD         1984(BX), Y6, Y6
+	VPSUBD         Y8, Y2, Y2
+	VPSUBD         Y9, Y6, Y6
+	VPROLD         $0x0f, Y2, Y2
+	VPROLD         $0x0f, Y6, Y6
+	VPADDD         Y3, Y2, Y2
+	VPADDD         Y7, Y6, Y6
+	VMOVDQA32      Y0, Y8
+	VPTERNLOGD     $0x9c, Y2, Y3, Y8
+	VMOVDQA32      Y4, Y9
+	VPTERNLOGD     $0x9c, Y6, Y7, Y9
+	VPADDD         288(SI), Y1, Y1
+	VPADDD         2016(BX), Y1, Y1
+	VPADDD         800(SI), Y5, Y5
+	VPADDD         2016(BX), Y5, Y5
+	VPSUBD         Y8, Y1, Y1
+	VPSUBD         Y9, Y5, Y5
+	VPROLD         $0x15, Y1, Y1
+	VPROLD         $0x15, Y5, Y5
 	VPADDD         Y2, Y1, Y1
 	VPADDD         Y6, Y5, Y5
 	VPADDD         (AX), Y0, Y0

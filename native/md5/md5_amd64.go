@@ -7,7 +7,11 @@ import "github.com/klauspost/cpuid/v2"
 // Available tells whether this CPU can do what Blocks needs.
 func Available() bool { return available }
 
-var available = cpuid.CPU.Supports(cpuid.AVX, cpuid.AVX2)
+var (
+	available = cpuid.CPU.Supports(cpuid.AVX, cpuid.AVX2)
+	// rotates tells whether it has a faster way, too.
+	rotates = available && cpuid.CPU.Supports(cpuid.AVX512F, cpuid.AVX512VL)
+)
 
 // Blocks adds n blocks to each of the streams, of which there are 1 to Lanes: to states[i] those that begin at data[i]. Streams are
 // different ones. It needs Available, allocates nothing and keeps no pointer.
@@ -28,7 +32,11 @@ func Blocks(states []*State, data []*byte, n int) {
 				lanes[j][i] = s[j]
 			}
 		}
-		blocks8(&lanes, &at, n)
+		if rotates {
+			blocks8Avx512(&lanes, &at, n)
+		} else {
+			blocks8Avx2(&lanes, &at, n)
+		}
 		for i, s := range states {
 			for j := range s {
 				s[j] = lanes[j][i]
@@ -47,7 +55,11 @@ func Blocks(states []*State, data []*byte, n int) {
 			lanes[j][i] = s[j]
 		}
 	}
-	blocks16(&lanes, &at, n)
+	if rotates {
+		blocks16Avx512(&lanes, &at, n)
+	} else {
+		blocks16Avx2(&lanes, &at, n)
+	}
 	for i, s := range states {
 		for j := range s {
 			s[j] = lanes[j][i]

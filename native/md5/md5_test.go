@@ -26,6 +26,10 @@ func TestAnyNumberOfStreamsEndsAsEachAlone(t *testing.T) {
 	if !Available() {
 		t.Skip("this CPU has no AVX2")
 	}
+	each(t, testAnyNumberOfStreams)
+}
+
+func testAnyNumberOfStreams(t *testing.T) {
 	rnd := rand.NewChaCha8([32]byte{1})
 	for lanes := 1; lanes <= Lanes; lanes++ {
 		for _, n := range []int{1, 2, 3, 17} {
@@ -58,10 +62,12 @@ func TestBlocksAllocatesNothing(t *testing.T) {
 	if !Available() {
 		t.Skip("this CPU has no AVX2")
 	}
-	states, data, _ := benchStreams(Lanes)
-	if n := testing.AllocsPerRun(10, func() { Blocks(states, data, 4) }); n != 0 {
-		t.Errorf("%v allocations", n)
-	}
+	each(t, func(t *testing.T) {
+		states, data, _ := benchStreams(Lanes)
+		if n := testing.AllocsPerRun(10, func() { Blocks(states, data, 4) }); n != 0 {
+			t.Errorf("%v allocations", n)
+		}
+	})
 }
 
 const benchBlocks = 256

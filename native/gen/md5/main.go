@@ -3,7 +3,8 @@
 // A vector holds one word of eight streams. A block of each stream is first turned on its
 // side, so that a vector is word i of all of them; then the 64 steps of MD5 (RFC 1321) are
 // done once for all. Each step needs the one before, so a CPU with wide vectors waits more
-// than it works: two sets of eight streams at a time fill the gaps.
+// than it works: two sets of eight streams at a time fill the gaps. AVX-512 has what makes
+// a step shorter: any function of three words, and rotations.
 package main
 
 import (
@@ -49,11 +50,21 @@ func main() {
 			DATA(step*width+4*lane, U32(sine))
 		}
 	}
-	for _, sets := range []int{1, 2} {
-		blocks(sets, table)
+	for _, a := range []isa{avx2, avx512} {
+		for _, sets := range []int{1, 2} {
+			blocks(a, sets, table)
+		}
 	}
 	Generate()
 }
+
+// isa is what the routines for one kind of CPU are called by, and have to work with.
+type isa string
+
+const (
+	avx2   isa = "Avx2"
+	avx512 isa = "Avx512"
+)
 
 // set is eight streams.
 type set struct {
@@ -61,8 +72,8 @@ type set struct {
 	block      Mem // word after word, of all streams
 }
 
-func blocks(sets int, table Mem) {
-	name := fmt.Sprintf("blocks%d", sets*lanes)
+func blocks(a isa, sets int, table Mem) {
+	name := fmt.Sprintf("blocks%d%s", sets*lanes, a)
 	TEXT(name, 0, fmt.Sprintf("func(state *[4][%d]uint32, data *[%d]*byte, n int)", sets*lanes, sets*lanes))
 	Pragma("noescape")
 	Doc(fmt.Sprintf("%s does n blocks, at least one, of each of %d streams.", name, sets*lanes))
@@ -95,7 +106,7 @@ func blocks(sets int, table Mem) {
 		// Step by step, so that the sets are done side by side.
 		sums := make([]reg.VecVirtual, sets)
 		for i := range all {
-			sums[i] = mix(&all[i], step/16)
+			sums[i] = a.mix(&all[i], step/16)
 		}
 		for i := range all {
 			s := &all[i]
@@ -112,6 +123,10 @@ func blocks(sets int, table Mem) {
 		shift := shifts[step/16][step%4]
 		for i := range all {
 			s := &all[i]
+			if a == avx512 {
+				VPROLD(Imm(shift), s.a, s.a)
+				continue
+			}
 			VPSLLD(Imm(shift), s.a, sums[i])
 			VPSRLD(Imm(32-shift), s.a, s.a)
 			VPOR(sums[i], s.a, s.a)
@@ -136,9 +151,15 @@ func blocks(sets int, table Mem) {
 	RET()
 }
 
-// mix is the function of b, c and d that a round adds.
-func mix(s *set, round int) reg.VecVirtual {
+// mix is the function of b, c and d that a round adds, or, in the last one, subtracts.
+func (a isa) mix(s *set, round int) reg.VecVirtual {
 	t := YMM()
+	if a == avx512 {
+		// A bit for each value of d, c and b, d the highest: the same functions.
+		VMOVDQA32(s.d, t)
+		VPTERNLOGD(Imm([]uint64{0xd8, 0xac, 0x96, 0x9c}[round]), s.b, s.c, t)
+		return t
+	}
 	switch round {
 	case 0: // b ? c : d
 		VPXOR(s.c, s.d, t)
