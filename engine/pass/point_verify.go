@@ -185,14 +185,14 @@ func (pt *point) compare(ctx context.Context, v *PointVerdict) (again bool) {
 			v.Decodes, v.Why = false, fmt.Sprintf("segment %d: no archive can be read", number)
 			break
 		}
-		payloads := make([][]byte, pt.code.N())
+		payloads, torn := make([][]byte, pt.code.N()), false
 		for _, r := range list {
 			switch p := payloads[r.h.index]; {
 			case r.h.problem != nil || r.bad != nil:
 			case p == nil:
 				payloads[r.h.index] = r.now[codec.HeaderSize:]
 			case !bytes.Equal(p, r.now[codec.HeaderSize:]):
-				v.Torn++
+				torn = true
 			}
 		}
 		switch verdict, err := pt.code.Verify(payloads); {
@@ -200,8 +200,7 @@ func (pt *point) compare(ctx context.Context, v *PointVerdict) (again bool) {
 		case verdict.Consistent:
 			v.Compared = true
 		case verdict.Liars == (codec.Set{}):
-			v.Compared = true
-			v.Torn++
+			v.Compared, torn = true, true
 		default:
 			v.Compared = true
 			for _, r := range list {
@@ -210,6 +209,9 @@ func (pt *point) compare(ctx context.Context, v *PointVerdict) (again bool) {
 					payloads[r.h.index] = nil
 				}
 			}
+		}
+		if torn {
+			v.Torn++
 		}
 		if !v.Decodes {
 			continue
