@@ -2,22 +2,27 @@
 
 package md5
 
-// blocks8Avx2 does n blocks, at least one, of each of 8 streams.
+// blocks8Avx2 does n blocks, at least one, of each of the first 8 streams.
 //
 //go:noescape
-func blocks8Avx2(state *[4][8]uint32, data *[8]*byte, n int)
+func blocks8Avx2(state *[4][32]uint32, data *[32]*byte, n int)
 
-// blocks16Avx2 does n blocks, at least one, of each of 16 streams.
+// blocks16Avx2 does n blocks, at least one, of each of the first 16 streams.
 //
 //go:noescape
-func blocks16Avx2(state *[4][16]uint32, data *[16]*byte, n int)
+func blocks16Avx2(state *[4][32]uint32, data *[32]*byte, n int)
 
-// blocks8Avx512 does n blocks, at least one, of each of 8 streams.
+// blocks8Avx512 does n blocks, at least one, of each of the first 8 streams.
 //
 //go:noescape
-func blocks8Avx512(state *[4][8]uint32, data *[8]*byte, n int)
+func blocks8Avx512(state *[4][32]uint32, data *[32]*byte, n int)
 
-// blocks16Avx512 does n blocks, at least one, of each of 16 streams.
+// blocks16Avx512 does n blocks, at least one, of each of the first 16 streams.
 //
 //go:noescape
-func blocks16Avx512(state *[4][16]uint32, data *[16]*byte, n int)
+func blocks16Avx512(state *[4][32]uint32, data *[32]*byte, n int)
+
+// blocks32Avx512 does n blocks, at least one, of each of the first 32 streams.
+//
+//go:noescape
+func blocks32Avx512(state *[4][32]uint32, data *[32]*byte, n int)

@@ -516,7 +516,7 @@ DATA sines<>+2040(SB)/4, $0xeb86d390
 DATA sines<>+2044(SB)/4, $0xeb86d390
 GLOBL sines<>(SB), RODATA|NOPTR, $2048
 
-// func blocks8Avx2(state *[4][8]uint32, data *[8]*byte, n int)
+// func blocks8Avx2(state *[4][32]uint32, data *[32]*byte, n int)
 // Requires: AVX, AVX2
 TEXT ·blocks8Avx2(SB), $544-24
 	MOVQ state+0(FP), AX
@@ -641,9 +641,9 @@ block:
 	VMOVDQU        Y2, 448(SI)
 	VMOVDQU        Y3, 480(SI)
 	VMOVDQU        (AX), Y0
-	VMOVDQU        32(AX), Y1
-	VMOVDQU        64(AX), Y2
-	VMOVDQU        96(AX), Y3
+	VMOVDQU        128(AX), Y1
+	VMOVDQU        256(AX), Y2
+	VMOVDQU        384(AX), Y3
 	VPXOR          Y2, Y3, Y4
 	VPAND          Y1, Y4, Y4
 	VPXOR          Y3, Y4, Y4
@@ -1254,19 +1254,19 @@ block:
 	VPADDD         Y2, Y1, Y1
 	VPADDD         (AX), Y0, Y0
 	VMOVDQU        Y0, (AX)
-	VPADDD         32(AX), Y1, Y1
-	VMOVDQU        Y1, 32(AX)
-	VPADDD         64(AX), Y2, Y2
-	VMOVDQU        Y2, 64(AX)
-	VPADDD         96(AX), Y3, Y3
-	VMOVDQU        Y3, 96(AX)
+	VPADDD         128(AX), Y1, Y1
+	VMOVDQU        Y1, 128(AX)
+	VPADDD         256(AX), Y2, Y2
+	VMOVDQU        Y2, 256(AX)
+	VPADDD         384(AX), Y3, Y3
+	VMOVDQU        Y3, 384(AX)
 	ADDQ           $0x40, DI
 	DECQ           DX
 	JNZ            block
 	VZEROUPPER
 	RET
 
-// func blocks16Avx2(state *[4][16]uint32, data *[16]*byte, n int)
+// func blocks16Avx2(state *[4][32]uint32, data *[32]*byte, n int)
 // Requires: AVX, AVX2
 TEXT ·blocks16Avx2(SB), $1056-24
 	MOVQ state+0(FP), AX
@@ -1503,13 +1503,13 @@ block:
 	VMOVDQU        Y2, 960(SI)
 	VMOVDQU        Y3, 992(SI)
 	VMOVDQU        (AX), Y0
-	VMOVDQU        64(AX), Y1
-	VMOVDQU        128(AX), Y2
-	VMOVDQU        192(AX), Y3
+	VMOVDQU        128(AX), Y1
+	VMOVDQU        256(AX), Y2
+	VMOVDQU        384(AX), Y3
 	VMOVDQU        32(AX), Y4
-	VMOVDQU        96(AX), Y5
-	VMOVDQU        160(AX), Y6
-	VMOVDQU        224(AX), Y7
+	VMOVDQU        160(AX), Y5
+	VMOVDQU        288(AX), Y6
+	VMOVDQU        416(AX), Y7
 	VPXOR          Y2, Y3, Y8
 	VPAND          Y1, Y8, Y8
 	VPXOR          Y3, Y8, Y8
@@ -2728,27 +2728,27 @@ block:
 	VPADDD         Y6, Y5, Y5
 	VPADDD         (AX), Y0, Y0
 	VMOVDQU        Y0, (AX)
-	VPADDD         64(AX), Y1, Y1
-	VMOVDQU        Y1, 64(AX)
-	VPADDD         128(AX), Y2, Y2
-	VMOVDQU        Y2, 128(AX)
-	VPADDD         192(AX), Y3, Y3
-	VMOVDQU        Y3, 192(AX)
+	VPADDD         128(AX), Y1, Y1
+	VMOVDQU        Y1, 128(AX)
+	VPADDD         256(AX), Y2, Y2
+	VMOVDQU        Y2, 256(AX)
+	VPADDD         384(AX), Y3, Y3
+	VMOVDQU        Y3, 384(AX)
 	VPADDD         32(AX), Y4, Y4
 	VMOVDQU        Y4, 32(AX)
-	VPADDD         96(AX), Y5, Y5
-	VMOVDQU        Y5, 96(AX)
-	VPADDD         160(AX), Y6, Y6
-	VMOVDQU        Y6, 160(AX)
-	VPADDD         224(AX), Y7, Y7
-	VMOVDQU        Y7, 224(AX)
+	VPADDD         160(AX), Y5, Y5
+	VMOVDQU        Y5, 160(AX)
+	VPADDD         288(AX), Y6, Y6
+	VMOVDQU        Y6, 288(AX)
+	VPADDD         416(AX), Y7, Y7
+	VMOVDQU        Y7, 416(AX)
 	ADDQ           $0x40, DI
 	DECQ           DX
 	JNZ            block
 	VZEROUPPER
 	RET
 
-// func blocks8Avx512(state *[4][8]uint32, data *[8]*byte, n int)
+// func blocks8Avx512(state *[4][32]uint32, data *[32]*byte, n int)
 // Requires: AVX, AVX2, AVX512F, AVX512VL
 TEXT ·blocks8Avx512(SB), $544-24
 	MOVQ state+0(FP), AX
@@ -2873,9 +2873,9 @@ block:
 	VMOVDQU        Y2, 448(SI)
 	VMOVDQU        Y3, 480(SI)
 	VMOVDQU        (AX), Y0
-	VMOVDQU        32(AX), Y1
-	VMOVDQU        64(AX), Y2
-	VMOVDQU        96(AX), Y3
+	VMOVDQU        128(AX), Y1
+	VMOVDQU        256(AX), Y2
+	VMOVDQU        384(AX), Y3
 	VMOVDQA32      Y3, Y4
 	VPTERNLOGD     $0xd8, Y1, Y2, Y4
 	VPADDD         (SI), Y0, Y0
@@ -3326,19 +3326,19 @@ block:
 	VPADDD         Y2, Y1, Y1
 	VPADDD         (AX), Y0, Y0
 	VMOVDQU        Y0, (AX)
-	VPADDD         32(AX), Y1, Y1
-	VMOVDQU        Y1, 32(AX)
-	VPADDD         64(AX), Y2, Y2
-	VMOVDQU        Y2, 64(AX)
-	VPADDD         96(AX), Y3, Y3
-	VMOVDQU        Y3, 96(AX)
+	VPADDD         128(AX), Y1, Y1
+	VMOVDQU        Y1, 128(AX)
+	VPADDD         256(AX), Y2, Y2
+	VMOVDQU        Y2, 256(AX)
+	VPADDD         384(AX), Y3, Y3
+	VMOVDQU        Y3, 384(AX)
 	ADDQ           $0x40, DI
 	DECQ           DX
 	JNZ            block
 	VZEROUPPER
 	RET
 
-// func blocks16Avx512(state *[4][16]uint32, data *[16]*byte, n int)
+// func blocks16Avx512(state *[4][32]uint32, data *[32]*byte, n int)
 // Requires: AVX, AVX2, AVX512F, AVX512VL
 TEXT ·blocks16Avx512(SB), $1056-24
 	MOVQ state+0(FP), AX
@@ -3575,13 +3575,13 @@ block:
 	VMOVDQU        Y2, 960(SI)
 	VMOVDQU        Y3, 992(SI)
 	VMOVDQU        (AX), Y0
-	VMOVDQU        64(AX), Y1
-	VMOVDQU        128(AX), Y2
-	VMOVDQU        192(AX), Y3
+	VMOVDQU        128(AX), Y1
+	VMOVDQU        256(AX), Y2
+	VMOVDQU        384(AX), Y3
 	VMOVDQU        32(AX), Y4
-	VMOVDQU        96(AX), Y5
-	VMOVDQU        160(AX), Y6
-	VMOVDQU        224(AX), Y7
+	VMOVDQU        160(AX), Y5
+	VMOVDQU        288(AX), Y6
+	VMOVDQU        416(AX), Y7
 	VMOVDQA32      Y3, Y8
 	VPTERNLOGD     $0xd8, Y1, Y2, Y8
 	VMOVDQA32      Y7, Y9
@@ -4480,20 +4480,2326 @@ block:
 	VPADDD         Y6, Y5, Y5
 	VPADDD         (AX), Y0, Y0
 	VMOVDQU        Y0, (AX)
-	VPADDD         64(AX), Y1, Y1
-	VMOVDQU        Y1, 64(AX)
-	VPADDD         128(AX), Y2, Y2
-	VMOVDQU        Y2, 128(AX)
-	VPADDD         192(AX), Y3, Y3
-	VMOVDQU        Y3, 192(AX)
+	VPADDD         128(AX), Y1, Y1
+	VMOVDQU        Y1, 128(AX)
+	VPADDD         256(AX), Y2, Y2
+	VMOVDQU        Y2, 256(AX)
+	VPADDD         384(AX), Y3, Y3
+	VMOVDQU        Y3, 384(AX)
 	VPADDD         32(AX), Y4, Y4
 	VMOVDQU        Y4, 32(AX)
-	VPADDD         96(AX), Y5, Y5
-	VMOVDQU        Y5, 96(AX)
-	VPADDD         160(AX), Y6, Y6
-	VMOVDQU        Y6, 160(AX)
-	VPADDD         224(AX), Y7, Y7
-	VMOVDQU        Y7, 224(AX)
+	VPADDD         160(AX), Y5, Y5
+	VMOVDQU        Y5, 160(AX)
+	VPADDD         288(AX), Y6, Y6
+	VMOVDQU        Y6, 288(AX)
+	VPADDD         416(AX), Y7, Y7
+	VMOVDQU        Y7, 416(AX)
+	ADDQ           $0x40, DI
+	DECQ           DX
+	JNZ            block
+	VZEROUPPER
+	RET
+
+// func blocks32Avx512(state *[4][32]uint32, data *[32]*byte, n int)
+// Requires: AVX, AVX2, AVX512F, AVX512VL
+TEXT ·blocks32Avx512(SB), $2080-24
+	MOVQ state+0(FP), AX
+	MOVQ data+8(FP), CX
+	MOVQ n+16(FP), DX
+	LEAQ sines<>+0(SB), BX
+	LEAQ 31(SP), SI
+	ANDQ $-32, SI
+	XORQ DI, DI
+
+block:
+	MOVQ           (CX), R8
+	MOVQ           32(CX), R9
+	VBROADCASTI128 (R8)(DI*1), Y0
+	VINSERTI128    $0x01, (R9)(DI*1), Y0, Y0
+	MOVQ           8(CX), R8
+	MOVQ           40(CX), R9
+	VBROADCASTI128 (R8)(DI*1), Y1
+	VINSERTI128    $0x01, (R9)(DI*1), Y1, Y1
+	MOVQ           16(CX), R8
+	MOVQ           48(CX), R9
+	VBROADCASTI128 (R8)(DI*1), Y2
+	VINSERTI128    $0x01, (R9)(DI*1), Y2, Y2
+	MOVQ           24(CX), R8
+	MOVQ           56(CX), R9
+	VBROADCASTI128 (R8)(DI*1), Y3
+	VINSERTI128    $0x01, (R9)(DI*1), Y3, Y3
+	VPUNPCKLDQ     Y1, Y0, Y4
+	VPUNPCKHDQ     Y1, Y0, Y5
+	VPUNPCKLDQ     Y3, Y2, Y1
+	VPUNPCKHDQ     Y3, Y2, Y3
+	VPUNPCKLQDQ    Y1, Y4, Y0
+	VPUNPCKHQDQ    Y1, Y4, Y1
+	VPUNPCKLQDQ    Y3, Y5, Y2
+	VPUNPCKHQDQ    Y3, Y5, Y3
+	VMOVDQU        Y0, (SI)
+	VMOVDQU        Y1, 32(SI)
+	VMOVDQU        Y2, 64(SI)
+	VMOVDQU        Y3, 96(SI)
+	MOVQ           (CX), R8
+	MOVQ           32(CX), R9
+	VBROADCASTI128 16(R8)(DI*1), Y0
+	VINSERTI128    $0x01, 16(R9)(DI*1), Y0, Y0
+	MOVQ           8(CX), R8
+	MOVQ           40(CX), R9
+	VBROADCASTI128 16(R8)(DI*1), Y1
+	VINSERTI128    $0x01, 16(R9)(DI*1), Y1, Y1
+	MOVQ           16(CX), R8
+	MOVQ           48(CX), R9
+	VBROADCASTI128 16(R8)(DI*1), Y2
+	VINSERTI128    $0x01, 16(R9)(DI*1), Y2, Y2
+	MOVQ           24(CX), R8
+	MOVQ           56(CX), R9
+	VBROADCASTI128 16(R8)(DI*1), Y3
+	VINSERTI128    $0x01, 16(R9)(DI*1), Y3, Y3
+	VPUNPCKLDQ     Y1, Y0, Y4
+	VPUNPCKHDQ     Y1, Y0, Y5
+	VPUNPCKLDQ     Y3, Y2, Y1
+	VPUNPCKHDQ     Y3, Y2, Y3
+	VPUNPCKLQDQ    Y1, Y4, Y0
+	VPUNPCKHQDQ    Y1, Y4, Y1
+	VPUNPCKLQDQ    Y3, Y5, Y2
+	VPUNPCKHQDQ    Y3, Y5, Y3
+	VMOVDQU        Y0, 128(SI)
+	VMOVDQU        Y1, 160(SI)
+	VMOVDQU        Y2, 192(SI)
+	VMOVDQU        Y3, 224(SI)
+	MOVQ           (CX), R8
+	MOVQ           32(CX), R9
+	VBROADCASTI128 32(R8)(DI*1), Y0
+	VINSERTI128    $0x01, 32(R9)(DI*1), Y0, Y0
+	MOVQ           8(CX), R8
+	MOVQ           40(CX), R9
+	VBROADCASTI128 32(R8)(DI*1), Y1
+	VINSERTI128    $0x01, 32(R9)(DI*1), Y1, Y1
+	MOVQ           16(CX), R8
+	MOVQ           48(CX), R9
+	VBROADCASTI128 32(R8)(DI*1), Y2
+	VINSERTI128    $0x01, 32(R9)(DI*1), Y2, Y2
+	MOVQ           24(CX), R8
+	MOVQ           56(CX), R9
+	VBROADCASTI128 32(R8)(DI*1), Y3
+	VINSERTI128    $0x01, 32(R9)(DI*1), Y3, Y3
+	VPUNPCKLDQ     Y1, Y0, Y4
+	VPUNPCKHDQ     Y1, Y0, Y5
+	VPUNPCKLDQ     Y3, Y2, Y1
+	VPUNPCKHDQ     Y3, Y2, Y3
+	VPUNPCKLQDQ    Y1, Y4, Y0
+	VPUNPCKHQDQ    Y1, Y4, Y1
+	VPUNPCKLQDQ    Y3, Y5, Y2
+	VPUNPCKHQDQ    Y3, Y5, Y3
+	VMOVDQU        Y0, 256(SI)
+	VMOVDQU        Y1, 288(SI)
+	VMOVDQU        Y2, 320(SI)
+	VMOVDQU        Y3, 352(SI)
+	MOVQ           (CX), R8
+	MOVQ           32(CX), R9
+	VBROADCASTI128 48(R8)(DI*1), Y0
+	VINSERTI128    $0x01, 48(R9)(DI*1), Y0, Y0
+	MOVQ           8(CX), R8
+	MOVQ           40(CX), R9
+	VBROADCASTI128 48(R8)(DI*1), Y1
+	VINSERTI128    $0x01, 48(R9)(DI*1), Y1, Y1
+	MOVQ           16(CX), R8
+	MOVQ           48(CX), R9
+	VBROADCASTI128 48(R8)(DI*1), Y2
+	VINSERTI128    $0x01, 48(R9)(DI*1), Y2, Y2
+	MOVQ           24(CX), R8
+	MOVQ           56(CX), R9
+	VBROADCASTI128 48(R8)(DI*1), Y3
+	VINSERTI128    $0x01, 48(R9)(DI*1), Y3, Y3
+	VPUNPCKLDQ     Y1, Y0, Y4
+	VPUNPCKHDQ     Y1, Y0, Y5
+	VPUNPCKLDQ     Y3, Y2, Y1
+	VPUNPCKHDQ     Y3, Y2, Y3
+	VPUNPCKLQDQ    Y1, Y4, Y0
+	VPUNPCKHQDQ    Y1, Y4, Y1
+	VPUNPCKLQDQ    Y3, Y5, Y2
+	VPUNPCKHQDQ    Y3, Y5, Y3
+	VMOVDQU        Y0, 384(SI)
+	VMOVDQU        Y1, 416(SI)
+	VMOVDQU        Y2, 448(SI)
+	VMOVDQU        Y3, 480(SI)
+	MOVQ           64(CX), R8
+	MOVQ           96(CX), R9
+	VBROADCASTI128 (R8)(DI*1), Y0
+	VINSERTI128    $0x01, (R9)(DI*1), Y0, Y0
+	MOVQ           72(CX), R8
+	MOVQ           104(CX), R9
+	VBROADCASTI128 (R8)(DI*1), Y1
+	VINSERTI128    $0x01, (R9)(DI*1), Y1, Y1
+	MOVQ           80(CX), R8
+	MOVQ           112(CX), R9
+	VBROADCASTI128 (R8)(DI*1), Y2
+	VINSERTI128    $0x01, (R9)(DI*1), Y2, Y2
+	MOVQ           88(CX), R8
+	MOVQ           120(CX), R9
+	VBROADCASTI128 (R8)(DI*1), Y3
+	VINSERTI128    $0x01, (R9)(DI*1), Y3, Y3
+	VPUNPCKLDQ     Y1, Y0, Y4
+	VPUNPCKHDQ     Y1, Y0, Y5
+	VPUNPCKLDQ     Y3, Y2, Y1
+	VPUNPCKHDQ     Y3, Y2, Y3
+	VPUNPCKLQDQ    Y1, Y4, Y0
+	VPUNPCKHQDQ    Y1, Y4, Y1
+	VPUNPCKLQDQ    Y3, Y5, Y2
+	VPUNPCKHQDQ    Y3, Y5, Y3
+	VMOVDQU        Y0, 512(SI)
+	VMOVDQU        Y1, 544(SI)
+	VMOVDQU        Y2, 576(SI)
+	VMOVDQU        Y3, 608(SI)
+	MOVQ           64(CX), R8
+	MOVQ           96(CX), R9
+	VBROADCASTI128 16(R8)(DI*1), Y0
+	VINSERTI128    $0x01, 16(R9)(DI*1), Y0, Y0
+	MOVQ           72(CX), R8
+	MOVQ           104(CX), R9
+	VBROADCASTI128 16(R8)(DI*1), Y1
+	VINSERTI128    $0x01, 16(R9)(DI*1), Y1, Y1
+	MOVQ           80(CX), R8
+	MOVQ           112(CX), R9
+	VBROADCASTI128 16(R8)(DI*1), Y2
+	VINSERTI128    $0x01, 16(R9)(DI*1), Y2, Y2
+	MOVQ           88(CX), R8
+	MOVQ           120(CX), R9
+	VBROADCASTI128 16(R8)(DI*1), Y3
+	VINSERTI128    $0x01, 16(R9)(DI*1), Y3, Y3
+	VPUNPCKLDQ     Y1, Y0, Y4
+	VPUNPCKHDQ     Y1, Y0, Y5
+	VPUNPCKLDQ     Y3, Y2, Y1
+	VPUNPCKHDQ     Y3, Y2, Y3
+	VPUNPCKLQDQ    Y1, Y4, Y0
+	VPUNPCKHQDQ    Y1, Y4, Y1
+	VPUNPCKLQDQ    Y3, Y5, Y2
+	VPUNPCKHQDQ    Y3, Y5, Y3
+	VMOVDQU        Y0, 640(SI)
+	VMOVDQU        Y1, 672(SI)
+	VMOVDQU        Y2, 704(SI)
+	VMOVDQU        Y3, 736(SI)
+	MOVQ           64(CX), R8
+	MOVQ           96(CX), R9
+	VBROADCASTI128 32(R8)(DI*1), Y0
+	VINSERTI128    $0x01, 32(R9)(DI*1), Y0, Y0
+	MOVQ           72(CX), R8
+	MOVQ           104(CX), R9
+	VBROADCASTI128 32(R8)(DI*1), Y1
+	VINSERTI128    $0x01, 32(R9)(DI*1), Y1, Y1
+	MOVQ           80(CX), R8
+	MOVQ           112(CX), R9
+	VBROADCASTI128 32(R8)(DI*1), Y2
+	VINSERTI128    $0x01, 32(R9)(DI*1), Y2, Y2
+	MOVQ           88(CX), R8
+	MOVQ           120(CX), R9
+	VBROADCASTI128 32(R8)(DI*1), Y3
+	VINSERTI128    $0x01, 32(R9)(DI*1), Y3, Y3
+	VPUNPCKLDQ     Y1, Y0, Y4
+	VPUNPCKHDQ     Y1, Y0, Y5
+	VPUNPCKLDQ     Y3, Y2, Y1
+	VPUNPCKHDQ     Y3, Y2, Y3
+	VPUNPCKLQDQ    Y1, Y4, Y0
+	VPUNPCKHQDQ    Y1, Y4, Y1
+	VPUNPCKLQDQ    Y3, Y5, Y2
+	VPUNPCKHQDQ    Y3, Y5, Y3
+	VMOVDQU        Y0, 768(SI)
+	VMOVDQU        Y1, 800(SI)
+	VMOVDQU        Y2, 832(SI)
+	VMOVDQU        Y3, 864(SI)
+	MOVQ           64(CX), R8
+	MOVQ           96(CX), R9
+	VBROADCASTI128 48(R8)(DI*1), Y0
+	VINSERTI128    $0x01, 48(R9)(DI*1), Y0, Y0
+	MOVQ           72(CX), R8
+	MOVQ           104(CX), R9
+	VBROADCASTI128 48(R8)(DI*1), Y1
+	VINSERTI128    $0x01, 48(R9)(DI*1), Y1, Y1
+	MOVQ           80(CX), R8
+	MOVQ           112(CX), R9
+	VBROADCASTI128 48(R8)(DI*1), Y2
+	VINSERTI128    $0x01, 48(R9)(DI*1), Y2, Y2
+	MOVQ           88(CX), R8
+	MOVQ           120(CX), R9
+	VBROADCASTI128 48(R8)(DI*1), Y3
+	VINSERTI128    $0x01, 48(R9)(DI*1), Y3, Y3
+	VPUNPCKLDQ     Y1, Y0, Y4
+	VPUNPCKHDQ     Y1, Y0, Y5
+	VPUNPCKLDQ     Y3, Y2, Y1
+	VPUNPCKHDQ     Y3, Y2, Y3
+	VPUNPCKLQDQ    Y1, Y4, Y0
+	VPUNPCKHQDQ    Y1, Y4, Y1
+	VPUNPCKLQDQ    Y3, Y5, Y2
+	VPUNPCKHQDQ    Y3, Y5, Y3
+	VMOVDQU        Y0, 896(SI)
+	VMOVDQU        Y1, 928(SI)
+	VMOVDQU        Y2, 960(SI)
+	VMOVDQU        Y3, 992(SI)
+	MOVQ           128(CX), R8
+	MOVQ           160(CX), R9
+	VBROADCASTI128 (R8)(DI*1), Y0
+	VINSERTI128    $0x01, (R9)(DI*1), Y0, Y0
+	MOVQ           136(CX), R8
+	MOVQ           168(CX), R9
+	VBROADCASTI128 (R8)(DI*1), Y1
+	VINSERTI128    $0x01, (R9)(DI*1), Y1, Y1
+	MOVQ           144(CX), R8
+	MOVQ           176(CX), R9
+	VBROADCASTI128 (R8)(DI*1), Y2
+	VINSERTI128    $0x01, (R9)(DI*1), Y2, Y2
+	MOVQ           152(CX), R8
+	MOVQ           184(CX), R9
+	VBROADCASTI128 (R8)(DI*1), Y3
+	VINSERTI128    $0x01, (R9)(DI*1), Y3, Y3
+	VPUNPCKLDQ     Y1, Y0, Y4
+	VPUNPCKHDQ     Y1, Y0, Y5
+	VPUNPCKLDQ     Y3, Y2, Y1
+	VPUNPCKHDQ     Y3, Y2, Y3
+	VPUNPCKLQDQ    Y1, Y4, Y0
+	VPUNPCKHQDQ    Y1, Y4, Y1
+	VPUNPCKLQDQ    Y3, Y5, Y2
+	VPUNPCKHQDQ    Y3, Y5, Y3
+	VMOVDQU        Y0, 1024(SI)
+	VMOVDQU        Y1, 1056(SI)
+	VMOVDQU        Y2, 1088(SI)
+	VMOVDQU        Y3, 1120(SI)
+	MOVQ           128(CX), R8
+	MOVQ           160(CX), R9
+	VBROADCASTI128 16(R8)(DI*1), Y0
+	VINSERTI128    $0x01, 16(R9)(DI*1), Y0, Y0
+	MOVQ           136(CX), R8
+	MOVQ           168(CX), R9
+	VBROADCASTI128 16(R8)(DI*1), Y1
+	VINSERTI128    $0x01, 16(R9)(DI*1), Y1, Y1
+	MOVQ           144(CX), R8
+	MOVQ           176(CX), R9
+	VBROADCASTI128 16(R8)(DI*1), Y2
+	VINSERTI128    $0x01, 16(R9)(DI*1), Y2, Y2
+	MOVQ           152(CX), R8
+	MOVQ           184(CX), R9
+	VBROADCASTI128 16(R8)(DI*1), Y3
+	VINSERTI128    $0x01, 16(R9)(DI*1), Y3, Y3
+	VPUNPCKLDQ     Y1, Y0, Y4
+	VPUNPCKHDQ     Y1, Y0, Y5
+	VPUNPCKLDQ     Y3, Y2, Y1
+	VPUNPCKHDQ     Y3, Y2, Y3
+	VPUNPCKLQDQ    Y1, Y4, Y0
+	VPUNPCKHQDQ    Y1, Y4, Y1
+	VPUNPCKLQDQ    Y3, Y5, Y2
+	VPUNPCKHQDQ    Y3, Y5, Y3
+	VMOVDQU        Y0, 1152(SI)
+	VMOVDQU        Y1, 1184(SI)
+	VMOVDQU        Y2, 1216(SI)
+	VMOVDQU        Y3, 1248(SI)
+	MOVQ           128(CX), R8
+	MOVQ           160(CX), R9
+	VBROADCASTI128 32(R8)(DI*1), Y0
+	VINSERTI128    $0x01, 32(R9)(DI*1), Y0, Y0
+	MOVQ           136(CX), R8
+	MOVQ           168(CX), R9
+	VBROADCASTI128 32(R8)(DI*1), Y1
+	VINSERTI128    $0x01, 32(R9)(DI*1), Y1, Y1
+	MOVQ           144(CX), R8
+	MOVQ           176(CX), R9
+	VBROADCASTI128 32(R8)(DI*1), Y2
+	VINSERTI128    $0x01, 32(R9)(DI*1), Y2, Y2
+	MOVQ           152(CX), R8
+	MOVQ           184(CX), R9
+	VBROADCASTI128 32(R8)(DI*1), Y3
+	VINSERTI128    $0x01, 32(R9)(DI*1), Y3, Y3
+	VPUNPCKLDQ     Y1, Y0, Y4
+	VPUNPCKHDQ     Y1, Y0, Y5
+	VPUNPCKLDQ     Y3, Y2, Y1
+	VPUNPCKHDQ     Y3, Y2, Y3
+	VPUNPCKLQDQ    Y1, Y4, Y0
+	VPUNPCKHQDQ    Y1, Y4, Y1
+	VPUNPCKLQDQ    Y3, Y5, Y2
+	VPUNPCKHQDQ    Y3, Y5, Y3
+	VMOVDQU        Y0, 1280(SI)
+	VMOVDQU        Y1, 1312(SI)
+	VMOVDQU        Y2, 1344(SI)
+	VMOVDQU        Y3, 1376(SI)
+	MOVQ           128(CX), R8
+	MOVQ           160(CX), R9
+	VBROADCASTI128 48(R8)(DI*1), Y0
+	VINSERTI128    $0x01, 48(R9)(DI*1), Y0, Y0
+	MOVQ           136(CX), R8
+	MOVQ           168(CX), R9
+	VBROADCASTI128 48(R8)(DI*1), Y1
+	VINSERTI128    $0x01, 48(R9)(DI*1), Y1, Y1
+	MOVQ           144(CX), R8
+	MOVQ           176(CX), R9
+	VBROADCASTI128 48(R8)(DI*1), Y2
+	VINSERTI128    $0x01, 48(R9)(DI*1), Y2, Y2
+	MOVQ           152(CX), R8
+	MOVQ           184(CX), R9
+	VBROADCASTI128 48(R8)(DI*1), Y3
+	VINSERTI128    $0x01, 48(R9)(DI*1), Y3, Y3
+	VPUNPCKLDQ     Y1, Y0, Y4
+	VPUNPCKHDQ     Y1, Y0, Y5
+	VPUNPCKLDQ     Y3, Y2, Y1
+	VPUNPCKHDQ     Y3, Y2, Y3
+	VPUNPCKLQDQ    Y1, Y4, Y0
+	VPUNPCKHQDQ    Y1, Y4, Y1
+	VPUNPCKLQDQ    Y3, Y5, Y2
+	VPUNPCKHQDQ    Y3, Y5, Y3
+	VMOVDQU        Y0, 1408(SI)
+	VMOVDQU        Y1, 1440(SI)
+	VMOVDQU        Y2, 1472(SI)
+	VMOVDQU        Y3, 1504(SI)
+	MOVQ           192(CX), R8
+	MOVQ           224(CX), R9
+	VBROADCASTI128 (R8)(DI*1), Y0
+	VINSERTI128    $0x01, (R9)(DI*1), Y0, Y0
+	MOVQ           200(CX), R8
+	MOVQ           232(CX), R9
+	VBROADCASTI128 (R8)(DI*1), Y1
+	VINSERTI128    $0x01, (R9)(DI*1), Y1, Y1
+	MOVQ           208(CX), R8
+	MOVQ           240(CX), R9
+	VBROADCASTI128 (R8)(DI*1), Y2
+	VINSERTI128    $0x01, (R9)(DI*1), Y2, Y2
+	MOVQ           216(CX), R8
+	MOVQ           248(CX), R9
+	VBROADCASTI128 (R8)(DI*1), Y3
+	VINSERTI128    $0x01, (R9)(DI*1), Y3, Y3
+	VPUNPCKLDQ     Y1, Y0, Y4
+	VPUNPCKHDQ     Y1, Y0, Y5
+	VPUNPCKLDQ     Y3, Y2, Y1
+	VPUNPCKHDQ     Y3, Y2, Y3
+	VPUNPCKLQDQ    Y1, Y4, Y0
+	VPUNPCKHQDQ    Y1, Y4, Y1
+	VPUNPCKLQDQ    Y3, Y5, Y2
+	VPUNPCKHQDQ    Y3, Y5, Y3
+	VMOVDQU        Y0, 1536(SI)
+	VMOVDQU        Y1, 1568(SI)
+	VMOVDQU        Y2, 1600(SI)
+	VMOVDQU        Y3, 1632(SI)
+	MOVQ           192(CX), R8
+	MOVQ           224(CX), R9
+	VBROADCASTI128 16(R8)(DI*1), Y0
+	VINSERTI128    $0x01, 16(R9)(DI*1), Y0, Y0
+	MOVQ           200(CX), R8
+	MOVQ           232(CX), R9
+	VBROADCASTI128 16(R8)(DI*1), Y1
+	VINSERTI128    $0x01, 16(R9)(DI*1), Y1, Y1
+	MOVQ           208(CX), R8
+	MOVQ           240(CX), R9
+	VBROADCASTI128 16(R8)(DI*1), Y2
+	VINSERTI128    $0x01, 16(R9)(DI*1), Y2, Y2
+	MOVQ           216(CX), R8
+	MOVQ           248(CX), R9
+	VBROADCASTI128 16(R8)(DI*1), Y3
+	VINSERTI128    $0x01, 16(R9)(DI*1), Y3, Y3
+	VPUNPCKLDQ     Y1, Y0, Y4
+	VPUNPCKHDQ     Y1, Y0, Y5
+	VPUNPCKLDQ     Y3, Y2, Y1
+	VPUNPCKHDQ     Y3, Y2, Y3
+	VPUNPCKLQDQ    Y1, Y4, Y0
+	VPUNPCKHQDQ    Y1, Y4, Y1
+	VPUNPCKLQDQ    Y3, Y5, Y2
+	VPUNPCKHQDQ    Y3, Y5, Y3
+	VMOVDQU        Y0, 1664(SI)
+	VMOVDQU        Y1, 1696(SI)
+	VMOVDQU        Y2, 1728(SI)
+	VMOVDQU        Y3, 1760(SI)
+	MOVQ           192(CX), R8
+	MOVQ           224(CX), R9
+	VBROADCASTI128 32(R8)(DI*1), Y0
+	VINSERTI128    $0x01, 32(R9)(DI*1), Y0, Y0
+	MOVQ           200(CX), R8
+	MOVQ           232(CX), R9
+	VBROADCASTI128 32(R8)(DI*1), Y1
+	VINSERTI128    $0x01, 32(R9)(DI*1), Y1, Y1
+	MOVQ           208(CX), R8
+	MOVQ           240(CX), R9
+	VBROADCASTI128 32(R8)(DI*1), Y2
+	VINSERTI128    $0x01, 32(R9)(DI*1), Y2, Y2
+	MOVQ           216(CX), R8
+	MOVQ           248(CX), R9
+	VBROADCASTI128 32(R8)(DI*1), Y3
+	VINSERTI128    $0x01, 32(R9)(DI*1), Y3, Y3
+	VPUNPCKLDQ     Y1, Y0, Y4
+	VPUNPCKHDQ     Y1, Y0, Y5
+	VPUNPCKLDQ     Y3, Y2, Y1
+	VPUNPCKHDQ     Y3, Y2, Y3
+	VPUNPCKLQDQ    Y1, Y4, Y0
+	VPUNPCKHQDQ    Y1, Y4, Y1
+	VPUNPCKLQDQ    Y3, Y5, Y2
+	VPUNPCKHQDQ    Y3, Y5, Y3
+	VMOVDQU        Y0, 1792(SI)
+	VMOVDQU        Y1, 1824(SI)
+	VMOVDQU        Y2, 1856(SI)
+	VMOVDQU        Y3, 1888(SI)
+	MOVQ           192(CX), R8
+	MOVQ           224(CX), R9
+	VBROADCASTI128 48(R8)(DI*1), Y0
+	VINSERTI128    $0x01, 48(R9)(DI*1), Y0, Y0
+	MOVQ           200(CX), R8
+	MOVQ           232(CX), R9
+	VBROADCASTI128 48(R8)(DI*1), Y1
+	VINSERTI128    $0x01, 48(R9)(DI*1), Y1, Y1
+	MOVQ           208(CX), R8
+	MOVQ           240(CX), R9
+	VBROADCASTI128 48(R8)(DI*1), Y2
+	VINSERTI128    $0x01, 48(R9)(DI*1), Y2, Y2
+	MOVQ           216(CX), R8
+	MOVQ           248(CX), R9
+	VBROADCASTI128 48(R8)(DI*1), Y3
+	VINSERTI128    $0x01, 48(R9)(DI*1), Y3, Y3
+	VPUNPCKLDQ     Y1, Y0, Y4
+	VPUNPCKHDQ     Y1, Y0, Y5
+	VPUNPCKLDQ     Y3, Y2, Y1
+	VPUNPCKHDQ     Y3, Y2, Y3
+	VPUNPCKLQDQ    Y1, Y4, Y0
+	VPUNPCKHQDQ    Y1, Y4, Y1
+	VPUNPCKLQDQ    Y3, Y5, Y2
+	VPUNPCKHQDQ    Y3, Y5, Y3
+	VMOVDQU        Y0, 1920(SI)
+	VMOVDQU        Y1, 1952(SI)
+	VMOVDQU        Y2, 1984(SI)
+	VMOVDQU        Y3, 2016(SI)
+	VMOVDQU        (AX), Y0
+	VMOVDQU        128(AX), Y1
+	VMOVDQU        256(AX), Y2
+	VMOVDQU        384(AX), Y3
+	VMOVDQU        32(AX), Y4
+	VMOVDQU        160(AX), Y5
+	VMOVDQU        288(AX), Y6
+	VMOVDQU        416(AX), Y7
+	VMOVDQU        64(AX), Y8
+	VMOVDQU        192(AX), Y9
+	VMOVDQU        320(AX), Y10
+	VMOVDQU        448(AX), Y11
+	VMOVDQU        96(AX), Y12
+	VMOVDQU        224(AX), Y13
+	VMOVDQU        352(AX), Y14
+	VMOVDQU        480(AX), Y15
+	VMOVDQA32      Y3, Y16
+	VPTERNLOGD     $0xd8, Y1, Y2, Y16
+	VMOVDQA32      Y7, Y17
+	VPTERNLOGD     $0xd8, Y5, Y6, Y17
+	VMOVDQA32      Y11, Y18
+	VPTERNLOGD     $0xd8, Y9, Y10, Y18
+	VMOVDQA32      Y15, Y19
+	VPTERNLOGD     $0xd8, Y13, Y14, Y19
+	VPADDD         (SI), Y0, Y0
+	VPADDD         (BX), Y0, Y0
+	VPADDD         512(SI), Y4, Y4
+	VPADDD         (BX), Y4, Y4
+	VPADDD         1024(SI), Y8, Y8
+	VPADDD         (BX), Y8, Y8
+	VPADDD         1536(SI), Y12, Y12
+	VPADDD         (BX), Y12, Y12
+	VPADDD         Y16, Y0, Y0
+	VPADDD         Y17, Y4, Y4
+	VPADDD         Y18, Y8, Y8
+	VPADDD         Y19, Y12, Y12
+	VPROLD         $0x07, Y0, Y0
+	VPROLD         $0x07, Y4, Y4
+	VPROLD         $0x07, Y8, Y8
+	VPROLD         $0x07, Y12, Y12
+	VPADDD         Y1, Y0, Y0
+	VPADDD         Y5, Y4, Y4
+	VPADDD         Y9, Y8, Y8
+	VPADDD         Y13, Y12, Y12
+	VMOVDQA32      Y2, Y16
+	VPTERNLOGD     $0xd8, Y0, Y1, Y16
+	VMOVDQA32      Y6, Y17
+	VPTERNLOGD     $0xd8, Y4, Y5, Y17
+	VMOVDQA32      Y10, Y18
+	VPTERNLOGD     $0xd8, Y8, Y9, Y18
+	VMOVDQA32      Y14, Y19
+	VPTERNLOGD     $0xd8, Y12, Y13, Y19
+	VPADDD         32(SI), Y3, Y3
+	VPADDD         32(BX), Y3, Y3
+	VPADDD         544(SI), Y7, Y7
+	VPADDD         32(BX), Y7, Y7
+	VPADDD         1056(SI), Y11, Y11
+	VPADDD         32(BX), Y11, Y11
+	VPADDD         1568(SI), Y15, Y15
+	VPADDD         32(BX), Y15, Y15
+	VPADDD         Y16, Y3, Y3
+	VPADDD         Y17, Y7, Y7
+	VPADDD         Y18, Y11, Y11
+	VPADDD         Y19, Y15, Y15
+	VPROLD         $0x0c, Y3, Y3
+	VPROLD         $0x0c, Y7, Y7
+	VPROLD         $0x0c, Y11, Y11
+	VPROLD         $0x0c, Y15, Y15
+	VPADDD         Y0, Y3, Y3
+	VPADDD         Y4, Y7, Y7
+	VPADDD         Y8, Y11, Y11
+	VPADDD         Y12, Y15, Y15
+	VMOVDQA32      Y1, Y16
+	VPTERNLOGD     $0xd8, Y3, Y0, Y16
+	VMOVDQA32      Y5, Y17
+	VPTERNLOGD     $0xd8, Y7, Y4, Y17
+	VMOVDQA32      Y9, Y18
+	VPTERNLOGD     $0xd8, Y11, Y8, Y18
+	VMOVDQA32      Y13, Y19
+	VPTERNLOGD     $0xd8, Y15, Y12, Y19
+	VPADDD         64(SI), Y2, Y2
+	VPADDD         64(BX), Y2, Y2
+	VPADDD         576(SI), Y6, Y6
+	VPADDD         64(BX), Y6, Y6
+	VPADDD         1088(SI), Y10, Y10
+	VPADDD         64(BX), Y10, Y10
+	VPADDD         1600(SI), Y14, Y14
+	VPADDD         64(BX), Y14, Y14
+	VPADDD         Y16, Y2, Y2
+	VPADDD         Y17, Y6, Y6
+	VPADDD         Y18, Y10, Y10
+	VPADDD         Y19, Y14, Y14
+	VPROLD         $0x11, Y2, Y2
+	VPROLD         $0x11, Y6, Y6
+	VPROLD         $0x11, Y10, Y10
+	VPROLD         $0x11, Y14, Y14
+	VPADDD         Y3, Y2, Y2
+	VPADDD         Y7, Y6, Y6
+	VPADDD         Y11, Y10, Y10
+	VPADDD         Y15, Y14, Y14
+	VMOVDQA32      Y0, Y16
+	VPTERNLOGD     $0xd8, Y2, Y3, Y16
+	VMOVDQA32      Y4, Y17
+	VPTERNLOGD     $0xd8, Y6, Y7, Y17
+	VMOVDQA32      Y8, Y18
+	VPTERNLOGD     $0xd8, Y10, Y11, Y18
+	VMOVDQA32      Y12, Y19
+	VPTERNLOGD     $0xd8, Y14, Y15, Y19
+	VPADDD         96(SI), Y1, Y1
+	VPADDD         96(BX), Y1, Y1
+	VPADDD         608(SI), Y5, Y5
+	VPADDD         96(BX), Y5, Y5
+	VPADDD         1120(SI), Y9, Y9
+	VPADDD         96(BX), Y9, Y9
+	VPADDD         1632(SI), Y13, Y13
+	VPADDD         96(BX), Y13, Y13
+	VPADDD         Y16, Y1, Y1
+	VPADDD         Y17, Y5, Y5
+	VPADDD         Y18, Y9, Y9
+	VPADDD         Y19, Y13, Y13
+	VPROLD         $0x16, Y1, Y1
+	VPROLD         $0x16, Y5, Y5
+	VPROLD         $0x16, Y9, Y9
+	VPROLD         $0x16, Y13, Y13
+	VPADDD         Y2, Y1, Y1
+	VPADDD         Y6, Y5, Y5
+	VPADDD         Y10, Y9, Y9
+	VPADDD         Y14, Y13, Y13
+	VMOVDQA32      Y3, Y16
+	VPTERNLOGD     $0xd8, Y1, Y2, Y16
+	VMOVDQA32      Y7, Y17
+	VPTERNLOGD     $0xd8, Y5, Y6, Y17
+	VMOVDQA32      Y11, Y18
+	VPTERNLOGD     $0xd8, Y9, Y10, Y18
+	VMOVDQA32      Y15, Y19
+	VPTERNLOGD     $0xd8, Y13, Y14, Y19
+	VPADDD         128(SI), Y0, Y0
+	VPADDD         128(BX), Y0, Y0
+	VPADDD         640(SI), Y4, Y4
+	VPADDD         128(BX), Y4, Y4
+	VPADDD         1152(SI), Y8, Y8
+	VPADDD         128(BX), Y8, Y8
+	VPADDD         1664(SI), Y12, Y12
+	VPADDD         128(BX), Y12, Y12
+	VPADDD         Y16, Y0, Y0
+	VPADDD         Y17, Y4, Y4
+	VPADDD         Y18, Y8, Y8
+	VPADDD         Y19, Y12, Y12
+	VPROLD         $0x07, Y0, Y0
+	VPROLD         $0x07, Y4, Y4
+	VPROLD         $0x07, Y8, Y8
+	VPROLD         $0x07, Y12, Y12
+	VPADDD         Y1, Y0, Y0
+	VPADDD         Y5, Y4, Y4
+	VPADDD         Y9, Y8, Y8
+	VPADDD         Y13, Y12, Y12
+	VMOVDQA32      Y2, Y16
+	VPTERNLOGD     $0xd8, Y0, Y1, Y16
+	VMOVDQA32      Y6, Y17
+	VPTERNLOGD     $0xd8, Y4, Y5, Y17
+	VMOVDQA32      Y10, Y18
+	VPTERNLOGD     $0xd8, Y8, Y9, Y18
+	VMOVDQA32      Y14, Y19
+	VPTERNLOGD     $0xd8, Y12, Y13, Y19
+	VPADDD         160(SI), Y3, Y3
+	VPADDD         160(BX), Y3, Y3
+	VPADDD         672(SI), Y7, Y7
+	VPADDD         160(BX), Y7, Y7
+	VPADDD         1184(SI), Y11, Y11
+	VPADDD         160(BX), Y11, Y11
+	VPADDD         1696(SI), Y15, Y15
+	VPADDD         160(BX), Y15, Y15
+	VPADDD         Y16, Y3, Y3
+	VPADDD         Y17, Y7, Y7
+	VPADDD         Y18, Y11, Y11
+	VPADDD         Y19, Y15, Y15
+	VPROLD         $0x0c, Y3, Y3
+	VPROLD         $0x0c, Y7, Y7
+	VPROLD         $0x0c, Y11, Y11
+	VPROLD         $0x0c, Y15, Y15
+	VPADDD         Y0, Y3, Y3
+	VPADDD         Y4, Y7, Y7
+	VPADDD         Y8, Y11, Y11
+	VPADDD         Y12, Y15, Y15
+	VMOVDQA32      Y1, Y16
+	VPTERNLOGD     $0xd8, Y3, Y0, Y16
+	VMOVDQA32      Y5, Y17
+	VPTERNLOGD     $0xd8, Y7, Y4, Y17
+	VMOVDQA32      Y9, Y18
+	VPTERNLOGD     $0xd8, Y11, Y8, Y18
+	VMOVDQA32      Y13, Y19
+	VPTERNLOGD     $0xd8, Y15, Y12, Y19
+	VPADDD         192(SI), Y2, Y2
+	VPADDD         192(BX), Y2, Y2
+	VPADDD         704(SI), Y6, Y6
+	VPADDD         192(BX), Y6, Y6
+	VPADDD         1216(SI), Y10, Y10
+	VPADDD         192(BX), Y10, Y10
+	VPADDD         1728(SI), Y14, Y14
+	VPADDD         192(BX), Y14, Y14
+	VPADDD         Y16, Y2, Y2
+	VPADDD         Y17, Y6, Y6
+	VPADDD         Y18, Y10, Y10
+	VPADDD         Y19, Y14, Y14
+	VPROLD         $0x11, Y2, Y2
+	VPROLD         $0x11, Y6, Y6
+	VPROLD         $0x11, Y10, Y10
+	VPROLD         $0x11, Y14, Y14
+	VPADDD         Y3, Y2, Y2
+	VPADDD         Y7, Y6, Y6
+	VPADDD         Y11, Y10, Y10
+	VPADDD         Y15, Y14, Y14
+	VMOVDQA32      Y0, Y16
+	VPTERNLOGD     $0xd8, Y2, Y3, Y16
+	VMOVDQA32      Y4, Y17
+	VPTERNLOGD     $0xd8, Y6, Y7, Y17
+	VMOVDQA32      Y8, Y18
+	VPTERNLOGD     $0xd8, Y10, Y11, Y18
+	VMOVDQA32      Y12, Y19
+	VPTERNLOGD     $0xd8, Y14, Y15, Y19
+	VPADDD         224(SI), Y1, Y1
+	VPADDD         224(BX), Y1, Y1
+	VPADDD         736(SI), Y5, Y5
+	VPADDD         224(BX), Y5, Y5
+	VPADDD         1248(SI), Y9, Y9
+	VPADDD         224(BX), Y9, Y9
+	VPADDD         1760(SI), Y13, Y13
+	VPADDD         224(BX), Y13, Y13
+	VPADDD         Y16, Y1, Y1
+	VPADDD         Y17, Y5, Y5
+	VPADDD         Y18, Y9, Y9
+	VPADDD         Y19, Y13, Y13
+	VPROLD         $0x16, Y1, Y1
+	VPROLD         $0x16, Y5, Y5
+	VPROLD         $0x16, Y9, Y9
+	VPROLD         $0x16, Y13, Y13
+	VPADDD         Y2, Y1, Y1
+	VPADDD         Y6, Y5, Y5
+	VPADDD         Y10, Y9, Y9
+	VPADDD         Y14, Y13, Y13
+	VMOVDQA32      Y3, Y16
+	VPTERNLOGD     $0xd8, Y1, Y2, Y16
+	VMOVDQA32      Y7, Y17
+	VPTERNLOGD     $0xd8, Y5, Y6, Y17
+	VMOVDQA32      Y11, Y18
+	VPTERNLOGD     $0xd8, Y9, Y10, Y18
+	VMOVDQA32      Y15, Y19
+	VPTERNLOGD     $0xd8, Y13, Y14, Y19
+	VPADDD         256(SI), Y0, Y0
+	VPADDD         256(BX), Y0, Y0
+	VPADDD         768(SI), Y4, Y4
+	VPADDD         256(BX), Y4, Y4
+	VPADDD         1280(SI), Y8, Y8
+	VPADDD         256(BX), Y8, Y8
+	VPADDD         1792(SI), Y12, Y12
+	VPADDD         256(BX), Y12, Y12
+	VPADDD         Y16, Y0, Y0
+	VPADDD         Y17, Y4, Y4
+	VPADDD         Y18, Y8, Y8
+	VPADDD         Y19, Y12, Y12
+	VPROLD         $0x07, Y0, Y0
+	VPROLD         $0x07, Y4, Y4
+	VPROLD         $0x07, Y8, Y8
+	VPROLD         $0x07, Y12, Y12
+	VPADDD         Y1, Y0, Y0
+	VPADDD         Y5, Y4, Y4
+	VPADDD         Y9, Y8, Y8
+	VPADDD         Y13, Y12, Y12
+	VMOVDQA32      Y2, Y16
+	VPTERNLOGD     $0xd8, Y0, Y1, Y16
+	VMOVDQA32      Y6, Y17
+	VPTERNLOGD     $0xd8, Y4, Y5, Y17
+	VMOVDQA32      Y10, Y18
+	VPTERNLOGD     $0xd8, Y8, Y9, Y18
+	VMOVDQA32      Y14, Y19
+	VPTERNLOGD     $0xd8, Y12, Y13, Y19
+	VPADDD         288(SI), Y3, Y3
+	VPADDD         288(BX), Y3, Y3
+	VPADDD         800(SI), Y7, Y7
+	VPADDD         288(BX), Y7, Y7
+	VPADDD         1312(SI), Y11, Y11
+	VPADDD         288(BX), Y11, Y11
+	VPADDD         1824(SI), Y15, Y15
+	VPADDD         288(BX), Y15, Y15
+	VPADDD         Y16, Y3, Y3
+	VPADDD         Y17, Y7, Y7
+	VPADDD         Y18, Y11, Y11
+	VPADDD         Y19, Y15, Y15
+	VPROLD         $0x0c, Y3, Y3
+	VPROLD         $0x0c, Y7, Y7
+	VPROLD         $0x0c, Y11, Y11
+	VPROLD         $0x0c, Y15, Y15
+	VPADDD         Y0, Y3, Y3
+	VPADDD         Y4, Y7, Y7
+	VPADDD         Y8, Y11, Y11
+	VPADDD         Y12, Y15, Y15
+	VMOVDQA32      Y1, Y16
+	VPTERNLOGD     $0xd8, Y3, Y0, Y16
+	VMOVDQA32      Y5, Y17
+	VPTERNLOGD     $0xd8, Y7, Y4, Y17
+	VMOVDQA32      Y9, Y18
+	VPTERNLOGD     $0xd8, Y11, Y8, Y18
+	VMOVDQA32      Y13, Y19
+	VPTERNLOGD     $0xd8, Y15, Y12, Y19
+	VPADDD         320(SI), Y2, Y2
+	VPADDD         320(BX), Y2, Y2
+	VPADDD         832(SI), Y6, Y6
+	VPADDD         320(BX), Y6, Y6
+	VPADDD         1344(SI), Y10, Y10
+	VPADDD         320(BX), Y10, Y10
+	VPADDD         1856(SI), Y14, Y14
+	VPADDD         320(BX), Y14, Y14
+	VPADDD         Y16, Y2, Y2
+	VPADDD         Y17, Y6, Y6
+	VPADDD         Y18, Y10, Y10
+	VPADDD         Y19, Y14, Y14
+	VPROLD         $0x11, Y2, Y2
+	VPROLD         $0x11, Y6, Y6
+	VPROLD         $0x11, Y10, Y10
+	VPROLD         $0x11, Y14, Y14
+	VPADDD         Y3, Y2, Y2
+	VPADDD         Y7, Y6, Y6
+	VPADDD         Y11, Y10, Y10
+	VPADDD         Y15, Y14, Y14
+	VMOVDQA32      Y0, Y16
+	VPTERNLOGD     $0xd8, Y2, Y3, Y16
+	VMOVDQA32      Y4, Y17
+	VPTERNLOGD     $0xd8, Y6, Y7, Y17
+	VMOVDQA32      Y8, Y18
+	VPTERNLOGD     $0xd8, Y10, Y11, Y18
+	VMOVDQA32      Y12, Y19
+	VPTERNLOGD     $0xd8, Y14, Y15, Y19
+	VPADDD         352(SI), Y1, Y1
+	VPADDD         352(BX), Y1, Y1
+	VPADDD         864(SI), Y5, Y5
+	VPADDD         352(BX), Y5, Y5
+	VPADDD         1376(SI), Y9, Y9
+	VPADDD         352(BX), Y9, Y9
+	VPADDD         1888(SI), Y13, Y13
+	VPADDD         352(BX), Y13, Y13
+	VPADDD         Y16, Y1, Y1
+	VPADDD         Y17, Y5, Y5
+	VPADDD         Y18, Y9, Y9
+	VPADDD         Y19, Y13, Y13
+	VPROLD         $0x16, Y1, Y1
+	VPROLD         $0x16, Y5, Y5
+	VPROLD         $0x16, Y9, Y9
+	VPROLD         $0x16, Y13, Y13
+	VPADDD         Y2, Y1, Y1
+	VPADDD         Y6, Y5, Y5
+	VPADDD         Y10, Y9, Y9
+	VPADDD         Y14, Y13, Y13
+	VMOVDQA32      Y3, Y16
+	VPTERNLOGD     $0xd8, Y1, Y2, Y16
+	VMOVDQA32      Y7, Y17
+	VPTERNLOGD     $0xd8, Y5, Y6, Y17
+	VMOVDQA32      Y11, Y18
+	VPTERNLOGD     $0xd8, Y9, Y10, Y18
+	VMOVDQA32      Y15, Y19
+	VPTERNLOGD     $0xd8, Y13, Y14, Y19
+	VPADDD         384(SI), Y0, Y0
+	VPADDD         384(BX), Y0, Y0
+	VPADDD         896(SI), Y4, Y4
+	VPADDD         384(BX), Y4, Y4
+	VPADDD         1408(SI), Y8, Y8
+	VPADDD         384(BX), Y8, Y8
+	VPADDD         1920(SI), Y12, Y12
+	VPADDD         384(BX), Y12, Y12
+	VPADDD         Y16, Y0, Y0
+	VPADDD         Y17, Y4, Y4
+	VPADDD         Y18, Y8, Y8
+	VPADDD         Y19, Y12, Y12
+	VPROLD         $0x07, Y0, Y0
+	VPROLD         $0x07, Y4, Y4
+	VPROLD         $0x07, Y8, Y8
+	VPROLD         $0x07, Y12, Y12
+	VPADDD         Y1, Y0, Y0
+	VPADDD         Y5, Y4, Y4
+	VPADDD         Y9, Y8, Y8
+	VPADDD         Y13, Y12, Y12
+	VMOVDQA32      Y2, Y16
+	VPTERNLOGD     $0xd8, Y0, Y1, Y16
+	VMOVDQA32      Y6, Y17
+	VPTERNLOGD     $0xd8, Y4, Y5, Y17
+	VMOVDQA32      Y10, Y18
+	VPTERNLOGD     $0xd8, Y8, Y9, Y18
+	VMOVDQA32      Y14, Y19
+	VPTERNLOGD     $0xd8, Y12, Y13, Y19
+	VPADDD         416(SI), Y3, Y3
+	VPADDD         416(BX), Y3, Y3
+	VPADDD         928(SI), Y7, Y7
+	VPADDD         416(BX), Y7, Y7
+	VPADDD         1440(SI), Y11, Y11
+	VPADDD         416(BX), Y11, Y11
+	VPADDD         1952(SI), Y15, Y15
+	VPADDD         416(BX), Y15, Y15
+	VPADDD         Y16, Y3, Y3
+	VPADDD         Y17, Y7, Y7
+	VPADDD         Y18, Y11, Y11
+	VPADDD         Y19, Y15, Y15
+	VPROLD         $0x0c, Y3, Y3
+	VPROLD         $0x0c, Y7, Y7
+	VPROLD         $0x0c, Y11, Y11
+	VPROLD         $0x0c, Y15, Y15
+	VPADDD         Y0, Y3, Y3
+	VPADDD         Y4, Y7, Y7
+	VPADDD         Y8, Y11, Y11
+	VPADDD         Y12, Y15, Y15
+	VMOVDQA32      Y1, Y16
+	VPTERNLOGD     $0xd8, Y3, Y0, Y16
+	VMOVDQA32      Y5, Y17
+	VPTERNLOGD     $0xd8, Y7, Y4, Y17
+	VMOVDQA32      Y9, Y18
+	VPTERNLOGD     $0xd8, Y11, Y8, Y18
+	VMOVDQA32      Y13, Y19
+	VPTERNLOGD     $0xd8, Y15, Y12, Y19
+	VPADDD         448(SI), Y2, Y2
+	VPADDD         448(BX), Y2, Y2
+	VPADDD         960(SI), Y6, Y6
+	VPADDD         448(BX), Y6, Y6
+	VPADDD         1472(SI), Y10, Y10
+	VPADDD         448(BX), Y10, Y10
+	VPADDD         1984(SI), Y14, Y14
+	VPADDD         448(BX), Y14, Y14
+	VPADDD         Y16, Y2, Y2
+	VPADDD         Y17, Y6, Y6
+	VPADDD         Y18, Y10, Y10
+	VPADDD         Y19, Y14, Y14
+	VPROLD         $0x11, Y2, Y2
+	VPROLD         $0x11, Y6, Y6
+	VPROLD         $0x11, Y10, Y10
+	VPROLD         $0x11, Y14, Y14
+	VPADDD         Y3, Y2, Y2
+	VPADDD         Y7, Y6, Y6
+	VPADDD         Y11, Y10, Y10
+	VPADDD         Y15, Y14, Y14
+	VMOVDQA32      Y0, Y16
+	VPTERNLOGD     $0xd8, Y2, Y3, Y16
+	VMOVDQA32      Y4, Y17
+	VPTERNLOGD     $0xd8, Y6, Y7, Y17
+	VMOVDQA32      Y8, Y18
+	VPTERNLOGD     $0xd8, Y10, Y11, Y18
+	VMOVDQA32      Y12, Y19
+	VPTERNLOGD     $0xd8, Y14, Y15, Y19
+	VPADDD         480(SI), Y1, Y1
+	VPADDD         480(BX), Y1, Y1
+	VPADDD         992(SI), Y5, Y5
+	VPADDD         480(BX), Y5, Y5
+	VPADDD         1504(SI), Y9, Y9
+	VPADDD         480(BX), Y9, Y9
+	VPADDD         2016(SI), Y13, Y13
+	VPADDD         480(BX), Y13, Y13
+	VPADDD         Y16, Y1, Y1
+	VPADDD         Y17, Y5, Y5
+	VPADDD         Y18, Y9, Y9
+	VPADDD         Y19, Y13, Y13
+	VPROLD         $0x16, Y1, Y1
+	VPROLD         $0x16, Y5, Y5
+	VPROLD         $0x16, Y9, Y9
+	VPROLD         $0x16, Y13, Y13
+	VPADDD         Y2, Y1, Y1
+	VPADDD         Y6, Y5, Y5
+	VPADDD         Y10, Y9, Y9
+	VPADDD         Y14, Y13, Y13
+	VMOVDQA32      Y3, Y16
+	VPTERNLOGD     $0xac, Y1, Y2, Y16
+	VMOVDQA32      Y7, Y17
+	VPTERNLOGD     $0xac, Y5, Y6, Y17
+	VMOVDQA32      Y11, Y18
+	VPTERNLOGD     $0xac, Y9, Y10, Y18
+	VMOVDQA32      Y15, Y19
+	VPTERNLOGD     $0xac, Y13, Y14, Y19
+	VPADDD         32(SI), Y0, Y0
+	VPADDD         512(BX), Y0, Y0
+	VPADDD         544(SI), Y4, Y4
+	VPADDD         512(BX), Y4, Y4
+	VPADDD         1056(SI), Y8, Y8
+	VPADDD         512(BX), Y8, Y8
+	VPADDD         1568(SI), Y12, Y12
+	VPADDD         512(BX), Y12, Y12
+	VPADDD         Y16, Y0, Y0
+	VPADDD         Y17, Y4, Y4
+	VPADDD         Y18, Y8, Y8
+	VPADDD         Y19, Y12, Y12
+	VPROLD         $0x05, Y0, Y0
+	VPROLD         $0x05, Y4, Y4
+	VPROLD         $0x05, Y8, Y8
+	VPROLD         $0x05, Y12, Y12
+	VPADDD         Y1, Y0, Y0
+	VPADDD         Y5, Y4, Y4
+	VPADDD         Y9, Y8, Y8
+	VPADDD         Y13, Y12, Y12
+	VMOVDQA32      Y2, Y16
+	VPTERNLOGD     $0xac, Y0, Y1, Y16
+	VMOVDQA32      Y6, Y17
+	VPTERNLOGD     $0xac, Y4, Y5, Y17
+	VMOVDQA32      Y10, Y18
+	VPTERNLOGD     $0xac, Y8, Y9, Y18
+	VMOVDQA32      Y14, Y19
+	VPTERNLOGD     $0xac, Y12, Y13, Y19
+	VPADDD         192(SI), Y3, Y3
+	VPADDD         544(BX), Y3, Y3
+	VPADDD         704(SI), Y7, Y7
+	VPADDD         544(BX), Y7, Y7
+	VPADDD         1216(SI), Y11, Y11
+	VPADDD         544(BX), Y11, Y11
+	VPADDD         1728(SI), Y15, Y15
+	VPADDD         544(BX), Y15, Y15
+	VPADDD         Y16, Y3, Y3
+	VPADDD         Y17, Y7, Y7
+	VPADDD         Y18, Y11, Y11
+	VPADDD         Y19, Y15, Y15
+	VPROLD         $0x09, Y3, Y3
+	VPROLD         $0x09, Y7, Y7
+	VPROLD         $0x09, Y11, Y11
+	VPROLD         $0x09, Y15, Y15
+	VPADDD         Y0, Y3, Y3
+	VPADDD         Y4, Y7, Y7
+	VPADDD         Y8, Y11, Y11
+	VPADDD         Y12, Y15, Y15
+	VMOVDQA32      Y1, Y16
+	VPTERNLOGD     $0xac, Y3, Y0, Y16
+	VMOVDQA32      Y5, Y17
+	VPTERNLOGD     $0xac, Y7, Y4, Y17
+	VMOVDQA32      Y9, Y18
+	VPTERNLOGD     $0xac, Y11, Y8, Y18
+	VMOVDQA32      Y13, Y19
+	VPTERNLOGD     $0xac, Y15, Y12, Y19
+	VPADDD         352(SI), Y2, Y2
+	VPADDD         576(BX), Y2, Y2
+	VPADDD         864(SI), Y6, Y6
+	VPADDD         576(BX), Y6, Y6
+	VPADDD         1376(SI), Y10, Y10
+	VPADDD         576(BX), Y10, Y10
+	VPADDD         1888(SI), Y14, Y14
+	VPADDD         576(BX), Y14, Y14
+	VPADDD         Y16, Y2, Y2
+	VPADDD         Y17, Y6, Y6
+	VPADDD         Y18, Y10, Y10
+	VPADDD         Y19, Y14, Y14
+	VPROLD         $0x0e, Y2, Y2
+	VPROLD         $0x0e, Y6, Y6
+	VPROLD         $0x0e, Y10, Y10
+	VPROLD         $0x0e, Y14, Y14
+	VPADDD         Y3, Y2, Y2
+	VPADDD         Y7, Y6, Y6
+	VPADDD         Y11, Y10, Y10
+	VPADDD         Y15, Y14, Y14
+	VMOVDQA32      Y0, Y16
+	VPTERNLOGD     $0xac, Y2, Y3, Y16
+	VMOVDQA32      Y4, Y17
+	VPTERNLOGD     $0xac, Y6, Y7, Y17
+	VMOVDQA32      Y8, Y18
+	VPTERNLOGD     $0xac, Y10, Y11, Y18
+	VMOVDQA32      Y12, Y19
+	VPTERNLOGD     $0xac, Y14, Y15, Y19
+	VPADDD         (SI), Y1, Y1
+	VPADDD         608(BX), Y1, Y1
+	VPADDD         512(SI), Y5, Y5
+	VPADDD         608(BX), Y5, Y5
+	VPADDD         1024(SI), Y9, Y9
+	VPADDD         608(BX), Y9, Y9
+	VPADDD         1536(SI), Y13, Y13
+	VPADDD         608(BX), Y13, Y13
+	VPADDD         Y16, Y1, Y1
+	VPADDD         Y17, Y5, Y5
+	VPADDD         Y18, Y9, Y9
+	VPADDD         Y19, Y13, Y13
+	VPROLD         $0x14, Y1, Y1
+	VPROLD         $0x14, Y5, Y5
+	VPROLD         $0x14, Y9, Y9
+	VPROLD         $0x14, Y13, Y13
+	VPADDD         Y2, Y1, Y1
+	VPADDD         Y6, Y5, Y5
+	VPADDD         Y10, Y9, Y9
+	VPADDD         Y14, Y13, Y13
+	VMOVDQA32      Y3, Y16
+	VPTERNLOGD     $0xac, Y1, Y2, Y16
+	VMOVDQA32      Y7, Y17
+	VPTERNLOGD     $0xac, Y5, Y6, Y17
+	VMOVDQA32      Y11, Y18
+	VPTERNLOGD     $0xac, Y9, Y10, Y18
+	VMOVDQA32      Y15, Y19
+	VPTERNLOGD     $0xac, Y13, Y14, Y19
+	VPADDD         160(SI), Y0, Y0
+	VPADDD         640(BX), Y0, Y0
+	VPADDD         672(SI), Y4, Y4
+	VPADDD         640(BX), Y4, Y4
+	VPADDD         1184(SI), Y8, Y8
+	VPADDD         640(BX), Y8, Y8
+	VPADDD         1696(SI), Y12, Y12
+	VPADDD         640(BX), Y12, Y12
+	VPADDD         Y16, Y0, Y0
+	VPADDD         Y17, Y4, Y4
+	VPADDD         Y18, Y8, Y8
+	VPADDD         Y19, Y12, Y12
+	VPROLD         $0x05, Y0, Y0
+	VPROLD         $0x05, Y4, Y4
+	VPROLD         $0x05, Y8, Y8
+	VPROLD         $0x05, Y12, Y12
+	VPADDD         Y1, Y0, Y0
+	VPADDD         Y5, Y4, Y4
+	VPADDD         Y9, Y8, Y8
+	VPADDD         Y13, Y12, Y12
+	VMOVDQA32      Y2, Y16
+	VPTERNLOGD     $0xac, Y0, Y1, Y16
+	VMOVDQA32      Y6, Y17
+	VPTERNLOGD     $0xac, Y4, Y5, Y17
+	VMOVDQA32      Y10, Y18
+	VPTERNLOGD     $0xac, Y8, Y9, Y18
+	VMOVDQA32      Y14, Y19
+	VPTERNLOGD     $0xac, Y12, Y13, Y19
+	VPADDD         320(SI), Y3, Y3
+	VPADDD         672(BX), Y3, Y3
+	VPADDD         832(SI), Y7, Y7
+	VPADDD         672(BX), Y7, Y7
+	VPADDD         1344(SI), Y11, Y11
+	VPADDD         672(BX), Y11, Y11
+	VPADDD         1856(SI), Y15, Y15
+	VPADDD         672(BX), Y15, Y15
+	VPADDD         Y16, Y3, Y3
+	VPADDD         Y17, Y7, Y7
+	VPADDD         Y18, Y11, Y11
+	VPADDD         Y19, Y15, Y15
+	VPROLD         $0x09, Y3, Y3
+	VPROLD         $0x09, Y7, Y7
+	VPROLD         $0x09, Y11, Y11
+	VPROLD         $0x09, Y15, Y15
+	VPADDD         Y0, Y3, Y3
+	VPADDD         Y4, Y7, Y7
+	VPADDD         Y8, Y11, Y11
+	VPADDD         Y12, Y15, Y15
+	VMOVDQA32      Y1, Y16
+	VPTERNLOGD     $0xac, Y3, Y0, Y16
+	VMOVDQA32      Y5, Y17
+	VPTERNLOGD     $0xac, Y7, Y4, Y17
+	VMOVDQA32      Y9, Y18
+	VPTERNLOGD     $0xac, Y11, Y8, Y18
+	VMOVDQA32      Y13, Y19
+	VPTERNLOGD     $0xac, Y15, Y12, Y19
+	VPADDD         480(SI), Y2, Y2
+	VPADDD         704(BX), Y2, Y2
+	VPADDD         992(SI), Y6, Y6
+	VPADDD         704(BX), Y6, Y6
+	VPADDD         1504(SI), Y10, Y10
+	VPADDD         704(BX), Y10, Y10
+	VPADDD         2016(SI), Y14, Y14
+	VPADDD         704(BX), Y14, Y14
+	VPADDD         Y16, Y2, Y2
+	VPADDD         Y17, Y6, Y6
+	VPADDD         Y18, Y10, Y10
+	VPADDD         Y19, Y14, Y14
+	VPROLD         $0x0e, Y2, Y2
+	VPROLD         $0x0e, Y6, Y6
+	VPROLD         $0x0e, Y10, Y10
+	VPROLD         $0x0e, Y14, Y14
+	VPADDD         Y3, Y2, Y2
+	VPADDD         Y7, Y6, Y6
+	VPADDD         Y11, Y10, Y10
+	VPADDD         Y15, Y14, Y14
+	VMOVDQA32      Y0, Y16
+	VPTERNLOGD     $0xac, Y2, Y3, Y16
+	VMOVDQA32      Y4, Y17
+	VPTERNLOGD     $0xac, Y6, Y7, Y17
+	VMOVDQA32      Y8, Y18
+	VPTERNLOGD     $0xac, Y10, Y11, Y18
+	VMOVDQA32      Y12, Y19
+	VPTERNLOGD     $0xac, Y14, Y15, Y19
+	VPADDD         128(SI), Y1, Y1
+	VPADDD         736(BX), Y1, Y1
+	VPADDD         640(SI), Y5, Y5
+	VPADDD         736(BX), Y5, Y5
+	VPADDD         1152(SI), Y9, Y9
+	VPADDD         736(BX), Y9, Y9
+	VPADDD         1664(SI), Y13, Y13
+	VPADDD         736(BX), Y13, Y13
+	VPADDD         Y16, Y1, Y1
+	VPADDD         Y17, Y5, Y5
+	VPADDD         Y18, Y9, Y9
+	VPADDD         Y19, Y13, Y13
+	VPROLD         $0x14, Y1, Y1
+	VPROLD         $0x14, Y5, Y5
+	VPROLD         $0x14, Y9, Y9
+	VPROLD         $0x14, Y13, Y13
+	VPADDD         Y2, Y1, Y1
+	VPADDD         Y6, Y5, Y5
+	VPADDD         Y10, Y9, Y9
+	VPADDD         Y14, Y13, Y13
+	VMOVDQA32      Y3, Y16
+	VPTERNLOGD     $0xac, Y1, Y2, Y16
+	VMOVDQA32      Y7, Y17
+	VPTERNLOGD     $0xac, Y5, Y6, Y17
+	VMOVDQA32      Y11, Y18
+	VPTERNLOGD     $0xac, Y9, Y10, Y18
+	VMOVDQA32      Y15, Y19
+	VPTERNLOGD     $0xac, Y13, Y14, Y19
+	VPADDD         288(SI), Y0, Y0
+	VPADDD         768(BX), Y0, Y0
+	VPADDD         800(SI), Y4, Y4
+	VPADDD         768(BX), Y4, Y4
+	VPADDD         1312(SI), Y8, Y8
+	VPADDD         768(BX), Y8, Y8
+	VPADDD         1824(SI), Y12, Y12
+	VPADDD         768(BX), Y12, Y12
+	VPADDD         Y16, Y0, Y0
+	VPADDD         Y17, Y4, Y4
+	VPADDD         Y18, Y8, Y8
+	VPADDD         Y19, Y12, Y12
+	VPROLD         $0x05, Y0, Y0
+	VPROLD         $0x05, Y4, Y4
+	VPROLD         $0x05, Y8, Y8
+	VPROLD         $0x05, Y12, Y12
+	VPADDD         Y1, Y0, Y0
+	VPADDD         Y5, Y4, Y4
+	VPADDD         Y9, Y8, Y8
+	VPADDD         Y13, Y12, Y12
+	VMOVDQA32      Y2, Y16
+	VPTERNLOGD     $0xac, Y0, Y1, Y16
+	VMOVDQA32      Y6, Y17
+	VPTERNLOGD     $0xac, Y4, Y5, Y17
+	VMOVDQA32      Y10, Y18
+	VPTERNLOGD     $0xac, Y8, Y9, Y18
+	VMOVDQA32      Y14, Y19
+	VPTERNLOGD     $0xac, Y12, Y13, Y19
+	VPADDD         448(SI), Y3, Y3
+	VPADDD         800(BX), Y3, Y3
+	VPADDD         960(SI), Y7, Y7
+	VPADDD         800(BX), Y7, Y7
+	VPADDD         1472(SI), Y11, Y11
+	VPADDD         800(BX), Y11, Y11
+	VPADDD         1984(SI), Y15, Y15
+	VPADDD         800(BX), Y15, Y15
+	VPADDD         Y16, Y3, Y3
+	VPADDD         Y17, Y7, Y7
+	VPADDD         Y18, Y11, Y11
+	VPADDD         Y19, Y15, Y15
+	VPROLD         $0x09, Y3, Y3
+	VPROLD         $0x09, Y7, Y7
+	VPROLD         $0x09, Y11, Y11
+	VPROLD         $0x09, Y15, Y15
+	VPADDD         Y0, Y3, Y3
+	VPADDD         Y4, Y7, Y7
+	VPADDD         Y8, Y11, Y11
+	VPADDD         Y12, Y15, Y15
+	VMOVDQA32      Y1, Y16
+	VPTERNLOGD     $0xac, Y3, Y0, Y16
+	VMOVDQA32      Y5, Y17
+	VPTERNLOGD     $0xac, Y7, Y4, Y17
+	VMOVDQA32      Y9, Y18
+	VPTERNLOGD     $0xac, Y11, Y8, Y18
+	VMOVDQA32      Y13, Y19
+	VPTERNLOGD     $0xac, Y15, Y12, Y19
+	VPADDD         96(SI), Y2, Y2
+	VPADDD         832(BX), Y2, Y2
+	VPADDD         608(SI), Y6, Y6
+	VPADDD         832(BX), Y6, Y6
+	VPADDD         1120(SI), Y10, Y10
+	VPADDD         832(BX), Y10, Y10
+	VPADDD         1632(SI), Y14, Y14
+	VPADDD         832(BX), Y14, Y14
+	VPADDD         Y16, Y2, Y2
+	VPADDD         Y17, Y6, Y6
+	VPADDD         Y18, Y10, Y10
+	VPADDD         Y19, Y14, Y14
+	VPROLD         $0x0e, Y2, Y2
+	VPROLD         $0x0e, Y6, Y6
+	VPROLD         $0x0e, Y10, Y10
+	VPROLD         $0x0e, Y14, Y14
+	VPADDD         Y3, Y2, Y2
+	VPADDD         Y7, Y6, Y6
+	VPADDD         Y11, Y10, Y10
+	VPADDD         Y15, Y14, Y14
+	VMOVDQA32      Y0, Y16
+	VPTERNLOGD     $0xac, Y2, Y3, Y16
+	VMOVDQA32      Y4, Y17
+	VPTERNLOGD     $0xac, Y6, Y7, Y17
+	VMOVDQA32      Y8, Y18
+	VPTERNLOGD     $0xac, Y10, Y11, Y18
+	VMOVDQA32      Y12, Y19
+	VPTERNLOGD     $0xac, Y14, Y15, Y19
+	VPADDD         256(SI), Y1, Y1
+	VPADDD         864(BX), Y1, Y1
+	VPADDD         768(SI), Y5, Y5
+	VPADDD         864(BX), Y5, Y5
+	VPADDD         1280(SI), Y9, Y9
+	VPADDD         864(BX), Y9, Y9
+	VPADDD         1792(SI), Y13, Y13
+	VPADDD         864(BX), Y13, Y13
+	VPADDD         Y16, Y1, Y1
+	VPADDD         Y17, Y5, Y5
+	VPADDD         Y18, Y9, Y9
+	VPADDD         Y19, Y13, Y13
+	VPROLD         $0x14, Y1, Y1
+	VPROLD         $0x14, Y5, Y5
+	VPROLD         $0x14, Y9, Y9
+	VPROLD         $0x14, Y13, Y13
+	VPADDD         Y2, Y1, Y1
+	VPADDD         Y6, Y5, Y5
+	VPADDD         Y10, Y9, Y9
+	VPADDD         Y14, Y13, Y13
+	VMOVDQA32      Y3, Y16
+	VPTERNLOGD     $0xac, Y1, Y2, Y16
+	VMOVDQA32      Y7, Y17
+	VPTERNLOGD     $0xac, Y5, Y6, Y17
+	VMOVDQA32      Y11, Y18
+	VPTERNLOGD     $0xac, Y9, Y10, Y18
+	VMOVDQA32      Y15, Y19
+	VPTERNLOGD     $0xac, Y13, Y14, Y19
+	VPADDD         416(SI), Y0, Y0
+	VPADDD         896(BX), Y0, Y0
+	VPADDD         928(SI), Y4, Y4
+	VPADDD         896(BX), Y4, Y4
+	VPADDD         1440(SI), Y8, Y8
+	VPADDD         896(BX), Y8, Y8
+	VPADDD         1952(SI), Y12, Y12
+	VPADDD         896(BX), Y12, Y12
+	VPADDD         Y16, Y0, Y0
+	VPADDD         Y17, Y4, Y4
+	VPADDD         Y18, Y8, Y8
+	VPADDD         Y19, Y12, Y12
+	VPROLD         $0x05, Y0, Y0
+	VPROLD         $0x05, Y4, Y4
+	VPROLD         $0x05, Y8, Y8
+	VPROLD         $0x05, Y12, Y12
+	VPADDD         Y1, Y0, Y0
+	VPADDD         Y5, Y4, Y4
+	VPADDD         Y9, Y8, Y8
+	VPADDD         Y13, Y12, Y12
+	VMOVDQA32      Y2, Y16
+	VPTERNLOGD     $0xac, Y0, Y1, Y16
+	VMOVDQA32      Y6, Y17
+	VPTERNLOGD     $0xac, Y4, Y5, Y17
+	VMOVDQA32      Y10, Y18
+	VPTERNLOGD     $0xac, Y8, Y9, Y18
+	VMOVDQA32      Y14, Y19
+	VPTERNLOGD     $0xac, Y12, Y13, Y19
+	VPADDD         64(SI), Y3, Y3
+	VPADDD         928(BX), Y3, Y3
+	VPADDD         576(SI), Y7, Y7
+	VPADDD         928(BX), Y7, Y7
+	VPADDD         1088(SI), Y11, Y11
+	VPADDD         928(BX), Y11, Y11
+	VPADDD         1600(SI), Y15, Y15
+	VPADDD         928(BX), Y15, Y15
+	VPADDD         Y16, Y3, Y3
+	VPADDD         Y17, Y7, Y7
+	VPADDD         Y18, Y11, Y11
+	VPADDD         Y19, Y15, Y15
+	VPROLD         $0x09, Y3, Y3
+	VPROLD         $0x09, Y7, Y7
+	VPROLD         $0x09, Y11, Y11
+	VPROLD         $0x09, Y15, Y15
+	VPADDD         Y0, Y3, Y3
+	VPADDD         Y4, Y7, Y7
+	VPADDD         Y8, Y11, Y11
+	VPADDD         Y12, Y15, Y15
+	VMOVDQA32      Y1, Y16
+	VPTERNLOGD     $0xac, Y3, Y0, Y16
+	VMOVDQA32      Y5, Y17
+	VPTERNLOGD     $0xac, Y7, Y4, Y17
+	VMOVDQA32      Y9, Y18
+	VPTERNLOGD     $0xac, Y11, Y8, Y18
+	VMOVDQA32      Y13, Y19
+	VPTERNLOGD     $0xac, Y15, Y12, Y19
+	VPADDD         224(SI), Y2, Y2
+	VPADDD         960(BX), Y2, Y2
+	VPADDD         736(SI), Y6, Y6
+	VPADDD         960(BX), Y6, Y6
+	VPADDD         1248(SI), Y10, Y10
+	VPADDD         960(BX), Y10, Y10
+	VPADDD         1760(SI), Y14, Y14
+	VPADDD         960(BX), Y14, Y14
+	VPADDD         Y16, Y2, Y2
+	VPADDD         Y17, Y6, Y6
+	VPADDD         Y18, Y10, Y10
+	VPADDD         Y19, Y14, Y14
+	VPROLD         $0x0e, Y2, Y2
+	VPROLD         $0x0e, Y6, Y6
+	VPROLD         $0x0e, Y10, Y10
+	VPROLD         $0x0e, Y14, Y14
+	VPADDD         Y3, Y2, Y2
+	VPADDD         Y7, Y6, Y6
+	VPADDD         Y11, Y10, Y10
+	VPADDD         Y15, Y14, Y14
+	VMOVDQA32      Y0, Y16
+	VPTERNLOGD     $0xac, Y2, Y3, Y16
+	VMOVDQA32      Y4, Y17
+	VPTERNLOGD     $0xac, Y6, Y7, Y17
+	VMOVDQA32      Y8, Y18
+	VPTERNLOGD     $0xac, Y10, Y11, Y18
+	VMOVDQA32      Y12, Y19
+	VPTERNLOGD     $0xac, Y14, Y15, Y19
+	VPADDD         384(SI), Y1, Y1
+	VPADDD         992(BX), Y1, Y1
+	VPADDD         896(SI), Y5, Y5
+	VPADDD         992(BX), Y5, Y5
+	VPADDD         1408(SI), Y9, Y9
+	VPADDD         992(BX), Y9, Y9
+	VPADDD         1920(SI), Y13, Y13
+	VPADDD         992(BX), Y13, Y13
+	VPADDD         Y16, Y1, Y1
+	VPADDD         Y17, Y5, Y5
+	VPADDD         Y18, Y9, Y9
+	VPADDD         Y19, Y13, Y13
+	VPROLD         $0x14, Y1, Y1
+	VPROLD         $0x14, Y5, Y5
+	VPROLD         $0x14, Y9, Y9
+	VPROLD         $0x14, Y13, Y13
+	VPADDD         Y2, Y1, Y1
+	VPADDD         Y6, Y5, Y5
+	VPADDD         Y10, Y9, Y9
+	VPADDD         Y14, Y13, Y13
+	VMOVDQA32      Y3, Y16
+	VPTERNLOGD     $0x96, Y1, Y2, Y16
+	VMOVDQA32      Y7, Y17
+	VPTERNLOGD     $0x96, Y5, Y6, Y17
+	VMOVDQA32      Y11, Y18
+	VPTERNLOGD     $0x96, Y9, Y10, Y18
+	VMOVDQA32      Y15, Y19
+	VPTERNLOGD     $0x96, Y13, Y14, Y19
+	VPADDD         160(SI), Y0, Y0
+	VPADDD         1024(BX), Y0, Y0
+	VPADDD         672(SI), Y4, Y4
+	VPADDD         1024(BX), Y4, Y4
+	VPADDD         1184(SI), Y8, Y8
+	VPADDD         1024(BX), Y8, Y8
+	VPADDD         1696(SI), Y12, Y12
+	VPADDD         1024(BX), Y12, Y12
+	VPADDD         Y16, Y0, Y0
+	VPADDD         Y17, Y4, Y4
+	VPADDD         Y18, Y8, Y8
+	VPADDD         Y19, Y12, Y12
+	VPROLD         $0x04, Y0, Y0
+	VPROLD         $0x04, Y4, Y4
+	VPROLD         $0x04, Y8, Y8
+	VPROLD         $0x04, Y12, Y12
+	VPADDD         Y1, Y0, Y0
+	VPADDD         Y5, Y4, Y4
+	VPADDD         Y9, Y8, Y8
+	VPADDD         Y13, Y12, Y12
+	VMOVDQA32      Y2, Y16
+	VPTERNLOGD     $0x96, Y0, Y1, Y16
+	VMOVDQA32      Y6, Y17
+	VPTERNLOGD     $0x96, Y4, Y5, Y17
+	VMOVDQA32      Y10, Y18
+	VPTERNLOGD     $0x96, Y8, Y9, Y18
+	VMOVDQA32      Y14, Y19
+	VPTERNLOGD     $0x96, Y12, Y13, Y19
+	VPADDD         256(SI), Y3, Y3
+	VPADDD         1056(BX), Y3, Y3
+	VPADDD         768(SI), Y7, Y7
+	VPADDD         1056(BX), Y7, Y7
+	VPADDD         1280(SI), Y11, Y11
+	VPADDD         1056(BX), Y11, Y11
+	VPADDD         1792(SI), Y15, Y15
+	VPADDD         1056(BX), Y15, Y15
+	VPADDD         Y16, Y3, Y3
+	VPADDD         Y17, Y7, Y7
+	VPADDD         Y18, Y11, Y11
+	VPADDD         Y19, Y15, Y15
+	VPROLD         $0x0b, Y3, Y3
+	VPROLD         $0x0b, Y7, Y7
+	VPROLD         $0x0b, Y11, Y11
+	VPROLD         $0x0b, Y15, Y15
+	VPADDD         Y0, Y3, Y3
+	VPADDD         Y4, Y7, Y7
+	VPADDD         Y8, Y11, Y11
+	VPADDD         Y12, Y15, Y15
+	VMOVDQA32      Y1, Y16
+	VPTERNLOGD     $0x96, Y3, Y0, Y16
+	VMOVDQA32      Y5, Y17
+	VPTERNLOGD     $0x96, Y7, Y4, Y17
+	VMOVDQA32      Y9, Y18
+	VPTERNLOGD     $0x96, Y11, Y8, Y18
+	VMOVDQA32      Y13, Y19
+	VPTERNLOGD     $0x96, Y15, Y12, Y19
+	VPADDD         352(SI), Y2, Y2
+	VPADDD         1088(BX), Y2, Y2
+	VPADDD         864(SI), Y6, Y6
+	VPADDD         1088(BX), Y6, Y6
+	VPADDD         1376(SI), Y10, Y10
+	VPADDD         1088(BX), Y10, Y10
+	VPADDD         1888(SI), Y14, Y14
+	VPADDD         1088(BX), Y14, Y14
+	VPADDD         Y16, Y2, Y2
+	VPADDD         Y17, Y6, Y6
+	VPADDD         Y18, Y10, Y10
+	VPADDD         Y19, Y14, Y14
+	VPROLD         $0x10, Y2, Y2
+	VPROLD         $0x10, Y6, Y6
+	VPROLD         $0x10, Y10, Y10
+	VPROLD         $0x10, Y14, Y14
+	VPADDD         Y3, Y2, Y2
+	VPADDD         Y7, Y6, Y6
+	VPADDD         Y11, Y10, Y10
+	VPADDD         Y15, Y14, Y14
+	VMOVDQA32      Y0, Y16
+	VPTERNLOGD     $0x96, Y2, Y3, Y16
+	VMOVDQA32      Y4, Y17
+	VPTERNLOGD     $0x96, Y6, Y7, Y17
+	VMOVDQA32      Y8, Y18
+	VPTERNLOGD     $0x96, Y10, Y11, Y18
+	VMOVDQA32      Y12, Y19
+	VPTERNLOGD     $0x96, Y14, Y15, Y19
+	VPADDD         448(SI), Y1, Y1
+	VPADDD         1120(BX), Y1, Y1
+	VPADDD         960(SI), Y5, Y5
+	VPADDD         1120(BX), Y5, Y5
+	VPADDD         1472(SI), Y9, Y9
+	VPADDD         1120(BX), Y9, Y9
+	VPADDD         1984(SI), Y13, Y13
+	VPADDD         1120(BX), Y13, Y13
+	VPADDD         Y16, Y1, Y1
+	VPADDD         Y17, Y5, Y5
+	VPADDD         Y18, Y9, Y9
+	VPADDD         Y19, Y13, Y13
+	VPROLD         $0x17, Y1, Y1
+	VPROLD         $0x17, Y5, Y5
+	VPROLD         $0x17, Y9, Y9
+	VPROLD         $0x17, Y13, Y13
+	VPADDD         Y2, Y1, Y1
+	VPADDD         Y6, Y5, Y5
+	VPADDD         Y10, Y9, Y9
+	VPADDD         Y14, Y13, Y13
+	VMOVDQA32      Y3, Y16
+	VPTERNLOGD     $0x96, Y1, Y2, Y16
+	VMOVDQA32      Y7, Y17
+	VPTERNLOGD     $0x96, Y5, Y6, Y17
+	VMOVDQA32      Y11, Y18
+	VPTERNLOGD     $0x96, Y9, Y10, Y18
+	VMOVDQA32      Y15, Y19
+	VPTERNLOGD     $0x96, Y13, Y14, Y19
+	VPADDD         32(SI), Y0, Y0
+	VPADDD         1152(BX), Y0, Y0
+	VPADDD         544(SI), Y4, Y4
+	VPADDD         1152(BX), Y4, Y4
+	VPADDD         1056(SI), Y8, Y8
+	VPADDD         1152(BX), Y8, Y8
+	VPADDD         1568(SI), Y12, Y12
+	VPADDD         1152(BX), Y12, Y12
+	VPADDD         Y16, Y0, Y0
+	VPADDD         Y17, Y4, Y4
+	VPADDD         Y18, Y8, Y8
+	VPADDD         Y19, Y12, Y12
+	VPROLD         $0x04, Y0, Y0
+	VPROLD         $0x04, Y4, Y4
+	VPROLD         $0x04, Y8, Y8
+	VPROLD         $0x04, Y12, Y12
+	VPADDD         Y1, Y0, Y0
+	VPADDD         Y5, Y4, Y4
+	VPADDD         Y9, Y8, Y8
+	VPADDD         Y13, Y12, Y12
+	VMOVDQA32      Y2, Y16
+	VPTERNLOGD     $0x96, Y0, Y1, Y16
+	VMOVDQA32      Y6, Y17
+	VPTERNLOGD     $0x96, Y4, Y5, Y17
+	VMOVDQA32      Y10, Y18
+	VPTERNLOGD     $0x96, Y8, Y9, Y18
+	VMOVDQA32      Y14, Y19
+	VPTERNLOGD     $0x96, Y12, Y13, Y19
+	VPADDD         128(SI), Y3, Y3
+	VPADDD         1184(BX), Y3, Y3
+	VPADDD         640(SI), Y7, Y7
+	VPADDD         1184(BX), Y7, Y7
+	VPADDD         1152(SI), Y11, Y11
+	VPADDD         1184(BX), Y11, Y11
+	VPADDD         1664(SI), Y15, Y15
+	VPADDD         1184(BX), Y15, Y15
+	VPADDD         Y16, Y3, Y3
+	VPADDD         Y17, Y7, Y7
+	VPADDD         Y18, Y11, Y11
+	VPADDD         Y19, Y15, Y15
+	VPROLD         $0x0b, Y3, Y3
+	VPROLD         $0x0b, Y7, Y7
+	VPROLD         $0x0b, Y11, Y11
+	VPROLD         $0x0b, Y15, Y15
+	VPADDD         Y0, Y3, Y3
+	VPADDD         Y4, Y7, Y7
+	VPADDD         Y8, Y11, Y11
+	VPADDD         Y12, Y15, Y15
+	VMOVDQA32      Y1, Y16
+	VPTERNLOGD     $0x96, Y3, Y0, Y16
+	VMOVDQA32      Y5, Y17
+	VPTERNLOGD     $0x96, Y7, Y4, Y17
+	VMOVDQA32      Y9, Y18
+	VPTERNLOGD     $0x96, Y11, Y8, Y18
+	VMOVDQA32      Y13, Y19
+	VPTERNLOGD     $0x96, Y15, Y12, Y19
+	VPADDD         224(SI), Y2, Y2
+	VPADDD         1216(BX), Y2, Y2
+	VPADDD         736(SI), Y6, Y6
+	VPADDD         1216(BX), Y6, Y6
+	VPADDD         1248(SI), Y10, Y10
+	VPADDD         1216(BX), Y10, Y10
+	VPADDD         1760(SI), Y14, Y14
+	VPADDD         1216(BX), Y14, Y14
+	VPADDD         Y16, Y2, Y2
+	VPADDD         Y17, Y6, Y6
+	VPADDD         Y18, Y10, Y10
+	VPADDD         Y19, Y14, Y14
+	VPROLD         $0x10, Y2, Y2
+	VPROLD         $0x10, Y6, Y6
+	VPROLD         $0x10, Y10, Y10
+	VPROLD         $0x10, Y14, Y14
+	VPADDD         Y3, Y2, Y2
+	VPADDD         Y7, Y6, Y6
+	VPADDD         Y11, Y10, Y10
+	VPADDD         Y15, Y14, Y14
+	VMOVDQA32      Y0, Y16
+	VPTERNLOGD     $0x96, Y2, Y3, Y16
+	VMOVDQA32      Y4, Y17
+	VPTERNLOGD     $0x96, Y6, Y7, Y17
+	VMOVDQA32      Y8, Y18
+	VPTERNLOGD     $0x96, Y10, Y11, Y18
+	VMOVDQA32      Y12, Y19
+	VPTERNLOGD     $0x96, Y14, Y15, Y19
+	VPADDD         320(SI), Y1, Y1
+	VPADDD         1248(BX), Y1, Y1
+	VPADDD         832(SI), Y5, Y5
+	VPADDD         1248(BX), Y5, Y5
+	VPADDD         1344(SI), Y9, Y9
+	VPADDD         1248(BX), Y9, Y9
+	VPADDD         1856(SI), Y13, Y13
+	VPADDD         1248(BX), Y13, Y13
+	VPADDD         Y16, Y1, Y1
+	VPADDD         Y17, Y5, Y5
+	VPADDD         Y18, Y9, Y9
+	VPADDD         Y19, Y13, Y13
+	VPROLD         $0x17, Y1, Y1
+	VPROLD         $0x17, Y5, Y5
+	VPROLD         $0x17, Y9, Y9
+	VPROLD         $0x17, Y13, Y13
+	VPADDD         Y2, Y1, Y1
+	VPADDD         Y6, Y5, Y5
+	VPADDD         Y10, Y9, Y9
+	VPADDD         Y14, Y13, Y13
+	VMOVDQA32      Y3, Y16
+	VPTERNLOGD     $0x96, Y1, Y2, Y16
+	VMOVDQA32      Y7, Y17
+	VPTERNLOGD     $0x96, Y5, Y6, Y17
+	VMOVDQA32      Y11, Y18
+	VPTERNLOGD     $0x96, Y9, Y10, Y18
+	VMOVDQA32      Y15, Y19
+	VPTERNLOGD     $0x96, Y13, Y14, Y19
+	VPADDD         416(SI), Y0, Y0
+	VPADDD         1280(BX), Y0, Y0
+	VPADDD         928(SI), Y4, Y4
+	VPADDD         1280(BX), Y4, Y4
+	VPADDD         1440(SI), Y8, Y8
+	VPADDD         1280(BX), Y8, Y8
+	VPADDD         1952(SI), Y12, Y12
+	VPADDD         1280(BX), Y12, Y12
+	VPADDD         Y16, Y0, Y0
+	VPADDD         Y17, Y4, Y4
+	VPADDD         Y18, Y8, Y8
+	VPADDD         Y19, Y12, Y12
+	VPROLD         $0x04, Y0, Y0
+	VPROLD         $0x04, Y4, Y4
+	VPROLD         $0x04, Y8, Y8
+	VPROLD         $0x04, Y12, Y12
+	VPADDD         Y1, Y0, Y0
+	VPADDD         Y5, Y4, Y4
+	VPADDD         Y9, Y8, Y8
+	VPADDD         Y13, Y12, Y12
+	VMOVDQA32      Y2, Y16
+	VPTERNLOGD     $0x96, Y0, Y1, Y16
+	VMOVDQA32      Y6, Y17
+	VPTERNLOGD     $0x96, Y4, Y5, Y17
+	VMOVDQA32      Y10, Y18
+	VPTERNLOGD     $0x96, Y8, Y9, Y18
+	VMOVDQA32      Y14, Y19
+	VPTERNLOGD     $0x96, Y12, Y13, Y19
+	VPADDD         (SI), Y3, Y3
+	VPADDD         1312(BX), Y3, Y3
+	VPADDD         512(SI), Y7, Y7
+	VPADDD         1312(BX), Y7, Y7
+	VPADDD         1024(SI), Y11, Y11
+	VPADDD         1312(BX), Y11, Y11
+	VPADDD         1536(SI), Y15, Y15
+	VPADDD         1312(BX), Y15, Y15
+	VPADDD         Y16, Y3, Y3
+	VPADDD         Y17, Y7, Y7
+	VPADDD         Y18, Y11, Y11
+	VPADDD         Y19, Y15, Y15
+	VPROLD         $0x0b, Y3, Y3
+	VPROLD         $0x0b, Y7, Y7
+	VPROLD         $0x0b, Y11, Y11
+	VPROLD         $0x0b, Y15, Y15
+	VPADDD         Y0, Y3, Y3
+	VPADDD         Y4, Y7, Y7
+	VPADDD         Y8, Y11, Y11
+	VPADDD         Y12, Y15, Y15
+	VMOVDQA32      Y1, Y16
+	VPTERNLOGD     $0x96, Y3, Y0, Y16
+	VMOVDQA32      Y5, Y17
+	VPTERNLOGD     $0x96, Y7, Y4, Y17
+	VMOVDQA32      Y9, Y18
+	VPTERNLOGD     $0x96, Y11, Y8, Y18
+	VMOVDQA32      Y13, Y19
+	VPTERNLOGD     $0x96, Y15, Y12, Y19
+	VPADDD         96(SI), Y2, Y2
+	VPADDD         1344(BX), Y2, Y2
+	VPADDD         608(SI), Y6, Y6
+	VPADDD         1344(BX), Y6, Y6
+	VPADDD         1120(SI), Y10, Y10
+	VPADDD         1344(BX), Y10, Y10
+	VPADDD         1632(SI), Y14, Y14
+	VPADDD         1344(BX), Y14, Y14
+	VPADDD         Y16, Y2, Y2
+	VPADDD         Y17, Y6, Y6
+	VPADDD         Y18, Y10, Y10
+	VPADDD         Y19, Y14, Y14
+	VPROLD         $0x10, Y2, Y2
+	VPROLD         $0x10, Y6, Y6
+	VPROLD         $0x10, Y10, Y10
+	VPROLD         $0x10, Y14, Y14
+	VPADDD         Y3, Y2, Y2
+	VPADDD         Y7, Y6, Y6
+	VPADDD         Y11, Y10, Y10
+	VPADDD         Y15, Y14, Y14
+	VMOVDQA32      Y0, Y16
+	VPTERNLOGD     $0x96, Y2, Y3, Y16
+	VMOVDQA32      Y4, Y17
+	VPTERNLOGD     $0x96, Y6, Y7, Y17
+	VMOVDQA32      Y8, Y18
+	VPTERNLOGD     $0x96, Y10, Y11, Y18
+	VMOVDQA32      Y12, Y19
+	VPTERNLOGD     $0x96, Y14, Y15, Y19
+	VPADDD         192(SI), Y1, Y1
+	VPADDD         1376(BX), Y1, Y1
+	VPADDD         704(SI), Y5, Y5
+	VPADDD         1376(BX), Y5, Y5
+	VPADDD         1216(SI), Y9, Y9
+	VPADDD         1376(BX), Y9, Y9
+	VPADDD         1728(SI), Y13, Y13
+	VPADDD         1376(BX), Y13, Y13
+	VPADDD         Y16, Y1, Y1
+	VPADDD         Y17, Y5, Y5
+	VPADDD         Y18, Y9, Y9
+	VPADDD         Y19, Y13, Y13
+	VPROLD         $0x17, Y1, Y1
+	VPROLD         $0x17, Y5, Y5
+	VPROLD         $0x17, Y9, Y9
+	VPROLD         $0x17, Y13, Y13
+	VPADDD         Y2, Y1, Y1
+	VPADDD         Y6, Y5, Y5
+	VPADDD         Y10, Y9, Y9
+	VPADDD         Y14, Y13, Y13
+	VMOVDQA32      Y3, Y16
+	VPTERNLOGD     $0x96, Y1, Y2, Y16
+	VMOVDQA32      Y7, Y17
+	VPTERNLOGD     $0x96, Y5, Y6, Y17
+	VMOVDQA32      Y11, Y18
+	VPTERNLOGD     $0x96, Y9, Y10, Y18
+	VMOVDQA32      Y15, Y19
+	VPTERNLOGD     $0x96, Y13, Y14, Y19
+	VPADDD         288(SI), Y0, Y0
+	VPADDD         1408(BX), Y0, Y0
+	VPADDD         800(SI), Y4, Y4
+	VPADDD         1408(BX), Y4, Y4
+	VPADDD         1312(SI), Y8, Y8
+	VPADDD         1408(BX), Y8, Y8
+	VPADDD         1824(SI), Y12, Y12
+	VPADDD         1408(BX), Y12, Y12
+	VPADDD         Y16, Y0, Y0
+	VPADDD         Y17, Y4, Y4
+	VPADDD         Y18, Y8, Y8
+	VPADDD         Y19, Y12, Y12
+	VPROLD         $0x04, Y0, Y0
+	VPROLD         $0x04, Y4, Y4
+	VPROLD         $0x04, Y8, Y8
+	VPROLD         $0x04, Y12, Y12
+	VPADDD         Y1, Y0, Y0
+	VPADDD         Y5, Y4, Y4
+	VPADDD         Y9, Y8, Y8
+	VPADDD         Y13, Y12, Y12
+	VMOVDQA32      Y2, Y16
+	VPTERNLOGD     $0x96, Y0, Y1, Y16
+	VMOVDQA32      Y6, Y17
+	VPTERNLOGD     $0x96, Y4, Y5, Y17
+	VMOVDQA32      Y10, Y18
+	VPTERNLOGD     $0x96, Y8, Y9, Y18
+	VMOVDQA32      Y14, Y19
+	VPTERNLOGD     $0x96, Y12, Y13, Y19
+	VPADDD         384(SI), Y3, Y3
+	VPADDD         1440(BX), Y3, Y3
+	VPADDD         896(SI), Y7, Y7
+	VPADDD         1440(BX), Y7, Y7
+	VPADDD         1408(SI), Y11, Y11
+	VPADDD         1440(BX), Y11, Y11
+	VPADDD         1920(SI), Y15, Y15
+	VPADDD         1440(BX), Y15, Y15
+	VPADDD         Y16, Y3, Y3
+	VPADDD         Y17, Y7, Y7
+	VPADDD         Y18, Y11, Y11
+	VPADDD         Y19, Y15, Y15
+	VPROLD         $0x0b, Y3, Y3
+	VPROLD         $0x0b, Y7, Y7
+	VPROLD         $0x0b, Y11, Y11
+	VPROLD         $0x0b, Y15, Y15
+	VPADDD         Y0, Y3, Y3
+	VPADDD         Y4, Y7, Y7
+	VPADDD         Y8, Y11, Y11
+	VPADDD         Y12, Y15, Y15
+	VMOVDQA32      Y1, Y16
+	VPTERNLOGD     $0x96, Y3, Y0, Y16
+	VMOVDQA32      Y5, Y17
+	VPTERNLOGD     $0x96, Y7, Y4, Y17
+	VMOVDQA32      Y9, Y18
+	VPTERNLOGD     $0x96, Y11, Y8, Y18
+	VMOVDQA32      Y13, Y19
+	VPTERNLOGD     $0x96, Y15, Y12, Y19
+	VPADDD         480(SI), Y2, Y2
+	VPADDD         1472(BX), Y2, Y2
+	VPADDD         992(SI), Y6, Y6
+	VPADDD         1472(BX), Y6, Y6
+	VPADDD         1504(SI), Y10, Y10
+	VPADDD         1472(BX), Y10, Y10
+	VPADDD         2016(SI), Y14, Y14
+	VPADDD         1472(BX), Y14, Y14
+	VPADDD         Y16, Y2, Y2
+	VPADDD         Y17, Y6, Y6
+	VPADDD         Y18, Y10, Y10
+	VPADDD         Y19, Y14, Y14
+	VPROLD         $0x10, Y2, Y2
+	VPROLD         $0x10, Y6, Y6
+	VPROLD         $0x10, Y10, Y10
+	VPROLD         $0x10, Y14, Y14
+	VPADDD         Y3, Y2, Y2
+	VPADDD         Y7, Y6, Y6
+	VPADDD         Y11, Y10, Y10
+	VPADDD         Y15, Y14, Y14
+	VMOVDQA32      Y0, Y16
+	VPTERNLOGD     $0x96, Y2, Y3, Y16
+	VMOVDQA32      Y4, Y17
+	VPTERNLOGD     $0x96, Y6, Y7, Y17
+	VMOVDQA32      Y8, Y18
+	VPTERNLOGD     $0x96, Y10, Y11, Y18
+	VMOVDQA32      Y12, Y19
+	VPTERNLOGD     $0x96, Y14, Y15, Y19
+	VPADDD         64(SI), Y1, Y1
+	VPADDD         1504(BX), Y1, Y1
+	VPADDD         576(SI), Y5, Y5
+	VPADDD         1504(BX), Y5, Y5
+	VPADDD         1088(SI), Y9, Y9
+	VPADDD         1504(BX), Y9, Y9
+	VPADDD         1600(SI), Y13, Y13
+	VPADDD         1504(BX), Y13, Y13
+	VPADDD         Y16, Y1, Y1
+	VPADDD         Y17, Y5, Y5
+	VPADDD         Y18, Y9, Y9
+	VPADDD         Y19, Y13, Y13
+	VPROLD         $0x17, Y1, Y1
+	VPROLD         $0x17, Y5, Y5
+	VPROLD         $0x17, Y9, Y9
+	VPROLD         $0x17, Y13, Y13
+	VPADDD         Y2, Y1, Y1
+	VPADDD         Y6, Y5, Y5
+	VPADDD         Y10, Y9, Y9
+	VPADDD         Y14, Y13, Y13
+	VMOVDQA32      Y3, Y16
+	VPTERNLOGD     $0x9c, Y1, Y2, Y16
+	VMOVDQA32      Y7, Y17
+	VPTERNLOGD     $0x9c, Y5, Y6, Y17
+	VMOVDQA32      Y11, Y18
+	VPTERNLOGD     $0x9c, Y9, Y10, Y18
+	VMOVDQA32      Y15, Y19
+	VPTERNLOGD     $0x9c, Y13, Y14, Y19
+	VPADDD         (SI), Y0, Y0
+	VPADDD         1536(BX), Y0, Y0
+	VPADDD         512(SI), Y4, Y4
+	VPADDD         1536(BX), Y4, Y4
+	VPADDD         1024(SI), Y8, Y8
+	VPADDD         1536(BX), Y8, Y8
+	VPADDD         1536(SI), Y12, Y12
+	VPADDD         1536(BX), Y12, Y12
+	VPSUBD         Y16, Y0, Y0
+	VPSUBD         Y17, Y4, Y4
+	VPSUBD         Y18, Y8, Y8
+	VPSUBD         Y19, Y12, Y12
+	VPROLD         $0x06, Y0, Y0
+	VPROLD         $0x06, Y4, Y4
+	VPROLD         $0x06, Y8, Y8
+	VPROLD         $0x06, Y12, Y12
+	VPADDD         Y1, Y0, Y0
+	VPADDD         Y5, Y4, Y4
+	VPADDD         Y9, Y8, Y8
+	VPADDD         Y13, Y12, Y12
+	VMOVDQA32      Y2, Y16
+	VPTERNLOGD     $0x9c, Y0, Y1, Y16
+	VMOVDQA32      Y6, Y17
+	VPTERNLOGD     $0x9c, Y4, Y5, Y17
+	VMOVDQA32      Y10, Y18
+	VPTERNLOGD     $0x9c, Y8, Y9, Y18
+	VMOVDQA32      Y14, Y19
+	VPTERNLOGD     $0x9c, Y12, Y13, Y19
+	VPADDD         224(SI), Y3, Y3
+	VPADDD         1568(BX), Y3, Y3
+	VPADDD         736(SI), Y7, Y7
+	VPADDD         1568(BX), Y7, Y7
+	VPADDD         1248(SI), Y11, Y11
+	VPADDD         1568(BX), Y11, Y11
+	VPADDD         1760(SI), Y15, Y15
+	VPADDD         1568(BX), Y15, Y15
+	VPSUBD         Y16, Y3, Y3
+	VPSUBD         Y17, Y7, Y7
+	VPSUBD         Y18, Y11, Y11
+	VPSUBD         Y19, Y15, Y15
+	VPROLD         $0x0a, Y3, Y3
+	VPROLD         $0x0a, Y7, Y7
+	VPROLD         $0x0a, Y11, Y11
+	VPROLD         $0x0a, Y15, Y15
+	VPADDD         Y0, Y3, Y3
+	VPADDD         Y4, Y7, Y7
+	VPADDD         Y8, Y11, Y11
+	VPADDD         Y12, Y15, Y15
+	VMOVDQA32      Y1, Y16
+	VPTERNLOGD     $0x9c, Y3, Y0, Y16
+	VMOVDQA32      Y5, Y17
+	VPTERNLOGD     $0x9c, Y7, Y4, Y17
+	VMOVDQA32      Y9, Y18
+	VPTERNLOGD     $0x9c, Y11, Y8, Y18
+	VMOVDQA32      Y13, Y19
+	VPTERNLOGD     $0x9c, Y15, Y12, Y19
+	VPADDD         448(SI), Y2, Y2
+	VPADDD         1600(BX), Y2, Y2
+	VPADDD         960(SI), Y6, Y6
+	VPADDD         1600(BX), Y6, Y6
+	VPADDD         1472(SI), Y10, Y10
+	VPADDD         1600(BX), Y10, Y10
+	VPADDD         1984(SI), Y14, Y14
+	VPADDD         1600(BX), Y14, Y14
+	VPSUBD         Y16, Y2, Y2
+	VPSUBD         Y17, Y6, Y6
+	VPSUBD         Y18, Y10, Y10
+	VPSUBD         Y19, Y14, Y14
+	VPROLD         $0x0f, Y2, Y2
+	VPROLD         $0x0f, Y6, Y6
+	VPROLD         $0x0f, Y10, Y10
+	VPROLD         $0x0f, Y14, Y14
+	VPADDD         Y3, Y2, Y2
+	VPADDD         Y7, Y6, Y6
+	VPADDD         Y11, Y10, Y10
+	VPADDD         Y15, Y14, Y14
+	VMOVDQA32      Y0, Y16
+	VPTERNLOGD     $0x9c, Y2, Y3, Y16
+	VMOVDQA32      Y4, Y17
+	VPTERNLOGD     $0x9c, Y6, Y7, Y17
+	VMOVDQA32      Y8, Y18
+	VPTERNLOGD     $0x9c, Y10, Y11, Y18
+	VMOVDQA32      Y12, Y19
+	VPTERNLOGD     $0x9c, Y14, Y15, Y19
+	VPADDD         160(SI), Y1, Y1
+	VPADDD         1632(BX), Y1, Y1
+	VPADDD         672(SI), Y5, Y5
+	VPADDD         1632(BX), Y5, Y5
+	VPADDD         1184(SI), Y9, Y9
+	VPADDD         1632(BX), Y9, Y9
+	VPADDD         1696(SI), Y13, Y13
+	VPADDD         1632(BX), Y13, Y13
+	VPSUBD         Y16, Y1, Y1
+	VPSUBD         Y17, Y5, Y5
+	VPSUBD         Y18, Y9, Y9
+	VPSUBD         Y19, Y13, Y13
+	VPROLD         $0x15, Y1, Y1
+	VPROLD         $0x15, Y5, Y5
+	VPROLD         $0x15, Y9, Y9
+	VPROLD         $0x15, Y13, Y13
+	VPADDD         Y2, Y1, Y1
+	VPADDD         Y6, Y5, Y5
+	VPADDD         Y10, Y9, Y9
+	VPADDD         Y14, Y13, Y13
+	VMOVDQA32      Y3, Y16
+	VPTERNLOGD     $0x9c, Y1, Y2, Y16
+	VMOVDQA32      Y7, Y17
+	VPTERNLOGD     $0x9c, Y5, Y6, Y17
+	VMOVDQA32      Y11, Y18
+	VPTERNLOGD     $0x9c, Y9, Y10, Y18
+	VMOVDQA32      Y15, Y19
+	VPTERNLOGD     $0x9c, Y13, Y14, Y19
+	VPADDD         384(SI), Y0, Y0
+	VPADDD         1664(BX), Y0, Y0
+	VPADDD         896(SI), Y4, Y4
+	VPADDD         1664(BX), Y4, Y4
+	VPADDD         1408(SI), Y8, Y8
+	VPADDD         1664(BX), Y8, Y8
+	VPADDD         1920(SI), Y12, Y12
+	VPADDD         1664(BX), Y12, Y12
+	VPSUBD         Y16, Y0, Y0
+	VPSUBD         Y17, Y4, Y4
+	VPSUBD         Y18, Y8, Y8
+	VPSUBD         Y19, Y12, Y12
+	VPROLD         $0x06, Y0, Y0
+	VPROLD         $0x06, Y4, Y4
+	VPROLD         $0x06, Y8, Y8
+	VPROLD         $0x06, Y12, Y12
+	VPADDD         Y1, Y0, Y0
+	VPADDD         Y5, Y4, Y4
+	VPADDD         Y9, Y8, Y8
+	VPADDD         Y13, Y12, Y12
+	VMOVDQA32      Y2, Y16
+	VPTERNLOGD     $0x9c, Y0, Y1, Y16
+	VMOVDQA32      Y6, Y17
+	VPTERNLOGD     $0x9c, Y4, Y5, Y17
+	VMOVDQA32      Y10, Y18
+	VPTERNLOGD     $0x9c, Y8, Y9, Y18
+	VMOVDQA32      Y14, Y19
+	VPTERNLOGD     $0x9c, Y12, Y13, Y19
+	VPADDD         96(SI), Y3, Y3
+	VPADDD         1696(BX), Y3, Y3
+	VPADDD         608(SI), Y7, Y7
+	VPADDD         1696(BX), Y7, Y7
+	VPADDD         1120(SI), Y11, Y11
+	VPADDD         1696(BX), Y11, Y11
+	VPADDD         1632(SI), Y15, Y15
+	VPADDD         1696(BX), Y15, Y15
+	VPSUBD         Y16, Y3, Y3
+	VPSUBD         Y17, Y7, Y7
+	VPSUBD         Y18, Y11, Y11
+	VPSUBD         Y19, Y15, Y15
+	VPROLD         $0x0a, Y3, Y3
+	VPROLD         $0x0a, Y7, Y7
+	VPROLD         $0x0a, Y11, Y11
+	VPROLD         $0x0a, Y15, Y15
+	VPADDD         Y0, Y3, Y3
+	VPADDD         Y4, Y7, Y7
+	VPADDD         Y8, Y11, Y11
+	VPADDD         Y12, Y15, Y15
+	VMOVDQA32      Y1, Y16
+	VPTERNLOGD     $0x9c, Y3, Y0, Y16
+	VMOVDQA32      Y5, Y17
+	VPTERNLOGD     $0x9c, Y7, Y4, Y17
+	VMOVDQA32      Y9, Y18
+	VPTERNLOGD     $0x9c, Y11, Y8, Y18
+	VMOVDQA32      Y13, Y19
+	VPTERNLOGD     $0x9c, Y15, Y12, Y19
+	VPADDD         320(SI), Y2, Y2
+	VPADDD         1728(BX), Y2, Y2
+	VPADDD         832(SI), Y6, Y6
+	VPADDD         1728(BX), Y6, Y6
+	VPADDD         1344(SI), Y10, Y10
+	VPADDD         1728(BX), Y10, Y10
+	VPADDD         1856(SI), Y14, Y14
+	VPADDD         1728(BX), Y14, Y14
+	VPSUBD         Y16, Y2, Y2
+	VPSUBD         Y17, Y6, Y6
+	VPSUBD         Y18, Y10, Y10
+	VPSUBD         Y19, Y14, Y14
+	VPROLD         $0x0f, Y2, Y2
+	VPROLD         $0x0f, Y6, Y6
+	VPROLD         $0x0f, Y10, Y10
+	VPROLD         $0x0f, Y14, Y14
+	VPADDD         Y3, Y2, Y2
+	VPADDD         Y7, Y6, Y6
+	VPADDD         Y11, Y10, Y10
+	VPADDD         Y15, Y14, Y14
+	VMOVDQA32      Y0, Y16
+	VPTERNLOGD     $0x9c, Y2, Y3, Y16
+	VMOVDQA32      Y4, Y17
+	VPTERNLOGD     $0x9c, Y6, Y7, Y17
+	VMOVDQA32      Y8, Y18
+	VPTERNLOGD     $0x9c, Y10, Y11, Y18
+	VMOVDQA32      Y12, Y19
+	VPTERNLOGD     $0x9c, Y14, Y15, Y19
+	VPADDD         32(SI), Y1, Y1
+	VPADDD         1760(BX), Y1, Y1
+	VPADDD         544(SI), Y5, Y5
+	VPADDD         1760(BX), Y5, Y5
+	VPADDD         1056(SI), Y9, Y9
+	VPADDD         1760(BX), Y9, Y9
+	VPADDD         1568(SI), Y13, Y13
+	VPADDD         1760(BX), Y13, Y13
+	VPSUBD         Y16, Y1, Y1
+	VPSUBD         Y17, Y5, Y5
+	VPSUBD         Y18, Y9, Y9
+	VPSUBD         Y19, Y13, Y13
+	VPROLD         $0x15, Y1, Y1
+	VPROLD         $0x15, Y5, Y5
+	VPROLD         $0x15, Y9, Y9
+	VPROLD         $0x15, Y13, Y13
+	VPADDD         Y2, Y1, Y1
+	VPADDD         Y6, Y5, Y5
+	VPADDD         Y10, Y9, Y9
+	VPADDD         Y14, Y13, Y13
+	VMOVDQA32      Y3, Y16
+	VPTERNLOGD     $0x9c, Y1, Y2, Y16
+	VMOVDQA32      Y7, Y17
+	VPTERNLOGD     $0x9c, Y5, Y6, Y17
+	VMOVDQA32      Y11, Y18
+	VPTERNLOGD     $0x9c, Y9, Y10, Y18
+	VMOVDQA32      Y15, Y19
+	VPTERNLOGD     $0x9c, Y13, Y14, Y19
+	VPADDD         256(SI), Y0, Y0
+	VPADDD         1792(BX), Y0, Y0
+	VPADDD         768(SI), Y4, Y4
+	VPADDD         1792(BX), Y4, Y4
+	VPADDD         1280(SI), Y8, Y8
+	VPADDD         1792(BX), Y8, Y8
+	VPADDD         1792(SI), Y12, Y12
+	VPADDD         1792(BX), Y12, Y12
+	VPSUBD         Y16, Y0, Y0
+	VPSUBD         Y17, Y4, Y4
+	VPSUBD         Y18, Y8, Y8
+	VPSUBD         Y19, Y12, Y12
+	VPROLD         $0x06, Y0, Y0
+	VPROLD         $0x06, Y4, Y4
+	VPROLD         $0x06, Y8, Y8
+	VPROLD         $0x06, Y12, Y12
+	VPADDD         Y1, Y0, Y0
+	VPADDD         Y5, Y4, Y4
+	VPADDD         Y9, Y8, Y8
+	VPADDD         Y13, Y12, Y12
+	VMOVDQA32      Y2, Y16
+	VPTERNLOGD     $0x9c, Y0, Y1, Y16
+	VMOVDQA32      Y6, Y17
+	VPTERNLOGD     $0x9c, Y4, Y5, Y17
+	VMOVDQA32      Y10, Y18
+	VPTERNLOGD     $0x9c, Y8, Y9, Y18
+	VMOVDQA32      Y14, Y19
+	VPTERNLOGD     $0x9c, Y12, Y13, Y19
+	VPADDD         480(SI), Y3, Y3
+	VPADDD         1824(BX), Y3, Y3
+	VPADDD         992(SI), Y7, Y7
+	VPADDD         1824(BX), Y7, Y7
+	VPADDD         1504(SI), Y11, Y11
+	VPADDD         1824(BX), Y11, Y11
+	VPADDD         2016(SI), Y15, Y15
+	VPADDD         1824(BX), Y15, Y15
+	VPSUBD         Y16, Y3, Y3
+	VPSUBD         Y17, Y7, Y7
+	VPSUBD         Y18, Y11, Y11
+	VPSUBD         Y19, Y15, Y15
+	VPROLD         $0x0a, Y3, Y3
+	VPROLD         $0x0a, Y7, Y7
+	VPROLD         $0x0a, Y11, Y11
+	VPROLD         $0x0a, Y15, Y15
+	VPADDD         Y0, Y3, Y3
+	VPADDD         Y4, Y7, Y7
+	VPADDD         Y8, Y11, Y11
+	VPADDD         Y12, Y15, Y15
+	VMOVDQA32      Y1, Y16
+	VPTERNLOGD     $0x9c, Y3, Y0, Y16
+	VMOVDQA32      Y5, Y17
+	VPTERNLOGD     $0x9c, Y7, Y4, Y17
+	VMOVDQA32      Y9, Y18
+	VPTERNLOGD     $0x9c, Y11, Y8, Y18
+	VMOVDQA32      Y13, Y19
+	VPTERNLOGD     $0x9c, Y15, Y12, Y19
+	VPADDD         192(SI), Y2, Y2
+	VPADDD         1856(BX), Y2, Y2
+	VPADDD         704(SI), Y6, Y6
+	VPADDD         1856(BX), Y6, Y6
+	VPADDD         1216(SI), Y10, Y10
+	VPADDD         1856(BX), Y10, Y10
+	VPADDD         1728(SI), Y14, Y14
+	VPADDD         1856(BX), Y14, Y14
+	VPSUBD         Y16, Y2, Y2
+	VPSUBD         Y17, Y6, Y6
+	VPSUBD         Y18, Y10, Y10
+	VPSUBD         Y19, Y14, Y14
+	VPROLD         $0x0f, Y2, Y2
+	VPROLD         $0x0f, Y6, Y6
+	VPROLD         $0x0f, Y10, Y10
+	VPROLD         $0x0f, Y14, Y14
+	VPADDD         Y3, Y2, Y2
+	VPADDD         Y7, Y6, Y6
+	VPADDD         Y11, Y10, Y10
+	VPADDD         Y15, Y14, Y14
+	VMOVDQA32      Y0, Y16
+	VPTERNLOGD     $0x9c, Y2, Y3, Y16
+	VMOVDQA32      Y4, Y17
+	VPTERNLOGD     $0x9c, Y6, Y7, Y17
+	VMOVDQA32      Y8, Y18
+	VPTERNLOGD     $0x9c, Y10, Y11, Y18
+	VMOVDQA32      Y12, Y19
+	VPTERNLOGD     $0x9c, Y14, Y15, Y19
+	VPADDD         416(SI), Y1, Y1
+	VPADDD         1888(BX), Y1, Y1
+	VPADDD         928(SI), Y5, Y5
+	VPADDD         1888(BX), Y5, Y5
+	VPADDD         1440(SI), Y9, Y9
+	VPADDD         1888(BX), Y9, Y9
+	VPADDD         1952(SI), Y13, Y13
+	VPADDD         1888(BX), Y13, Y13
+	VPSUBD         Y16, Y1, Y1
+	VPSUBD         Y17, Y5, Y5
+	VPSUBD         Y18, Y9, Y9
+	VPSUBD         Y19, Y13, Y13
+	VPROLD         $0x15, Y1, Y1
+	VPROLD         $0x15, Y5, Y5
+	VPROLD         $0x15, Y9, Y9
+	VPROLD         $0x15, Y13, Y13
+	VPADDD         Y2, Y1, Y1
+	VPADDD         Y6, Y5, Y5
+	VPADDD         Y10, Y9, Y9
+	VPADDD         Y14, Y13, Y13
+	VMOVDQA32      Y3, Y16
+	VPTERNLOGD     $0x9c, Y1, Y2, Y16
+	VMOVDQA32      Y7, Y17
+	VPTERNLOGD     $0x9c, Y5, Y6, Y17
+	VMOVDQA32      Y11, Y18
+	VPTERNLOGD     $0x9c, Y9, Y10, Y18
+	VMOVDQA32      Y15, Y19
+	VPTERNLOGD     $0x9c, Y13, Y14, Y19
+	VPADDD         128(SI), Y0, Y0
+	VPADDD         1920(BX), Y0, Y0
+	VPADDD         640(SI), Y4, Y4
+	VPADDD         1920(BX), Y4, Y4
+	VPADDD         1152(SI), Y8, Y8
+	VPADDD         1920(BX), Y8, Y8
+	VPADDD         1664(SI), Y12, Y12
+	VPADDD         1920(BX), Y12, Y12
+	VPSUBD         Y16, Y0, Y0
+	VPSUBD         Y17, Y4, Y4
+	VPSUBD         Y18, Y8, Y8
+	VPSUBD         Y19, Y12, Y12
+	VPROLD         $0x06, Y0, Y0
+	VPROLD         $0x06, Y4, Y4
+	VPROLD         $0x06, Y8, Y8
+	VPROLD         $0x06, Y12, Y12
+	VPADDD         Y1, Y0, Y0
+	VPADDD         Y5, Y4, Y4
+	VPADDD         Y9, Y8, Y8
+	VPADDD         Y13, Y12, Y12
+	VMOVDQA32      Y2, Y16
+	VPTERNLOGD     $0x9c, Y0, Y1, Y16
+	VMOVDQA32      Y6, Y17
+	VPTERNLOGD     $0x9c, Y4, Y5, Y17
+	VMOVDQA32      Y10, Y18
+	VPTERNLOGD     $0x9c, Y8, Y9, Y18
+	VMOVDQA32      Y14, Y19
+	VPTERNLOGD     $0x9c, Y12, Y13, Y19
+	VPADDD         352(SI), Y3, Y3
+	VPADDD         1952(BX), Y3, Y3
+	VPADDD         864(SI), Y7, Y7
+	VPADDD         1952(BX), Y7, Y7
+	VPADDD         1376(SI), Y11, Y11
+	VPADDD         1952(BX), Y11, Y11
+	VPADDD         1888(SI), Y15, Y15
+	VPADDD         1952(BX), Y15, Y15
+	VPSUBD         Y16, Y3, Y3
+	VPSUBD         Y17, Y7, Y7
+	VPSUBD         Y18, Y11, Y11
+	VPSUBD         Y19, Y15, Y15
+	VPROLD         $0x0a, Y3, Y3
+	VPROLD         $0x0a, Y7, Y7
+	VPROLD         $0x0a, Y11, Y11
+	VPROLD         $0x0a, Y15, Y15
+	VPADDD         Y0, Y3, Y3
+	VPADDD         Y4, Y7, Y7
+	VPADDD         Y8, Y11, Y11
+	VPADDD         Y12, Y15, Y15
+	VMOVDQA32      Y1, Y16
+	VPTERNLOGD     $0x9c, Y3, Y0, Y16
+	VMOVDQA32      Y5, Y17
+	VPTERNLOGD     $0x9c, Y7, Y4, Y17
+	VMOVDQA32      Y9, Y18
+	VPTERNLOGD     $0x9c, Y11, Y8, Y18
+	VMOVDQA32      Y13, Y19
+	VPTERNLOGD     $0x9c, Y15, Y12, Y19
+	VPADDD         64(SI), Y2, Y2
+	VPADDD         1984(BX), Y2, Y2
+	VPADDD         576(SI), Y6, Y6
+	VPADDD         1984(BX), Y6, Y6
+	VPADDD         1088(SI), Y10, Y10
+	VPADDD         1984(BX), Y10, Y10
+	VPADDD         1600(SI), Y14, Y14
+	VPADDD         1984(BX), Y14, Y14
+	VPSUBD         Y16, Y2, Y2
+	VPSUBD         Y17, Y6, Y6
+	VPSUBD         Y18, Y10, Y10
+	VPSUBD         Y19, Y14, Y14
+	VPROLD         $0x0f, Y2, Y2
+	VPROLD         $0x0f, Y6, Y6
+	VPROLD         $0x0f, Y10, Y10
+	VPROLD         $0x0f, Y14, Y14
+	VPADDD         Y3, Y2, Y2
+	VPADDD         Y7, Y6, Y6
+	VPADDD         Y11, Y10, Y10
+	VPADDD         Y15, Y14, Y14
+	VMOVDQA32      Y0, Y16
+	VPTERNLOGD     $0x9c, Y2, Y3, Y16
+	VMOVDQA32      Y4, Y17
+	VPTERNLOGD     $0x9c, Y6, Y7, Y17
+	VMOVDQA32      Y8, Y18
+	VPTERNLOGD     $0x9c, Y10, Y11, Y18
+	VMOVDQA32      Y12, Y19
+	VPTERNLOGD     $0x9c, Y14, Y15, Y19
+	VPADDD         288(SI), Y1, Y1
+	VPADDD         2016(BX), Y1, Y1
+	VPADDD         800(SI), Y5, Y5
+	VPADDD         2016(BX), Y5, Y5
+	VPADDD         1312(SI), Y9, Y9
+	VPADDD         2016(BX), Y9, Y9
+	VPADDD         1824(SI), Y13, Y13
+	VPADDD         2016(BX), Y13, Y13
+	VPSUBD         Y16, Y1, Y1
+	VPSUBD         Y17, Y5, Y5
+	VPSUBD         Y18, Y9, Y9
+	VPSUBD         Y19, Y13, Y13
+	VPROLD         $0x15, Y1, Y1
+	VPROLD         $0x15, Y5, Y5
+	VPROLD         $0x15, Y9, Y9
+	VPROLD         $0x15, Y13, Y13
+	VPADDD         Y2, Y1, Y1
+	VPADDD         Y6, Y5, Y5
+	VPADDD         Y10, Y9, Y9
+	VPADDD         Y14, Y13, Y13
+	VPADDD         (AX), Y0, Y0
+	VMOVDQU        Y0, (AX)
+	VPADDD         128(AX), Y1, Y1
+	VMOVDQU        Y1, 128(AX)
+	VPADDD         256(AX), Y2, Y2
+	VMOVDQU        Y2, 256(AX)
+	VPADDD         384(AX), Y3, Y3
+	VMOVDQU        Y3, 384(AX)
+	VPADDD         32(AX), Y4, Y4
+	VMOVDQU        Y4, 32(AX)
+	VPADDD         160(AX), Y5, Y5
+	VMOVDQU        Y5, 160(AX)
+	VPADDD         288(AX), Y6, Y6
+	VMOVDQU        Y6, 288(AX)
+	VPADDD         416(AX), Y7, Y7
+	VMOVDQU        Y7, 416(AX)
+	VPADDD         64(AX), Y8, Y8
+	VMOVDQU        Y8, 64(AX)
+	VPADDD         192(AX), Y9, Y9
+	VMOVDQU        Y9, 192(AX)
+	VPADDD         320(AX), Y10, Y10
+	VMOVDQU        Y10, 320(AX)
+	VPADDD         448(AX), Y11, Y11
+	VMOVDQU        Y11, 448(AX)
+	VPADDD         96(AX), Y12, Y12
+	VMOVDQU        Y12, 96(AX)
+	VPADDD         224(AX), Y13, Y13
+	VMOVDQU        Y13, 224(AX)
+	VPADDD         352(AX), Y14, Y14
+	VMOVDQU        Y14, 352(AX)
+	VPADDD         480(AX), Y15, Y15
+	VMOVDQU        Y15, 480(AX)
 	ADDQ           $0x40, DI
 	DECQ           DX
 	JNZ            block

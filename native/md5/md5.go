@@ -5,9 +5,8 @@ package md5
 const (
 	// BlockSize is the length in bytes of a block.
 	BlockSize = 64
-	// Lanes is the largest number of streams that Blocks takes. Half of it costs half, or, on CPUs that have more units than one
-	// stream of instructions can use, a little more.
-	Lanes = 16
+	// Lanes is the largest number of streams that Blocks takes.
+	Lanes = 32
 )
 
 // State is that of one stream: the sum of its blocks so far (RFC 1321: A, B, C, D).

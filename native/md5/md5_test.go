@@ -82,7 +82,7 @@ func benchStreams(lanes int) (states []*State, data []*byte, bytes int64) {
 }
 
 func BenchmarkBlocks(b *testing.B) {
-	for _, lanes := range []int{1, 8, 10, 16} {
+	for _, lanes := range []int{1, 8, 10, 16, 32} {
 		b.Run(fmt.Sprint(lanes), func(b *testing.B) {
 			states, data, bytes := benchStreams(lanes)
 			b.SetBytes(bytes)

@@ -4,11 +4,11 @@ import "testing"
 
 // each runs a test in each way that this CPU has.
 func each(t *testing.T, test func(t *testing.T)) {
-	best := rotates
-	defer func() { rotates = best }()
-	rotates = false
+	best := avx512
+	defer func() { avx512 = best }()
+	avx512 = false
 	t.Run("avx2", test)
-	if rotates = best; best {
+	if avx512 = best; best {
 		t.Run("avx512", test)
 	}
 }

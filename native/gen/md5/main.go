@@ -4,7 +4,7 @@
 // side, so that a vector is word i of all of them; then the 64 steps of MD5 (RFC 1321) are
 // done once for all. Each step needs the one before, so a CPU with wide vectors waits more
 // than it works: two sets of eight streams at a time fill the gaps. AVX-512 has what makes
-// a step shorter: any function of three words, and rotations.
+// a step shorter, any function of three words and rotations, and registers for four sets.
 package main
 
 import (
@@ -18,6 +18,7 @@ import (
 )
 
 const (
+	most  = 32 // streams: Lanes in native/md5
 	lanes = 8  // words in a vector
 	words = 16 // words in a block
 	width = 32 // bytes of a vector
@@ -50,10 +51,11 @@ func main() {
 			DATA(step*width+4*lane, U32(sine))
 		}
 	}
-	for _, a := range []isa{avx2, avx512} {
-		for _, sets := range []int{1, 2} {
-			blocks(a, sets, table)
-		}
+	for _, sets := range []int{1, 2} {
+		blocks(avx2, sets, table)
+	}
+	for _, sets := range []int{1, 2, 4} {
+		blocks(avx512, sets, table)
 	}
 	Generate()
 }
@@ -74,9 +76,9 @@ type set struct {
 
 func blocks(a isa, sets int, table Mem) {
 	name := fmt.Sprintf("blocks%d%s", sets*lanes, a)
-	TEXT(name, 0, fmt.Sprintf("func(state *[4][%d]uint32, data *[%d]*byte, n int)", sets*lanes, sets*lanes))
+	TEXT(name, 0, fmt.Sprintf("func(state *[4][%d]uint32, data *[%d]*byte, n int)", most, most))
 	Pragma("noescape")
-	Doc(fmt.Sprintf("%s does n blocks, at least one, of each of %d streams.", name, sets*lanes))
+	Doc(fmt.Sprintf("%s does n blocks, at least one, of each of the first %d streams.", name, sets*lanes))
 	state, data, n := Load(Param("state"), GP64()), Load(Param("data"), GP64()), Load(Param("n"), GP64())
 	sines := GP64()
 	LEAQ(table, sines)
@@ -99,7 +101,7 @@ func blocks(a isa, sets int, table Mem) {
 		s := &all[i]
 		s.a, s.b, s.c, s.d = YMM(), YMM(), YMM(), YMM()
 		for j, r := range []reg.VecVirtual{s.a, s.b, s.c, s.d} {
-			VMOVDQU(Mem{Base: state, Disp: (j*sets + i) * width}, r)
+			VMOVDQU(stateAt(state, i, j), r)
 		}
 	}
 	for step := range 64 {
@@ -139,7 +141,7 @@ func blocks(a isa, sets int, table Mem) {
 	}
 	for i, s := range all {
 		for j, r := range []reg.VecVirtual{s.a, s.b, s.c, s.d} {
-			at := Mem{Base: state, Disp: (j*sets + i) * width}
+			at := stateAt(state, i, j)
 			VPADDD(at, r, r)
 			VMOVDQU(r, at)
 		}
@@ -149,6 +151,11 @@ func blocks(a isa, sets int, table Mem) {
 	JNZ(LabelRef("block"))
 	VZEROUPPER()
 	RET()
+}
+
+// stateAt is word number word of a set's streams.
+func stateAt(state reg.Register, set, word int) Mem {
+	return Mem{Base: state, Disp: 4*most*word + width*set}
 }
 
 // mix is the function of b, c and d that a round adds, or, in the last one, subtracts.
