@@ -768,8 +768,8 @@ func TestASecondReceiverThatDoesNotGrantInTimeIsServedAfterwards(t *testing.T) {
 		s.ReadOffers()
 		s.Answer()
 		if s.ReadUpdates() {
+			close(served) // before the verdict, on which the sender may go on at once
 			s.Verdict()
-			close(served)
 		}
 		s.Conn.Hang()
 	})
