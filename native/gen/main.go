@@ -91,6 +91,15 @@ func blocks(n, pos reg.Register, units, bytes int, body func(units int)) {
 	Label("done")
 }
 
+// onStack is where an argument is that gets no register.
+func onStack(name string) Mem {
+	p, err := Param(name).Resolve()
+	if err != nil {
+		panic(err)
+	}
+	return p.Addr
+}
+
 // inputs emits the inner loop: body sees the address of the block of units vectors in each
 // input and of the input's coefficients, bytes long, and takes several inputs at a time if
 // it can: as many as group, then single ones.
@@ -153,10 +162,7 @@ func xor(a isa, m, vectors int) {
 	Doc(fmt.Sprintf("%s makes n bytes, a multiple of %d, of each packet of some rows.", name, a.width))
 	start := Load(Param("pos"), GP64())
 	in, out := Load(Param("in"), GP64()), Load(Param("out"), GP64())
-	rowsLeft, err := Param("rows").Resolve()
-	if err != nil {
-		panic(err)
-	}
+	rowsLeft := onStack("rows")
 	Label("row")
 	round, roundsLeft := Load(Param("rounds"), GP64()), Load(Param("count"), GP64())
 	Label("round")
@@ -232,7 +238,7 @@ func xor(a isa, m, vectors int) {
 	JNZ(LabelRef("round"))
 	row := Load(Param("row"), GP64())
 	ADDQ(row, start)
-	DECQ(rowsLeft.Addr)
+	DECQ(rowsLeft)
 	JNZ(LabelRef("row"))
 	a.leave()
 }
@@ -249,10 +255,7 @@ func packets(a isa, m, vectors int) {
 	Doc(fmt.Sprintf("%s makes n bytes, a multiple of %d, of each packet of some rows.", name, a.width))
 	start := Load(Param("pos"), GP64())
 	in, out := Load(Param("in"), GP64()), Load(Param("out"), GP64())
-	rowsLeft, err := Param("rows").Resolve()
-	if err != nil {
-		panic(err)
-	}
+	rowsLeft := onStack("rows")
 	wrap := Load(Param("row"), GP64()) // from the end of a packet's last block to the same packet of the next row
 	length := Load(Param("n"), GP64())
 	SUBQ(length, wrap)
@@ -319,7 +322,7 @@ func packets(a isa, m, vectors int) {
 	})
 	row := Load(Param("row"), GP64())
 	ADDQ(row, start)
-	DECQ(rowsLeft.Addr)
+	DECQ(rowsLeft)
 	JNZ(LabelRef("row"))
 	a.leave()
 }
