@@ -100,10 +100,17 @@ func onStack(name string) Mem {
 	return p.Addr
 }
 
-// inputs emits the inner loop: body sees the address of the block of units vectors in each
-// input and of the input's coefficients, bytes long, and takes several inputs at a time if
-// it can: as many as group, then single ones.
-func (a isa) inputs(r args, units, bytes, group int, body func(at []Mem, table []Mem)) {
+// input is one of those that the body of a loop takes at a time: the vectors of its block, to
+// be loaded once each (isa.vectors), and its coefficients.
+type input struct {
+	vector func(u int) Mem
+	table  Mem
+}
+
+// inputs emits the inner loop over a block of units vectors of each input, whose coefficients
+// are bytes long. body takes several inputs at a time if it can: as many as group, then
+// single ones.
+func (a isa) inputs(r args, units, bytes, group int, body func(in []input)) {
 	label := fmt.Sprintf("inputs%d", units)
 	in, table, left := GP64(), GP64(), GP64()
 	MOVQ(r.in, in)
@@ -115,15 +122,13 @@ func (a isa) inputs(r args, units, bytes, group int, body func(at []Mem, table [
 			JLT(LabelRef(next))
 		}
 		Label(label)
-		var at, tables []Mem
+		var taken []input
 		for i := range group {
 			p := GP64()
 			MOVQ(Mem{Base: in, Disp: i * sliceHeader}, p)
-			at = append(at, Mem{Base: p, Index: r.pos, Scale: 1})
-			a.ahead(p, r.pos, r.ahead, units)
-			tables = append(tables, Mem{Base: table, Disp: i * bytes})
+			taken = append(taken, input{a.vectors(p, r.pos, r.ahead), Mem{Base: table, Disp: i * bytes}})
 		}
-		body(at, tables)
+		body(taken)
 		ADDQ(U32(group*sliceHeader), in)
 		ADDQ(U32(group*bytes), table)
 		SUBQ(U32(group), left)
@@ -200,16 +205,15 @@ func xor(a isa, m, vectors int) {
 		MOVL(Mem{Base: term}, what)
 		MOVWQZX(what.As16(), p)
 		MOVQ(Mem{Base: in, Index: p, Scale: 1}, p)
-		from := Mem{Base: p, Index: src, Scale: 1}
-		a.ahead(p, src, ahead, units)
+		from := a.vectors(p, src, ahead)
 		if m == 1 {
 			for u := range units {
-				a.xorMem(from.Offset(u*a.width), acc[u])
+				a.xorMem(from(u), acc[u])
 			}
 		} else {
 			v := a.vecs(units)
 			for u := range units {
-				a.load(from.Offset(u*a.width), v[u])
+				a.load(from(u), v[u])
 			}
 			for j := range m {
 				skip := label(fmt.Sprintf("not%d_", j))
@@ -282,9 +286,8 @@ func packets(a isa, m, vectors int) {
 				MOVL(Mem{Base: list, Disp: at}, slice.As32())
 				MOVL(Mem{Base: list, Disp: at + 4}, p.As32())
 				ADDQ(Mem{Base: in, Index: slice, Scale: 1}, p)
-				a.ahead(p, pos, ahead, units)
 				ADDQ(Imm(8), list)
-				return func(u int) Mem { return Mem{Base: p, Index: pos, Scale: 1, Disp: u * a.width} }
+				return a.vectors(p, pos, ahead)
 			}
 			t := a.vecs(units)
 			first := term()
@@ -332,22 +335,22 @@ func packets(a isa, m, vectors int) {
 func gf8Affine(a isa, m, vectors int) {
 	routine("gf8", fmt.Sprintf("makes n bytes, a multiple of %d.", a.width), a, m, vectors, a.width, func(r args, units int) {
 		acc := a.zeros(m * units)
-		a.inputs(r, units, 8*m, a.group(), func(at, table []Mem) {
-			matrix := make([][]reg.VecVirtual, len(at))
-			for i := range at {
+		a.inputs(r, units, 8*m, a.group(), func(in []input) {
+			matrix := make([][]reg.VecVirtual, len(in))
+			for i := range in {
 				matrix[i] = a.vecs(m)
 				for j := range m {
-					a.broadcast8(table[i].Offset(8*j), matrix[i][j])
+					a.broadcast8(in[i].table.Offset(8*j), matrix[i][j])
 				}
 			}
 			for u := range units {
-				src := a.vecs(len(at))
-				for i := range at {
-					a.load(at[i].Offset(u*a.width), src[i])
+				src := a.vecs(len(in))
+				for i := range in {
+					a.load(in[i].vector(u), src[i])
 				}
 				for j := range m {
-					t := a.vecs(len(at))
-					for i := range at {
+					t := a.vecs(len(in))
+					for i := range in {
 						a.affine(matrix[i][j], src[i], t[i])
 					}
 					a.addAll(t, acc[j*units+u])
@@ -369,14 +372,14 @@ func gf8Shuffle(a isa, m, vectors int) {
 	routine("gf8", fmt.Sprintf("makes n bytes, a multiple of %d.", a.width), a, m, vectors, a.width, func(r args, units int) {
 		acc := a.zeros(m * units)
 		low := a.constant("low", lowNibbles)
-		a.inputs(r, units, 32*m, 1, func(at, table []Mem) {
+		a.inputs(r, units, 32*m, 1, func(in []input) {
 			lo, hi := a.vecs(units), a.vecs(units)
 			for u := range units {
-				a.load(at[0].Offset(u*a.width), lo[u])
+				a.load(in[0].vector(u), lo[u])
 				a.nibbles(low, lo[u], hi[u])
 			}
 			for j := range m {
-				a.lookUp(table[0].Offset(32*j), lo, hi, acc[j*units:][:units])
+				a.lookUp(in[0].table.Offset(32*j), lo, hi, acc[j*units:][:units])
 			}
 		})
 		for j := range m {
@@ -398,16 +401,16 @@ func gf16Affine(a isa, m, vectors int) {
 	routine("gf16", fmt.Sprintf("makes n bytes, a multiple of %d.", a.width), a, m, vectors, a.width, func(r args, units int) {
 		straight, crossed := a.zeros(m*units), a.zeros(m*units)
 		split := a.within16("split", splitWords)
-		a.inputs(r, units, 32*m, a.group(), func(at, table []Mem) {
+		a.inputs(r, units, 32*m, a.group(), func(in []input) {
 			// A register for each matrix, unless it is asked for only once.
 			matrix := func(i, j int) reg.Register {
 				r := a.vec()
-				a.broadcast16(table[i].Offset(16*j), r)
+				a.broadcast16(in[i].table.Offset(16*j), r)
 				return r
 			}
 			if units > 1 {
 				var all []reg.Register
-				for i := range at {
+				for i := range in {
 					for j := range 2 * m {
 						all = append(all, matrix(i, j))
 					}
@@ -415,14 +418,14 @@ func gf16Affine(a isa, m, vectors int) {
 				matrix = func(i, j int) reg.Register { return all[2*m*i+j] }
 			}
 			for u := range units {
-				src := a.vecs(len(at))
-				for i := range at {
-					a.loadShuffled(split, at[i].Offset(u*a.width), src[i])
+				src := a.vecs(len(in))
+				for i := range in {
+					a.loadShuffled(split, in[i].vector(u), src[i])
 				}
 				for j := range m {
 					for part, acc := range [][]reg.VecVirtual{straight, crossed} {
-						t := a.vecs(len(at))
-						for i := range at {
+						t := a.vecs(len(in))
+						for i := range in {
 							a.affine(matrix(i, 2*j+part), src[i], t[i])
 						}
 						a.addAll(t, acc[j*units+u])
@@ -452,15 +455,15 @@ func gf16Affine(a isa, m, vectors int) {
 func gf16Shuffle(a isa, m, pairs int) {
 	routine("gf16", fmt.Sprintf("makes n bytes, a multiple of %d.", 2*a.width), a, m, pairs, 2*a.width, func(r args, units int) {
 		acc := a.zeros(2 * m * units) // per output: low bytes, high bytes
-		a.inputs(r, 2*units, 128*m, 1, func(at, table []Mem) {
+		a.inputs(r, 2*units, 128*m, 1, func(in []input) {
 			n := make([][]reg.VecVirtual, 4) // nibbles, from the lowest
 			for i := range n {
 				n[i] = a.vecs(units)
 			}
 			for u := range units {
 				x, y := a.vec(), a.vec()
-				a.load(at[0].Offset(2*u*a.width), x)
-				a.load(at[0].Offset((2*u+1)*a.width), y)
+				a.load(in[0].vector(2*u), x)
+				a.load(in[0].vector(2*u+1), y)
 				a.transpose(x, y, n[0][u], n[2][u])
 				low := a.constant("low", lowNibbles)
 				a.nibbles(low, n[0][u], n[1][u])
@@ -468,7 +471,7 @@ func gf16Shuffle(a isa, m, pairs int) {
 			}
 			for j := range 2 * m {
 				for half := range 2 {
-					a.lookUp(table[0].Offset(64*j+32*half), n[2*half], n[2*half+1], acc[j*units:][:units])
+					a.lookUp(in[0].table.Offset(64*j+32*half), n[2*half], n[2*half+1], acc[j*units:][:units])
 				}
 			}
 		})
