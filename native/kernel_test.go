@@ -398,21 +398,25 @@ func guarded(t *testing.T, count, size int) [][]byte {
 func TestPacketsOfManySizesAgreeWithPlain(t *testing.T) {
 	const most = 1 << 18
 	rnd := rand.New(rand.NewChaCha8([32]byte{7}))
-	areas := guarded(t, 10+4, most)
+	areas := guarded(t, 32+4, most)
 	for _, area := range areas {
 		fillRandom(rnd, area)
 	}
 	for _, size := range []int{16, 64, 96, 128, 192, 256, 320, 448, 576, 1024, 1088, 8192, 8256, 16448} {
 		for _, w := range []int{2, 4, 7} {
 			for outs := 1; outs <= 4; outs++ {
-				ins, rows := []int{1, 3, 10}[rnd.IntN(3)], 1+rnd.IntN(min(3, most/(w*size)))
+				ins, rows := []int{1, 3, 10, 32}[rnd.IntN(4)], 1+rnd.IntN(min(3, most/(w*size)))
 				n := rows * w * size
 				sums := make([][]int, outs*w)
+				one := 2 << rnd.IntN(4) // in so many packets belongs to a sum
 				for l := range sums {
 					for p := range ins * w {
-						if rnd.IntN(2) == 0 {
+						if rnd.IntN(one) == 0 {
 							sums[l] = append(sums[l], p)
 						}
+					}
+					if len(sums[l]) > 2 && rnd.IntN(4) == 0 { // twice is not at all
+						sums[l] = append(sums[l], sums[l][1])
 					}
 				}
 				var slices, right [][]byte

@@ -7,11 +7,6 @@ package native
 //go:noescape
 func xorx1Avx512(n int, pos int, rows int, row int, in *[]byte, out *[]byte, rounds *uint32, count int)
 
-// packetsx1Avx512 makes n bytes, a multiple of 64, of each packet of some rows.
-//
-//go:noescape
-func packetsx1Avx512(n int, pos int, rows int, row int, in *[]byte, out *[]byte, list *uint32, _ int)
-
 // xorx1Avx2 makes n bytes, a multiple of 32, of each packet of some rows.
 //
 //go:noescape
@@ -26,11 +21,6 @@ func xorx1Ssse3(n int, pos int, rows int, row int, in *[]byte, out *[]byte, roun
 //
 //go:noescape
 func xorx2Avx512(n int, pos int, rows int, row int, in *[]byte, out *[]byte, rounds *uint32, count int)
-
-// packetsx2Avx512 makes n bytes, a multiple of 64, of each packet of some rows.
-//
-//go:noescape
-func packetsx2Avx512(n int, pos int, rows int, row int, in *[]byte, out *[]byte, list *uint32, _ int)
 
 // xorx2Avx2 makes n bytes, a multiple of 32, of each packet of some rows.
 //
@@ -47,11 +37,6 @@ func xorx2Ssse3(n int, pos int, rows int, row int, in *[]byte, out *[]byte, roun
 //go:noescape
 func xorx3Avx512(n int, pos int, rows int, row int, in *[]byte, out *[]byte, rounds *uint32, count int)
 
-// packetsx3Avx512 makes n bytes, a multiple of 64, of each packet of some rows.
-//
-//go:noescape
-func packetsx3Avx512(n int, pos int, rows int, row int, in *[]byte, out *[]byte, list *uint32, _ int)
-
 // xorx3Avx2 makes n bytes, a multiple of 32, of each packet of some rows.
 //
 //go:noescape
@@ -67,11 +52,6 @@ func xorx3Ssse3(n int, pos int, rows int, row int, in *[]byte, out *[]byte, roun
 //go:noescape
 func xorx4Avx512(n int, pos int, rows int, row int, in *[]byte, out *[]byte, rounds *uint32, count int)
 
-// packetsx4Avx512 makes n bytes, a multiple of 64, of each packet of some rows.
-//
-//go:noescape
-func packetsx4Avx512(n int, pos int, rows int, row int, in *[]byte, out *[]byte, list *uint32, _ int)
-
 // xorx4Avx2 makes n bytes, a multiple of 32, of each packet of some rows.
 //
 //go:noescape
@@ -81,6 +61,11 @@ func xorx4Avx2(n int, pos int, rows int, row int, in *[]byte, out *[]byte, round
 //
 //go:noescape
 func xorx4Ssse3(n int, pos int, rows int, row int, in *[]byte, out *[]byte, rounds *uint32, count int)
+
+// packetsAvx512 makes n bytes, a multiple of 64, of each packet of some rows.
+//
+//go:noescape
+func packetsAvx512(n int, rows int, row int, places *uintptr, counts *uint32, passes int)
 
 // gf8x1Gfni512 makes n bytes, a multiple of 64.
 //

@@ -149,141 +149,6 @@ done:
 	VZEROUPPER
 	RET
 
-// func packetsx1Avx512(n int, pos int, rows int, row int, in *[]byte, out *[]byte, list *uint32, _ int)
-// Requires: AVX, AVX512F, CMOV, MMX+
-TEXT ·packetsx1Avx512(SB), NOSPLIT, $0-64
-	MOVQ pos+8(FP), AX
-	MOVQ in+32(FP), CX
-	MOVQ out+40(FP), DX
-	MOVQ row+24(FP), BX
-	MOVQ n+0(FP), SI
-	SUBQ SI, BX
-
-row:
-	MOVQ n+0(FP), SI
-	MOVQ AX, DI
-
-wide:
-	CMPQ       SI, $0x00000100
-	JLT        narrow
-	MOVQ       list+48(FP), R10
-	MOVQ       $0x00000100, R8
-	LEAQ       256(BX), R9
-	CMPQ       SI, $0x00000100
-	CMOVQEQ    R9, R8
-	VPXORQ     Z4, Z4, Z0
-	VPXORQ     Z4, Z4, Z1
-	VPXORQ     Z4, Z4, Z2
-	VPXORQ     Z4, Z4, Z3
-	MOVL       8(R10), R9
-	ADDQ       $0x04, R10
-	TESTQ      R9, R9
-	JZ         end1_4
-	MOVL       8(R10), R11
-	MOVL       12(R10), R12
-	ADDQ       (CX)(R11*1), R12
-	ADDQ       $0x08, R10
-	LEAQ       (R12)(R8*1), R11
-	PREFETCHT0 (R11)(DI*1)
-	VMOVDQU64  (R12)(DI*1), Z5
-	PREFETCHT0 64(R11)(DI*1)
-	VMOVDQU64  64(R12)(DI*1), Z6
-	PREFETCHT0 128(R11)(DI*1)
-	VMOVDQU64  128(R12)(DI*1), Z7
-	PREFETCHT0 192(R11)(DI*1)
-	VMOVDQU64  192(R12)(DI*1), Z8
-
-term1_4:
-	DECQ       R9
-	JZ         sum1_4
-	MOVL       8(R10), R11
-	MOVL       12(R10), R12
-	ADDQ       (CX)(R11*1), R12
-	ADDQ       $0x08, R10
-	LEAQ       (R12)(R8*1), R11
-	PREFETCHT0 (R11)(DI*1)
-	VPXORQ     (R12)(DI*1), Z5, Z5
-	PREFETCHT0 64(R11)(DI*1)
-	VPXORQ     64(R12)(DI*1), Z6, Z6
-	PREFETCHT0 128(R11)(DI*1)
-	VPXORQ     128(R12)(DI*1), Z7, Z7
-	PREFETCHT0 192(R11)(DI*1)
-	VPXORQ     192(R12)(DI*1), Z8, Z8
-	JMP        term1_4
-
-sum1_4:
-	VPXORQ Z5, Z0, Z0
-	VPXORQ Z6, Z1, Z1
-	VPXORQ Z7, Z2, Z2
-	VPXORQ Z8, Z3, Z3
-
-end1_4:
-	MOVQ      list+48(FP), R8
-	MOVL      (R8), R9
-	MOVL      4(R8), R8
-	ADDQ      (DX)(R9*1), R8
-	VMOVDQU64 Z0, (R8)(DI*1)
-	VMOVDQU64 Z1, 64(R8)(DI*1)
-	VMOVDQU64 Z2, 128(R8)(DI*1)
-	VMOVDQU64 Z3, 192(R8)(DI*1)
-	ADDQ      $0x00000100, DI
-	SUBQ      $0x00000100, SI
-	JMP       wide
-
-narrow:
-	CMPQ       SI, $0x00000040
-	JLT        done
-	MOVQ       list+48(FP), R10
-	MOVQ       $0x00000040, R8
-	LEAQ       64(BX), R9
-	CMPQ       SI, $0x00000040
-	CMOVQEQ    R9, R8
-	VPXORQ     Z4, Z4, Z0
-	MOVL       8(R10), R9
-	ADDQ       $0x04, R10
-	TESTQ      R9, R9
-	JZ         end1_1
-	MOVL       8(R10), R11
-	MOVL       12(R10), R12
-	ADDQ       (CX)(R11*1), R12
-	ADDQ       $0x08, R10
-	LEAQ       (R12)(R8*1), R11
-	PREFETCHT0 (R11)(DI*1)
-	VMOVDQU64  (R12)(DI*1), Z1
-
-term1_1:
-	DECQ       R9
-	JZ         sum1_1
-	MOVL       8(R10), R11
-	MOVL       12(R10), R12
-	ADDQ       (CX)(R11*1), R12
-	ADDQ       $0x08, R10
-	LEAQ       (R12)(R8*1), R11
-	PREFETCHT0 (R11)(DI*1)
-	VPXORQ     (R12)(DI*1), Z1, Z1
-	JMP        term1_1
-
-sum1_1:
-	VPXORQ Z1, Z0, Z0
-
-end1_1:
-	MOVQ      list+48(FP), R8
-	MOVL      (R8), R9
-	MOVL      4(R8), R8
-	ADDQ      (DX)(R9*1), R8
-	VMOVDQU64 Z0, (R8)(DI*1)
-	ADDQ      $0x00000040, DI
-	SUBQ      $0x00000040, SI
-	JMP       narrow
-
-done:
-	MOVQ row+24(FP), SI
-	ADDQ SI, AX
-	DECQ rows+16(FP)
-	JNZ  row
-	VZEROUPPER
-	RET
-
 // func xorx1Avx2(n int, pos int, rows int, row int, in *[]byte, out *[]byte, rounds *uint32, count int)
 // Requires: AVX, AVX2
 TEXT ·xorx1Avx2(SB), NOSPLIT, $0-64
@@ -763,304 +628,6 @@ done:
 	JNZ  round
 	MOVQ row+24(FP), BX
 	ADDQ BX, AX
-	DECQ rows+16(FP)
-	JNZ  row
-	VZEROUPPER
-	RET
-
-// func packetsx2Avx512(n int, pos int, rows int, row int, in *[]byte, out *[]byte, list *uint32, _ int)
-// Requires: AVX, AVX512F, CMOV, MMX+
-TEXT ·packetsx2Avx512(SB), NOSPLIT, $0-64
-	MOVQ pos+8(FP), AX
-	MOVQ in+32(FP), CX
-	MOVQ out+40(FP), DX
-	MOVQ row+24(FP), BX
-	MOVQ n+0(FP), SI
-	SUBQ SI, BX
-
-row:
-	MOVQ n+0(FP), SI
-	MOVQ AX, DI
-
-wide:
-	CMPQ       SI, $0x00000100
-	JLT        narrow
-	MOVQ       list+48(FP), R10
-	MOVQ       $0x00000100, R8
-	LEAQ       256(BX), R9
-	CMPQ       SI, $0x00000100
-	CMOVQEQ    R9, R8
-	VPXORQ     Z8, Z8, Z0
-	VPXORQ     Z8, Z8, Z1
-	VPXORQ     Z8, Z8, Z2
-	VPXORQ     Z8, Z8, Z3
-	VPXORQ     Z8, Z8, Z4
-	VPXORQ     Z8, Z8, Z5
-	VPXORQ     Z8, Z8, Z6
-	VPXORQ     Z8, Z8, Z7
-	MOVL       16(R10), R9
-	ADDQ       $0x04, R10
-	TESTQ      R9, R9
-	JZ         end1_4
-	MOVL       16(R10), R11
-	MOVL       20(R10), R12
-	ADDQ       (CX)(R11*1), R12
-	ADDQ       $0x08, R10
-	LEAQ       (R12)(R8*1), R11
-	PREFETCHT0 (R11)(DI*1)
-	VMOVDQU64  (R12)(DI*1), Z9
-	PREFETCHT0 64(R11)(DI*1)
-	VMOVDQU64  64(R12)(DI*1), Z10
-	PREFETCHT0 128(R11)(DI*1)
-	VMOVDQU64  128(R12)(DI*1), Z11
-	PREFETCHT0 192(R11)(DI*1)
-	VMOVDQU64  192(R12)(DI*1), Z12
-
-term1_4:
-	DECQ       R9
-	JZ         sum1_4
-	MOVL       16(R10), R11
-	MOVL       20(R10), R12
-	ADDQ       (CX)(R11*1), R12
-	ADDQ       $0x08, R10
-	LEAQ       (R12)(R8*1), R11
-	PREFETCHT0 (R11)(DI*1)
-	VPXORQ     (R12)(DI*1), Z9, Z9
-	PREFETCHT0 64(R11)(DI*1)
-	VPXORQ     64(R12)(DI*1), Z10, Z10
-	PREFETCHT0 128(R11)(DI*1)
-	VPXORQ     128(R12)(DI*1), Z11, Z11
-	PREFETCHT0 192(R11)(DI*1)
-	VPXORQ     192(R12)(DI*1), Z12, Z12
-	JMP        term1_4
-
-sum1_4:
-	VPXORQ Z9, Z0, Z0
-	VPXORQ Z10, Z1, Z1
-	VPXORQ Z11, Z2, Z2
-	VPXORQ Z12, Z3, Z3
-
-end1_4:
-	MOVL       16(R10), R9
-	ADDQ       $0x04, R10
-	TESTQ      R9, R9
-	JZ         end2_4
-	MOVL       16(R10), R11
-	MOVL       20(R10), R12
-	ADDQ       (CX)(R11*1), R12
-	ADDQ       $0x08, R10
-	LEAQ       (R12)(R8*1), R11
-	PREFETCHT0 (R11)(DI*1)
-	VMOVDQU64  (R12)(DI*1), Z9
-	PREFETCHT0 64(R11)(DI*1)
-	VMOVDQU64  64(R12)(DI*1), Z10
-	PREFETCHT0 128(R11)(DI*1)
-	VMOVDQU64  128(R12)(DI*1), Z11
-	PREFETCHT0 192(R11)(DI*1)
-	VMOVDQU64  192(R12)(DI*1), Z12
-
-term2_4:
-	DECQ       R9
-	JZ         sum2_4
-	MOVL       16(R10), R11
-	MOVL       20(R10), R12
-	ADDQ       (CX)(R11*1), R12
-	ADDQ       $0x08, R10
-	LEAQ       (R12)(R8*1), R11
-	PREFETCHT0 (R11)(DI*1)
-	VPXORQ     (R12)(DI*1), Z9, Z9
-	PREFETCHT0 64(R11)(DI*1)
-	VPXORQ     64(R12)(DI*1), Z10, Z10
-	PREFETCHT0 128(R11)(DI*1)
-	VPXORQ     128(R12)(DI*1), Z11, Z11
-	PREFETCHT0 192(R11)(DI*1)
-	VPXORQ     192(R12)(DI*1), Z12, Z12
-	JMP        term2_4
-
-sum2_4:
-	VPXORQ Z9, Z4, Z4
-	VPXORQ Z10, Z5, Z5
-	VPXORQ Z11, Z6, Z6
-	VPXORQ Z12, Z7, Z7
-
-end2_4:
-	MOVL       16(R10), R9
-	ADDQ       $0x04, R10
-	TESTQ      R9, R9
-	JZ         end3_4
-	MOVL       16(R10), R11
-	MOVL       20(R10), R12
-	ADDQ       (CX)(R11*1), R12
-	ADDQ       $0x08, R10
-	LEAQ       (R12)(R8*1), R11
-	PREFETCHT0 (R11)(DI*1)
-	VMOVDQU64  (R12)(DI*1), Z9
-	PREFETCHT0 64(R11)(DI*1)
-	VMOVDQU64  64(R12)(DI*1), Z10
-	PREFETCHT0 128(R11)(DI*1)
-	VMOVDQU64  128(R12)(DI*1), Z11
-	PREFETCHT0 192(R11)(DI*1)
-	VMOVDQU64  192(R12)(DI*1), Z12
-
-term3_4:
-	DECQ       R9
-	JZ         sum3_4
-	MOVL       16(R10), R11
-	MOVL       20(R10), R12
-	ADDQ       (CX)(R11*1), R12
-	ADDQ       $0x08, R10
-	LEAQ       (R12)(R8*1), R11
-	PREFETCHT0 (R11)(DI*1)
-	VPXORQ     (R12)(DI*1), Z9, Z9
-	PREFETCHT0 64(R11)(DI*1)
-	VPXORQ     64(R12)(DI*1), Z10, Z10
-	PREFETCHT0 128(R11)(DI*1)
-	VPXORQ     128(R12)(DI*1), Z11, Z11
-	PREFETCHT0 192(R11)(DI*1)
-	VPXORQ     192(R12)(DI*1), Z12, Z12
-	JMP        term3_4
-
-sum3_4:
-	VPXORQ Z9, Z0, Z0
-	VPXORQ Z10, Z1, Z1
-	VPXORQ Z11, Z2, Z2
-	VPXORQ Z12, Z3, Z3
-	VPXORQ Z9, Z4, Z4
-	VPXORQ Z10, Z5, Z5
-	VPXORQ Z11, Z6, Z6
-	VPXORQ Z12, Z7, Z7
-
-end3_4:
-	MOVQ      list+48(FP), R8
-	MOVL      (R8), R9
-	MOVL      4(R8), R10
-	ADDQ      (DX)(R9*1), R10
-	VMOVDQU64 Z0, (R10)(DI*1)
-	VMOVDQU64 Z1, 64(R10)(DI*1)
-	VMOVDQU64 Z2, 128(R10)(DI*1)
-	VMOVDQU64 Z3, 192(R10)(DI*1)
-	MOVL      8(R8), R9
-	MOVL      12(R8), R8
-	ADDQ      (DX)(R9*1), R8
-	VMOVDQU64 Z4, (R8)(DI*1)
-	VMOVDQU64 Z5, 64(R8)(DI*1)
-	VMOVDQU64 Z6, 128(R8)(DI*1)
-	VMOVDQU64 Z7, 192(R8)(DI*1)
-	ADDQ      $0x00000100, DI
-	SUBQ      $0x00000100, SI
-	JMP       wide
-
-narrow:
-	CMPQ       SI, $0x00000040
-	JLT        done
-	MOVQ       list+48(FP), R10
-	MOVQ       $0x00000040, R8
-	LEAQ       64(BX), R9
-	CMPQ       SI, $0x00000040
-	CMOVQEQ    R9, R8
-	VPXORQ     Z8, Z8, Z0
-	VPXORQ     Z8, Z8, Z1
-	MOVL       16(R10), R9
-	ADDQ       $0x04, R10
-	TESTQ      R9, R9
-	JZ         end1_1
-	MOVL       16(R10), R11
-	MOVL       20(R10), R12
-	ADDQ       (CX)(R11*1), R12
-	ADDQ       $0x08, R10
-	LEAQ       (R12)(R8*1), R11
-	PREFETCHT0 (R11)(DI*1)
-	VMOVDQU64  (R12)(DI*1), Z2
-
-term1_1:
-	DECQ       R9
-	JZ         sum1_1
-	MOVL       16(R10), R11
-	MOVL       20(R10), R12
-	ADDQ       (CX)(R11*1), R12
-	ADDQ       $0x08, R10
-	LEAQ       (R12)(R8*1), R11
-	PREFETCHT0 (R11)(DI*1)
-	VPXORQ     (R12)(DI*1), Z2, Z2
-	JMP        term1_1
-
-sum1_1:
-	VPXORQ Z2, Z0, Z0
-
-end1_1:
-	MOVL       16(R10), R9
-	ADDQ       $0x04, R10
-	TESTQ      R9, R9
-	JZ         end2_1
-	MOVL       16(R10), R11
-	MOVL       20(R10), R12
-	ADDQ       (CX)(R11*1), R12
-	ADDQ       $0x08, R10
-	LEAQ       (R12)(R8*1), R11
-	PREFETCHT0 (R11)(DI*1)
-	VMOVDQU64  (R12)(DI*1), Z2
-
-term2_1:
-	DECQ       R9
-	JZ         sum2_1
-	MOVL       16(R10), R11
-	MOVL       20(R10), R12
-	ADDQ       (CX)(R11*1), R12
-	ADDQ       $0x08, R10
-	LEAQ       (R12)(R8*1), R11
-	PREFETCHT0 (R11)(DI*1)
-	VPXORQ     (R12)(DI*1), Z2, Z2
-	JMP        term2_1
-
-sum2_1:
-	VPXORQ Z2, Z1, Z1
-
-end2_1:
-	MOVL       16(R10), R9
-	ADDQ       $0x04, R10
-	TESTQ      R9, R9
-	JZ         end3_1
-	MOVL       16(R10), R11
-	MOVL       20(R10), R12
-	ADDQ       (CX)(R11*1), R12
-	ADDQ       $0x08, R10
-	LEAQ       (R12)(R8*1), R11
-	PREFETCHT0 (R11)(DI*1)
-	VMOVDQU64  (R12)(DI*1), Z2
-
-term3_1:
-	DECQ       R9
-	JZ         sum3_1
-	MOVL       16(R10), R11
-	MOVL       20(R10), R12
-	ADDQ       (CX)(R11*1), R12
-	ADDQ       $0x08, R10
-	LEAQ       (R12)(R8*1), R11
-	PREFETCHT0 (R11)(DI*1)
-	VPXORQ     (R12)(DI*1), Z2, Z2
-	JMP        term3_1
-
-sum3_1:
-	VPXORQ Z2, Z0, Z0
-	VPXORQ Z2, Z1, Z1
-
-end3_1:
-	MOVQ      list+48(FP), R8
-	MOVL      (R8), R9
-	MOVL      4(R8), R10
-	ADDQ      (DX)(R9*1), R10
-	VMOVDQU64 Z0, (R10)(DI*1)
-	MOVL      8(R8), R9
-	MOVL      12(R8), R8
-	ADDQ      (DX)(R9*1), R8
-	VMOVDQU64 Z1, (R8)(DI*1)
-	ADDQ      $0x00000040, DI
-	SUBQ      $0x00000040, SI
-	JMP       narrow
-
-done:
-	MOVQ row+24(FP), SI
-	ADDQ SI, AX
 	DECQ rows+16(FP)
 	JNZ  row
 	VZEROUPPER
@@ -1610,624 +1177,6 @@ done:
 	JNZ  round
 	MOVQ row+24(FP), BX
 	ADDQ BX, AX
-	DECQ rows+16(FP)
-	JNZ  row
-	VZEROUPPER
-	RET
-
-// func packetsx3Avx512(n int, pos int, rows int, row int, in *[]byte, out *[]byte, list *uint32, _ int)
-// Requires: AVX, AVX512F, CMOV, MMX+
-TEXT ·packetsx3Avx512(SB), NOSPLIT, $0-64
-	MOVQ pos+8(FP), AX
-	MOVQ in+32(FP), CX
-	MOVQ out+40(FP), DX
-	MOVQ row+24(FP), BX
-	MOVQ n+0(FP), SI
-	SUBQ SI, BX
-
-row:
-	MOVQ n+0(FP), SI
-	MOVQ AX, DI
-
-wide:
-	CMPQ       SI, $0x00000100
-	JLT        narrow
-	MOVQ       list+48(FP), R10
-	MOVQ       $0x00000100, R8
-	LEAQ       256(BX), R9
-	CMPQ       SI, $0x00000100
-	CMOVQEQ    R9, R8
-	VPXORQ     Z12, Z12, Z0
-	VPXORQ     Z12, Z12, Z1
-	VPXORQ     Z12, Z12, Z2
-	VPXORQ     Z12, Z12, Z3
-	VPXORQ     Z12, Z12, Z4
-	VPXORQ     Z12, Z12, Z5
-	VPXORQ     Z12, Z12, Z6
-	VPXORQ     Z12, Z12, Z7
-	VPXORQ     Z12, Z12, Z8
-	VPXORQ     Z12, Z12, Z9
-	VPXORQ     Z12, Z12, Z10
-	VPXORQ     Z12, Z12, Z11
-	MOVL       24(R10), R9
-	ADDQ       $0x04, R10
-	TESTQ      R9, R9
-	JZ         end1_4
-	MOVL       24(R10), R11
-	MOVL       28(R10), R12
-	ADDQ       (CX)(R11*1), R12
-	ADDQ       $0x08, R10
-	LEAQ       (R12)(R8*1), R11
-	PREFETCHT0 (R11)(DI*1)
-	VMOVDQU64  (R12)(DI*1), Z13
-	PREFETCHT0 64(R11)(DI*1)
-	VMOVDQU64  64(R12)(DI*1), Z14
-	PREFETCHT0 128(R11)(DI*1)
-	VMOVDQU64  128(R12)(DI*1), Z15
-	PREFETCHT0 192(R11)(DI*1)
-	VMOVDQU64  192(R12)(DI*1), Z16
-
-term1_4:
-	DECQ       R9
-	JZ         sum1_4
-	MOVL       24(R10), R11
-	MOVL       28(R10), R12
-	ADDQ       (CX)(R11*1), R12
-	ADDQ       $0x08, R10
-	LEAQ       (R12)(R8*1), R11
-	PREFETCHT0 (R11)(DI*1)
-	VPXORQ     (R12)(DI*1), Z13, Z13
-	PREFETCHT0 64(R11)(DI*1)
-	VPXORQ     64(R12)(DI*1), Z14, Z14
-	PREFETCHT0 128(R11)(DI*1)
-	VPXORQ     128(R12)(DI*1), Z15, Z15
-	PREFETCHT0 192(R11)(DI*1)
-	VPXORQ     192(R12)(DI*1), Z16, Z16
-	JMP        term1_4
-
-sum1_4:
-	VPXORQ Z13, Z0, Z0
-	VPXORQ Z14, Z1, Z1
-	VPXORQ Z15, Z2, Z2
-	VPXORQ Z16, Z3, Z3
-
-end1_4:
-	MOVL       24(R10), R9
-	ADDQ       $0x04, R10
-	TESTQ      R9, R9
-	JZ         end2_4
-	MOVL       24(R10), R11
-	MOVL       28(R10), R12
-	ADDQ       (CX)(R11*1), R12
-	ADDQ       $0x08, R10
-	LEAQ       (R12)(R8*1), R11
-	PREFETCHT0 (R11)(DI*1)
-	VMOVDQU64  (R12)(DI*1), Z13
-	PREFETCHT0 64(R11)(DI*1)
-	VMOVDQU64  64(R12)(DI*1), Z14
-	PREFETCHT0 128(R11)(DI*1)
-	VMOVDQU64  128(R12)(DI*1), Z15
-	PREFETCHT0 192(R11)(DI*1)
-	VMOVDQU64  192(R12)(DI*1), Z16
-
-term2_4:
-	DECQ       R9
-	JZ         sum2_4
-	MOVL       24(R10), R11
-	MOVL       28(R10), R12
-	ADDQ       (CX)(R11*1), R12
-	ADDQ       $0x08, R10
-	LEAQ       (R12)(R8*1), R11
-	PREFETCHT0 (R11)(DI*1)
-	VPXORQ     (R12)(DI*1), Z13, Z13
-	PREFETCHT0 64(R11)(DI*1)
-	VPXORQ     64(R12)(DI*1), Z14, Z14
-	PREFETCHT0 128(R11)(DI*1)
-	VPXORQ     128(R12)(DI*1), Z15, Z15
-	PREFETCHT0 192(R11)(DI*1)
-	VPXORQ     192(R12)(DI*1), Z16, Z16
-	JMP        term2_4
-
-sum2_4:
-	VPXORQ Z13, Z4, Z4
-	VPXORQ Z14, Z5, Z5
-	VPXORQ Z15, Z6, Z6
-	VPXORQ Z16, Z7, Z7
-
-end2_4:
-	MOVL       24(R10), R9
-	ADDQ       $0x04, R10
-	TESTQ      R9, R9
-	JZ         end3_4
-	MOVL       24(R10), R11
-	MOVL       28(R10), R12
-	ADDQ       (CX)(R11*1), R12
-	ADDQ       $0x08, R10
-	LEAQ       (R12)(R8*1), R11
-	PREFETCHT0 (R11)(DI*1)
-	VMOVDQU64  (R12)(DI*1), Z13
-	PREFETCHT0 64(R11)(DI*1)
-	VMOVDQU64  64(R12)(DI*1), Z14
-	PREFETCHT0 128(R11)(DI*1)
-	VMOVDQU64  128(R12)(DI*1), Z15
-	PREFETCHT0 192(R11)(DI*1)
-	VMOVDQU64  192(R12)(DI*1), Z16
-
-term3_4:
-	DECQ       R9
-	JZ         sum3_4
-	MOVL       24(R10), R11
-	MOVL       28(R10), R12
-	ADDQ       (CX)(R11*1), R12
-	ADDQ       $0x08, R10
-	LEAQ       (R12)(R8*1), R11
-	PREFETCHT0 (R11)(DI*1)
-	VPXORQ     (R12)(DI*1), Z13, Z13
-	PREFETCHT0 64(R11)(DI*1)
-	VPXORQ     64(R12)(DI*1), Z14, Z14
-	PREFETCHT0 128(R11)(DI*1)
-	VPXORQ     128(R12)(DI*1), Z15, Z15
-	PREFETCHT0 192(R11)(DI*1)
-	VPXORQ     192(R12)(DI*1), Z16, Z16
-	JMP        term3_4
-
-sum3_4:
-	VPXORQ Z13, Z0, Z0
-	VPXORQ Z14, Z1, Z1
-	VPXORQ Z15, Z2, Z2
-	VPXORQ Z16, Z3, Z3
-	VPXORQ Z13, Z4, Z4
-	VPXORQ Z14, Z5, Z5
-	VPXORQ Z15, Z6, Z6
-	VPXORQ Z16, Z7, Z7
-
-end3_4:
-	MOVL       24(R10), R9
-	ADDQ       $0x04, R10
-	TESTQ      R9, R9
-	JZ         end4_4
-	MOVL       24(R10), R11
-	MOVL       28(R10), R12
-	ADDQ       (CX)(R11*1), R12
-	ADDQ       $0x08, R10
-	LEAQ       (R12)(R8*1), R11
-	PREFETCHT0 (R11)(DI*1)
-	VMOVDQU64  (R12)(DI*1), Z13
-	PREFETCHT0 64(R11)(DI*1)
-	VMOVDQU64  64(R12)(DI*1), Z14
-	PREFETCHT0 128(R11)(DI*1)
-	VMOVDQU64  128(R12)(DI*1), Z15
-	PREFETCHT0 192(R11)(DI*1)
-	VMOVDQU64  192(R12)(DI*1), Z16
-
-term4_4:
-	DECQ       R9
-	JZ         sum4_4
-	MOVL       24(R10), R11
-	MOVL       28(R10), R12
-	ADDQ       (CX)(R11*1), R12
-	ADDQ       $0x08, R10
-	LEAQ       (R12)(R8*1), R11
-	PREFETCHT0 (R11)(DI*1)
-	VPXORQ     (R12)(DI*1), Z13, Z13
-	PREFETCHT0 64(R11)(DI*1)
-	VPXORQ     64(R12)(DI*1), Z14, Z14
-	PREFETCHT0 128(R11)(DI*1)
-	VPXORQ     128(R12)(DI*1), Z15, Z15
-	PREFETCHT0 192(R11)(DI*1)
-	VPXORQ     192(R12)(DI*1), Z16, Z16
-	JMP        term4_4
-
-sum4_4:
-	VPXORQ Z13, Z8, Z8
-	VPXORQ Z14, Z9, Z9
-	VPXORQ Z15, Z10, Z10
-	VPXORQ Z16, Z11, Z11
-
-end4_4:
-	MOVL       24(R10), R9
-	ADDQ       $0x04, R10
-	TESTQ      R9, R9
-	JZ         end5_4
-	MOVL       24(R10), R11
-	MOVL       28(R10), R12
-	ADDQ       (CX)(R11*1), R12
-	ADDQ       $0x08, R10
-	LEAQ       (R12)(R8*1), R11
-	PREFETCHT0 (R11)(DI*1)
-	VMOVDQU64  (R12)(DI*1), Z13
-	PREFETCHT0 64(R11)(DI*1)
-	VMOVDQU64  64(R12)(DI*1), Z14
-	PREFETCHT0 128(R11)(DI*1)
-	VMOVDQU64  128(R12)(DI*1), Z15
-	PREFETCHT0 192(R11)(DI*1)
-	VMOVDQU64  192(R12)(DI*1), Z16
-
-term5_4:
-	DECQ       R9
-	JZ         sum5_4
-	MOVL       24(R10), R11
-	MOVL       28(R10), R12
-	ADDQ       (CX)(R11*1), R12
-	ADDQ       $0x08, R10
-	LEAQ       (R12)(R8*1), R11
-	PREFETCHT0 (R11)(DI*1)
-	VPXORQ     (R12)(DI*1), Z13, Z13
-	PREFETCHT0 64(R11)(DI*1)
-	VPXORQ     64(R12)(DI*1), Z14, Z14
-	PREFETCHT0 128(R11)(DI*1)
-	VPXORQ     128(R12)(DI*1), Z15, Z15
-	PREFETCHT0 192(R11)(DI*1)
-	VPXORQ     192(R12)(DI*1), Z16, Z16
-	JMP        term5_4
-
-sum5_4:
-	VPXORQ Z13, Z0, Z0
-	VPXORQ Z14, Z1, Z1
-	VPXORQ Z15, Z2, Z2
-	VPXORQ Z16, Z3, Z3
-	VPXORQ Z13, Z8, Z8
-	VPXORQ Z14, Z9, Z9
-	VPXORQ Z15, Z10, Z10
-	VPXORQ Z16, Z11, Z11
-
-end5_4:
-	MOVL       24(R10), R9
-	ADDQ       $0x04, R10
-	TESTQ      R9, R9
-	JZ         end6_4
-	MOVL       24(R10), R11
-	MOVL       28(R10), R12
-	ADDQ       (CX)(R11*1), R12
-	ADDQ       $0x08, R10
-	LEAQ       (R12)(R8*1), R11
-	PREFETCHT0 (R11)(DI*1)
-	VMOVDQU64  (R12)(DI*1), Z13
-	PREFETCHT0 64(R11)(DI*1)
-	VMOVDQU64  64(R12)(DI*1), Z14
-	PREFETCHT0 128(R11)(DI*1)
-	VMOVDQU64  128(R12)(DI*1), Z15
-	PREFETCHT0 192(R11)(DI*1)
-	VMOVDQU64  192(R12)(DI*1), Z16
-
-term6_4:
-	DECQ       R9
-	JZ         sum6_4
-	MOVL       24(R10), R11
-	MOVL       28(R10), R12
-	ADDQ       (CX)(R11*1), R12
-	ADDQ       $0x08, R10
-	LEAQ       (R12)(R8*1), R11
-	PREFETCHT0 (R11)(DI*1)
-	VPXORQ     (R12)(DI*1), Z13, Z13
-	PREFETCHT0 64(R11)(DI*1)
-	VPXORQ     64(R12)(DI*1), Z14, Z14
-	PREFETCHT0 128(R11)(DI*1)
-	VPXORQ     128(R12)(DI*1), Z15, Z15
-	PREFETCHT0 192(R11)(DI*1)
-	VPXORQ     192(R12)(DI*1), Z16, Z16
-	JMP        term6_4
-
-sum6_4:
-	VPXORQ Z13, Z4, Z4
-	VPXORQ Z14, Z5, Z5
-	VPXORQ Z15, Z6, Z6
-	VPXORQ Z16, Z7, Z7
-	VPXORQ Z13, Z8, Z8
-	VPXORQ Z14, Z9, Z9
-	VPXORQ Z15, Z10, Z10
-	VPXORQ Z16, Z11, Z11
-
-end6_4:
-	MOVL       24(R10), R9
-	ADDQ       $0x04, R10
-	TESTQ      R9, R9
-	JZ         end7_4
-	MOVL       24(R10), R11
-	MOVL       28(R10), R12
-	ADDQ       (CX)(R11*1), R12
-	ADDQ       $0x08, R10
-	LEAQ       (R12)(R8*1), R11
-	PREFETCHT0 (R11)(DI*1)
-	VMOVDQU64  (R12)(DI*1), Z13
-	PREFETCHT0 64(R11)(DI*1)
-	VMOVDQU64  64(R12)(DI*1), Z14
-	PREFETCHT0 128(R11)(DI*1)
-	VMOVDQU64  128(R12)(DI*1), Z15
-	PREFETCHT0 192(R11)(DI*1)
-	VMOVDQU64  192(R12)(DI*1), Z16
-
-term7_4:
-	DECQ       R9
-	JZ         sum7_4
-	MOVL       24(R10), R11
-	MOVL       28(R10), R12
-	ADDQ       (CX)(R11*1), R12
-	ADDQ       $0x08, R10
-	LEAQ       (R12)(R8*1), R11
-	PREFETCHT0 (R11)(DI*1)
-	VPXORQ     (R12)(DI*1), Z13, Z13
-	PREFETCHT0 64(R11)(DI*1)
-	VPXORQ     64(R12)(DI*1), Z14, Z14
-	PREFETCHT0 128(R11)(DI*1)
-	VPXORQ     128(R12)(DI*1), Z15, Z15
-	PREFETCHT0 192(R11)(DI*1)
-	VPXORQ     192(R12)(DI*1), Z16, Z16
-	JMP        term7_4
-
-sum7_4:
-	VPXORQ Z13, Z0, Z0
-	VPXORQ Z14, Z1, Z1
-	VPXORQ Z15, Z2, Z2
-	VPXORQ Z16, Z3, Z3
-	VPXORQ Z13, Z4, Z4
-	VPXORQ Z14, Z5, Z5
-	VPXORQ Z15, Z6, Z6
-	VPXORQ Z16, Z7, Z7
-	VPXORQ Z13, Z8, Z8
-	VPXORQ Z14, Z9, Z9
-	VPXORQ Z15, Z10, Z10
-	VPXORQ Z16, Z11, Z11
-
-end7_4:
-	MOVQ      list+48(FP), R8
-	MOVL      (R8), R9
-	MOVL      4(R8), R10
-	ADDQ      (DX)(R9*1), R10
-	VMOVDQU64 Z0, (R10)(DI*1)
-	VMOVDQU64 Z1, 64(R10)(DI*1)
-	VMOVDQU64 Z2, 128(R10)(DI*1)
-	VMOVDQU64 Z3, 192(R10)(DI*1)
-	MOVL      8(R8), R9
-	MOVL      12(R8), R10
-	ADDQ      (DX)(R9*1), R10
-	VMOVDQU64 Z4, (R10)(DI*1)
-	VMOVDQU64 Z5, 64(R10)(DI*1)
-	VMOVDQU64 Z6, 128(R10)(DI*1)
-	VMOVDQU64 Z7, 192(R10)(DI*1)
-	MOVL      16(R8), R9
-	MOVL      20(R8), R8
-	ADDQ      (DX)(R9*1), R8
-	VMOVDQU64 Z8, (R8)(DI*1)
-	VMOVDQU64 Z9, 64(R8)(DI*1)
-	VMOVDQU64 Z10, 128(R8)(DI*1)
-	VMOVDQU64 Z11, 192(R8)(DI*1)
-	ADDQ      $0x00000100, DI
-	SUBQ      $0x00000100, SI
-	JMP       wide
-
-narrow:
-	CMPQ       SI, $0x00000040
-	JLT        done
-	MOVQ       list+48(FP), R10
-	MOVQ       $0x00000040, R8
-	LEAQ       64(BX), R9
-	CMPQ       SI, $0x00000040
-	CMOVQEQ    R9, R8
-	VPXORQ     Z12, Z12, Z0
-	VPXORQ     Z12, Z12, Z1
-	VPXORQ     Z12, Z12, Z2
-	MOVL       24(R10), R9
-	ADDQ       $0x04, R10
-	TESTQ      R9, R9
-	JZ         end1_1
-	MOVL       24(R10), R11
-	MOVL       28(R10), R12
-	ADDQ       (CX)(R11*1), R12
-	ADDQ       $0x08, R10
-	LEAQ       (R12)(R8*1), R11
-	PREFETCHT0 (R11)(DI*1)
-	VMOVDQU64  (R12)(DI*1), Z3
-
-term1_1:
-	DECQ       R9
-	JZ         sum1_1
-	MOVL       24(R10), R11
-	MOVL       28(R10), R12
-	ADDQ       (CX)(R11*1), R12
-	ADDQ       $0x08, R10
-	LEAQ       (R12)(R8*1), R11
-	PREFETCHT0 (R11)(DI*1)
-	VPXORQ     (R12)(DI*1), Z3, Z3
-	JMP        term1_1
-
-sum1_1:
-	VPXORQ Z3, Z0, Z0
-
-end1_1:
-	MOVL       24(R10), R9
-	ADDQ       $0x04, R10
-	TESTQ      R9, R9
-	JZ         end2_1
-	MOVL       24(R10), R11
-	MOVL       28(R10), R12
-	ADDQ       (CX)(R11*1), R12
-	ADDQ       $0x08, R10
-	LEAQ       (R12)(R8*1), R11
-	PREFETCHT0 (R11)(DI*1)
-	VMOVDQU64  (R12)(DI*1), Z3
-
-term2_1:
-	DECQ       R9
-	JZ         sum2_1
-	MOVL       24(R10), R11
-	MOVL       28(R10), R12
-	ADDQ       (CX)(R11*1), R12
-	ADDQ       $0x08, R10
-	LEAQ       (R12)(R8*1), R11
-	PREFETCHT0 (R11)(DI*1)
-	VPXORQ     (R12)(DI*1), Z3, Z3
-	JMP        term2_1
-
-sum2_1:
-	VPXORQ Z3, Z1, Z1
-
-end2_1:
-	MOVL       24(R10), R9
-	ADDQ       $0x04, R10
-	TESTQ      R9, R9
-	JZ         end3_1
-	MOVL       24(R10), R11
-	MOVL       28(R10), R12
-	ADDQ       (CX)(R11*1), R12
-	ADDQ       $0x08, R10
-	LEAQ       (R12)(R8*1), R11
-	PREFETCHT0 (R11)(DI*1)
-	VMOVDQU64  (R12)(DI*1), Z3
-
-term3_1:
-	DECQ       R9
-	JZ         sum3_1
-	MOVL       24(R10), R11
-	MOVL       28(R10), R12
-	ADDQ       (CX)(R11*1), R12
-	ADDQ       $0x08, R10
-	LEAQ       (R12)(R8*1), R11
-	PREFETCHT0 (R11)(DI*1)
-	VPXORQ     (R12)(DI*1), Z3, Z3
-	JMP        term3_1
-
-sum3_1:
-	VPXORQ Z3, Z0, Z0
-	VPXORQ Z3, Z1, Z1
-
-end3_1:
-	MOVL       24(R10), R9
-	ADDQ       $0x04, R10
-	TESTQ      R9, R9
-	JZ         end4_1
-	MOVL       24(R10), R11
-	MOVL       28(R10), R12
-	ADDQ       (CX)(R11*1), R12
-	ADDQ       $0x08, R10
-	LEAQ       (R12)(R8*1), R11
-	PREFETCHT0 (R11)(DI*1)
-	VMOVDQU64  (R12)(DI*1), Z3
-
-term4_1:
-	DECQ       R9
-	JZ         sum4_1
-	MOVL       24(R10), R11
-	MOVL       28(R10), R12
-	ADDQ       (CX)(R11*1), R12
-	ADDQ       $0x08, R10
-	LEAQ       (R12)(R8*1), R11
-	PREFETCHT0 (R11)(DI*1)
-	VPXORQ     (R12)(DI*1), Z3, Z3
-	JMP        term4_1
-
-sum4_1:
-	VPXORQ Z3, Z2, Z2
-
-end4_1:
-	MOVL       24(R10), R9
-	ADDQ       $0x04, R10
-	TESTQ      R9, R9
-	JZ         end5_1
-	MOVL       24(R10), R11
-	MOVL       28(R10), R12
-	ADDQ       (CX)(R11*1), R12
-	ADDQ       $0x08, R10
-	LEAQ       (R12)(R8*1), R11
-	PREFETCHT0 (R11)(DI*1)
-	VMOVDQU64  (R12)(DI*1), Z3
-
-term5_1:
-	DECQ       R9
-	JZ         sum5_1
-	MOVL       24(R10), R11
-	MOVL       28(R10), R12
-	ADDQ       (CX)(R11*1), R12
-	ADDQ       $0x08, R10
-	LEAQ       (R12)(R8*1), R11
-	PREFETCHT0 (R11)(DI*1)
-	VPXORQ     (R12)(DI*1), Z3, Z3
-	JMP        term5_1
-
-sum5_1:
-	VPXORQ Z3, Z0, Z0
-	VPXORQ Z3, Z2, Z2
-
-end5_1:
-	MOVL       24(R10), R9
-	ADDQ       $0x04, R10
-	TESTQ      R9, R9
-	JZ         end6_1
-	MOVL       24(R10), R11
-	MOVL       28(R10), R12
-	ADDQ       (CX)(R11*1), R12
-	ADDQ       $0x08, R10
-	LEAQ       (R12)(R8*1), R11
-	PREFETCHT0 (R11)(DI*1)
-	VMOVDQU64  (R12)(DI*1), Z3
-
-term6_1:
-	DECQ       R9
-	JZ         sum6_1
-	MOVL       24(R10), R11
-	MOVL       28(R10), R12
-	ADDQ       (CX)(R11*1), R12
-	ADDQ       $0x08, R10
-	LEAQ       (R12)(R8*1), R11
-	PREFETCHT0 (R11)(DI*1)
-	VPXORQ     (R12)(DI*1), Z3, Z3
-	JMP        term6_1
-
-sum6_1:
-	VPXORQ Z3, Z1, Z1
-	VPXORQ Z3, Z2, Z2
-
-end6_1:
-	MOVL       24(R10), R9
-	ADDQ       $0x04, R10
-	TESTQ      R9, R9
-	JZ         end7_1
-	MOVL       24(R10), R11
-	MOVL       28(R10), R12
-	ADDQ       (CX)(R11*1), R12
-	ADDQ       $0x08, R10
-	LEAQ       (R12)(R8*1), R11
-	PREFETCHT0 (R11)(DI*1)
-	VMOVDQU64  (R12)(DI*1), Z3
-
-term7_1:
-	DECQ       R9
-	JZ         sum7_1
-	MOVL       24(R10), R11
-	MOVL       28(R10), R12
-	ADDQ       (CX)(R11*1), R12
-	ADDQ       $0x08, R10
-	LEAQ       (R12)(R8*1), R11
-	PREFETCHT0 (R11)(DI*1)
-	VPXORQ     (R12)(DI*1), Z3, Z3
-	JMP        term7_1
-
-sum7_1:
-	VPXORQ Z3, Z0, Z0
-	VPXORQ Z3, Z1, Z1
-	VPXORQ Z3, Z2, Z2
-
-end7_1:
-	MOVQ      list+48(FP), R8
-	MOVL      (R8), R9
-	MOVL      4(R8), R10
-	ADDQ      (DX)(R9*1), R10
-	VMOVDQU64 Z0, (R10)(DI*1)
-	MOVL      8(R8), R9
-	MOVL      12(R8), R10
-	ADDQ      (DX)(R9*1), R10
-	VMOVDQU64 Z1, (R10)(DI*1)
-	MOVL      16(R8), R9
-	MOVL      20(R8), R8
-	ADDQ      (DX)(R9*1), R8
-	VMOVDQU64 Z2, (R8)(DI*1)
-	ADDQ      $0x00000040, DI
-	SUBQ      $0x00000040, SI
-	JMP       narrow
-
-done:
-	MOVQ row+24(FP), SI
-	ADDQ SI, AX
 	DECQ rows+16(FP)
 	JNZ  row
 	VZEROUPPER
@@ -2889,1268 +1838,6 @@ done:
 	VZEROUPPER
 	RET
 
-// func packetsx4Avx512(n int, pos int, rows int, row int, in *[]byte, out *[]byte, list *uint32, _ int)
-// Requires: AVX, AVX512F, CMOV, MMX+
-TEXT ·packetsx4Avx512(SB), NOSPLIT, $0-64
-	MOVQ pos+8(FP), AX
-	MOVQ in+32(FP), CX
-	MOVQ out+40(FP), DX
-	MOVQ row+24(FP), BX
-	MOVQ n+0(FP), SI
-	SUBQ SI, BX
-
-row:
-	MOVQ n+0(FP), SI
-	MOVQ AX, DI
-
-wide:
-	CMPQ       SI, $0x00000100
-	JLT        narrow
-	MOVQ       list+48(FP), R10
-	MOVQ       $0x00000100, R8
-	LEAQ       256(BX), R9
-	CMPQ       SI, $0x00000100
-	CMOVQEQ    R9, R8
-	VPXORQ     Z16, Z16, Z0
-	VPXORQ     Z16, Z16, Z1
-	VPXORQ     Z16, Z16, Z2
-	VPXORQ     Z16, Z16, Z3
-	VPXORQ     Z16, Z16, Z4
-	VPXORQ     Z16, Z16, Z5
-	VPXORQ     Z16, Z16, Z6
-	VPXORQ     Z16, Z16, Z7
-	VPXORQ     Z16, Z16, Z8
-	VPXORQ     Z16, Z16, Z9
-	VPXORQ     Z16, Z16, Z10
-	VPXORQ     Z16, Z16, Z11
-	VPXORQ     Z16, Z16, Z12
-	VPXORQ     Z16, Z16, Z13
-	VPXORQ     Z16, Z16, Z14
-	VPXORQ     Z16, Z16, Z15
-	MOVL       32(R10), R9
-	ADDQ       $0x04, R10
-	TESTQ      R9, R9
-	JZ         end1_4
-	MOVL       32(R10), R11
-	MOVL       36(R10), R12
-	ADDQ       (CX)(R11*1), R12
-	ADDQ       $0x08, R10
-	LEAQ       (R12)(R8*1), R11
-	PREFETCHT0 (R11)(DI*1)
-	VMOVDQU64  (R12)(DI*1), Z17
-	PREFETCHT0 64(R11)(DI*1)
-	VMOVDQU64  64(R12)(DI*1), Z18
-	PREFETCHT0 128(R11)(DI*1)
-	VMOVDQU64  128(R12)(DI*1), Z19
-	PREFETCHT0 192(R11)(DI*1)
-	VMOVDQU64  192(R12)(DI*1), Z20
-
-term1_4:
-	DECQ       R9
-	JZ         sum1_4
-	MOVL       32(R10), R11
-	MOVL       36(R10), R12
-	ADDQ       (CX)(R11*1), R12
-	ADDQ       $0x08, R10
-	LEAQ       (R12)(R8*1), R11
-	PREFETCHT0 (R11)(DI*1)
-	VPXORQ     (R12)(DI*1), Z17, Z17
-	PREFETCHT0 64(R11)(DI*1)
-	VPXORQ     64(R12)(DI*1), Z18, Z18
-	PREFETCHT0 128(R11)(DI*1)
-	VPXORQ     128(R12)(DI*1), Z19, Z19
-	PREFETCHT0 192(R11)(DI*1)
-	VPXORQ     192(R12)(DI*1), Z20, Z20
-	JMP        term1_4
-
-sum1_4:
-	VPXORQ Z17, Z0, Z0
-	VPXORQ Z18, Z1, Z1
-	VPXORQ Z19, Z2, Z2
-	VPXORQ Z20, Z3, Z3
-
-end1_4:
-	MOVL       32(R10), R9
-	ADDQ       $0x04, R10
-	TESTQ      R9, R9
-	JZ         end2_4
-	MOVL       32(R10), R11
-	MOVL       36(R10), R12
-	ADDQ       (CX)(R11*1), R12
-	ADDQ       $0x08, R10
-	LEAQ       (R12)(R8*1), R11
-	PREFETCHT0 (R11)(DI*1)
-	VMOVDQU64  (R12)(DI*1), Z17
-	PREFETCHT0 64(R11)(DI*1)
-	VMOVDQU64  64(R12)(DI*1), Z18
-	PREFETCHT0 128(R11)(DI*1)
-	VMOVDQU64  128(R12)(DI*1), Z19
-	PREFETCHT0 192(R11)(DI*1)
-	VMOVDQU64  192(R12)(DI*1), Z20
-
-term2_4:
-	DECQ       R9
-	JZ         sum2_4
-	MOVL       32(R10), R11
-	MOVL       36(R10), R12
-	ADDQ       (CX)(R11*1), R12
-	ADDQ       $0x08, R10
-	LEAQ       (R12)(R8*1), R11
-	PREFETCHT0 (R11)(DI*1)
-	VPXORQ     (R12)(DI*1), Z17, Z17
-	PREFETCHT0 64(R11)(DI*1)
-	VPXORQ     64(R12)(DI*1), Z18, Z18
-	PREFETCHT0 128(R11)(DI*1)
-	VPXORQ     128(R12)(DI*1), Z19, Z19
-	PREFETCHT0 192(R11)(DI*1)
-	VPXORQ     192(R12)(DI*1), Z20, Z20
-	JMP        term2_4
-
-sum2_4:
-	VPXORQ Z17, Z4, Z4
-	VPXORQ Z18, Z5, Z5
-	VPXORQ Z19, Z6, Z6
-	VPXORQ Z20, Z7, Z7
-
-end2_4:
-	MOVL       32(R10), R9
-	ADDQ       $0x04, R10
-	TESTQ      R9, R9
-	JZ         end3_4
-	MOVL       32(R10), R11
-	MOVL       36(R10), R12
-	ADDQ       (CX)(R11*1), R12
-	ADDQ       $0x08, R10
-	LEAQ       (R12)(R8*1), R11
-	PREFETCHT0 (R11)(DI*1)
-	VMOVDQU64  (R12)(DI*1), Z17
-	PREFETCHT0 64(R11)(DI*1)
-	VMOVDQU64  64(R12)(DI*1), Z18
-	PREFETCHT0 128(R11)(DI*1)
-	VMOVDQU64  128(R12)(DI*1), Z19
-	PREFETCHT0 192(R11)(DI*1)
-	VMOVDQU64  192(R12)(DI*1), Z20
-
-term3_4:
-	DECQ       R9
-	JZ         sum3_4
-	MOVL       32(R10), R11
-	MOVL       36(R10), R12
-	ADDQ       (CX)(R11*1), R12
-	ADDQ       $0x08, R10
-	LEAQ       (R12)(R8*1), R11
-	PREFETCHT0 (R11)(DI*1)
-	VPXORQ     (R12)(DI*1), Z17, Z17
-	PREFETCHT0 64(R11)(DI*1)
-	VPXORQ     64(R12)(DI*1), Z18, Z18
-	PREFETCHT0 128(R11)(DI*1)
-	VPXORQ     128(R12)(DI*1), Z19, Z19
-	PREFETCHT0 192(R11)(DI*1)
-	VPXORQ     192(R12)(DI*1), Z20, Z20
-	JMP        term3_4
-
-sum3_4:
-	VPXORQ Z17, Z0, Z0
-	VPXORQ Z18, Z1, Z1
-	VPXORQ Z19, Z2, Z2
-	VPXORQ Z20, Z3, Z3
-	VPXORQ Z17, Z4, Z4
-	VPXORQ Z18, Z5, Z5
-	VPXORQ Z19, Z6, Z6
-	VPXORQ Z20, Z7, Z7
-
-end3_4:
-	MOVL       32(R10), R9
-	ADDQ       $0x04, R10
-	TESTQ      R9, R9
-	JZ         end4_4
-	MOVL       32(R10), R11
-	MOVL       36(R10), R12
-	ADDQ       (CX)(R11*1), R12
-	ADDQ       $0x08, R10
-	LEAQ       (R12)(R8*1), R11
-	PREFETCHT0 (R11)(DI*1)
-	VMOVDQU64  (R12)(DI*1), Z17
-	PREFETCHT0 64(R11)(DI*1)
-	VMOVDQU64  64(R12)(DI*1), Z18
-	PREFETCHT0 128(R11)(DI*1)
-	VMOVDQU64  128(R12)(DI*1), Z19
-	PREFETCHT0 192(R11)(DI*1)
-	VMOVDQU64  192(R12)(DI*1), Z20
-
-term4_4:
-	DECQ       R9
-	JZ         sum4_4
-	MOVL       32(R10), R11
-	MOVL       36(R10), R12
-	ADDQ       (CX)(R11*1), R12
-	ADDQ       $0x08, R10
-	LEAQ       (R12)(R8*1), R11
-	PREFETCHT0 (R11)(DI*1)
-	VPXORQ     (R12)(DI*1), Z17, Z17
-	PREFETCHT0 64(R11)(DI*1)
-	VPXORQ     64(R12)(DI*1), Z18, Z18
-	PREFETCHT0 128(R11)(DI*1)
-	VPXORQ     128(R12)(DI*1), Z19, Z19
-	PREFETCHT0 192(R11)(DI*1)
-	VPXORQ     192(R12)(DI*1), Z20, Z20
-	JMP        term4_4
-
-sum4_4:
-	VPXORQ Z17, Z8, Z8
-	VPXORQ Z18, Z9, Z9
-	VPXORQ Z19, Z10, Z10
-	VPXORQ Z20, Z11, Z11
-
-end4_4:
-	MOVL       32(R10), R9
-	ADDQ       $0x04, R10
-	TESTQ      R9, R9
-	JZ         end5_4
-	MOVL       32(R10), R11
-	MOVL       36(R10), R12
-	ADDQ       (CX)(R11*1), R12
-	ADDQ       $0x08, R10
-	LEAQ       (R12)(R8*1), R11
-	PREFETCHT0 (R11)(DI*1)
-	VMOVDQU64  (R12)(DI*1), Z17
-	PREFETCHT0 64(R11)(DI*1)
-	VMOVDQU64  64(R12)(DI*1), Z18
-	PREFETCHT0 128(R11)(DI*1)
-	VMOVDQU64  128(R12)(DI*1), Z19
-	PREFETCHT0 192(R11)(DI*1)
-	VMOVDQU64  192(R12)(DI*1), Z20
-
-term5_4:
-	DECQ       R9
-	JZ         sum5_4
-	MOVL       32(R10), R11
-	MOVL       36(R10), R12
-	ADDQ       (CX)(R11*1), R12
-	ADDQ       $0x08, R10
-	LEAQ       (R12)(R8*1), R11
-	PREFETCHT0 (R11)(DI*1)
-	VPXORQ     (R12)(DI*1), Z17, Z17
-	PREFETCHT0 64(R11)(DI*1)
-	VPXORQ     64(R12)(DI*1), Z18, Z18
-	PREFETCHT0 128(R11)(DI*1)
-	VPXORQ     128(R12)(DI*1), Z19, Z19
-	PREFETCHT0 192(R11)(DI*1)
-	VPXORQ     192(R12)(DI*1), Z20, Z20
-	JMP        term5_4
-
-sum5_4:
-	VPXORQ Z17, Z0, Z0
-	VPXORQ Z18, Z1, Z1
-	VPXORQ Z19, Z2, Z2
-	VPXORQ Z20, Z3, Z3
-	VPXORQ Z17, Z8, Z8
-	VPXORQ Z18, Z9, Z9
-	VPXORQ Z19, Z10, Z10
-	VPXORQ Z20, Z11, Z11
-
-end5_4:
-	MOVL       32(R10), R9
-	ADDQ       $0x04, R10
-	TESTQ      R9, R9
-	JZ         end6_4
-	MOVL       32(R10), R11
-	MOVL       36(R10), R12
-	ADDQ       (CX)(R11*1), R12
-	ADDQ       $0x08, R10
-	LEAQ       (R12)(R8*1), R11
-	PREFETCHT0 (R11)(DI*1)
-	VMOVDQU64  (R12)(DI*1), Z17
-	PREFETCHT0 64(R11)(DI*1)
-	VMOVDQU64  64(R12)(DI*1), Z18
-	PREFETCHT0 128(R11)(DI*1)
-	VMOVDQU64  128(R12)(DI*1), Z19
-	PREFETCHT0 192(R11)(DI*1)
-	VMOVDQU64  192(R12)(DI*1), Z20
-
-term6_4:
-	DECQ       R9
-	JZ         sum6_4
-	MOVL       32(R10), R11
-	MOVL       36(R10), R12
-	ADDQ       (CX)(R11*1), R12
-	ADDQ       $0x08, R10
-	LEAQ       (R12)(R8*1), R11
-	PREFETCHT0 (R11)(DI*1)
-	VPXORQ     (R12)(DI*1), Z17, Z17
-	PREFETCHT0 64(R11)(DI*1)
-	VPXORQ     64(R12)(DI*1), Z18, Z18
-	PREFETCHT0 128(R11)(DI*1)
-	VPXORQ     128(R12)(DI*1), Z19, Z19
-	PREFETCHT0 192(R11)(DI*1)
-	VPXORQ     192(R12)(DI*1), Z20, Z20
-	JMP        term6_4
-
-sum6_4:
-	VPXORQ Z17, Z4, Z4
-	VPXORQ Z18, Z5, Z5
-	VPXORQ Z19, Z6, Z6
-	VPXORQ Z20, Z7, Z7
-	VPXORQ Z17, Z8, Z8
-	VPXORQ Z18, Z9, Z9
-	VPXORQ Z19, Z10, Z10
-	VPXORQ Z20, Z11, Z11
-
-end6_4:
-	MOVL       32(R10), R9
-	ADDQ       $0x04, R10
-	TESTQ      R9, R9
-	JZ         end7_4
-	MOVL       32(R10), R11
-	MOVL       36(R10), R12
-	ADDQ       (CX)(R11*1), R12
-	ADDQ       $0x08, R10
-	LEAQ       (R12)(R8*1), R11
-	PREFETCHT0 (R11)(DI*1)
-	VMOVDQU64  (R12)(DI*1), Z17
-	PREFETCHT0 64(R11)(DI*1)
-	VMOVDQU64  64(R12)(DI*1), Z18
-	PREFETCHT0 128(R11)(DI*1)
-	VMOVDQU64  128(R12)(DI*1), Z19
-	PREFETCHT0 192(R11)(DI*1)
-	VMOVDQU64  192(R12)(DI*1), Z20
-
-term7_4:
-	DECQ       R9
-	JZ         sum7_4
-	MOVL       32(R10), R11
-	MOVL       36(R10), R12
-	ADDQ       (CX)(R11*1), R12
-	ADDQ       $0x08, R10
-	LEAQ       (R12)(R8*1), R11
-	PREFETCHT0 (R11)(DI*1)
-	VPXORQ     (R12)(DI*1), Z17, Z17
-	PREFETCHT0 64(R11)(DI*1)
-	VPXORQ     64(R12)(DI*1), Z18, Z18
-	PREFETCHT0 128(R11)(DI*1)
-	VPXORQ     128(R12)(DI*1), Z19, Z19
-	PREFETCHT0 192(R11)(DI*1)
-	VPXORQ     192(R12)(DI*1), Z20, Z20
-	JMP        term7_4
-
-sum7_4:
-	VPXORQ Z17, Z0, Z0
-	VPXORQ Z18, Z1, Z1
-	VPXORQ Z19, Z2, Z2
-	VPXORQ Z20, Z3, Z3
-	VPXORQ Z17, Z4, Z4
-	VPXORQ Z18, Z5, Z5
-	VPXORQ Z19, Z6, Z6
-	VPXORQ Z20, Z7, Z7
-	VPXORQ Z17, Z8, Z8
-	VPXORQ Z18, Z9, Z9
-	VPXORQ Z19, Z10, Z10
-	VPXORQ Z20, Z11, Z11
-
-end7_4:
-	MOVL       32(R10), R9
-	ADDQ       $0x04, R10
-	TESTQ      R9, R9
-	JZ         end8_4
-	MOVL       32(R10), R11
-	MOVL       36(R10), R12
-	ADDQ       (CX)(R11*1), R12
-	ADDQ       $0x08, R10
-	LEAQ       (R12)(R8*1), R11
-	PREFETCHT0 (R11)(DI*1)
-	VMOVDQU64  (R12)(DI*1), Z17
-	PREFETCHT0 64(R11)(DI*1)
-	VMOVDQU64  64(R12)(DI*1), Z18
-	PREFETCHT0 128(R11)(DI*1)
-	VMOVDQU64  128(R12)(DI*1), Z19
-	PREFETCHT0 192(R11)(DI*1)
-	VMOVDQU64  192(R12)(DI*1), Z20
-
-term8_4:
-	DECQ       R9
-	JZ         sum8_4
-	MOVL       32(R10), R11
-	MOVL       36(R10), R12
-	ADDQ       (CX)(R11*1), R12
-	ADDQ       $0x08, R10
-	LEAQ       (R12)(R8*1), R11
-	PREFETCHT0 (R11)(DI*1)
-	VPXORQ     (R12)(DI*1), Z17, Z17
-	PREFETCHT0 64(R11)(DI*1)
-	VPXORQ     64(R12)(DI*1), Z18, Z18
-	PREFETCHT0 128(R11)(DI*1)
-	VPXORQ     128(R12)(DI*1), Z19, Z19
-	PREFETCHT0 192(R11)(DI*1)
-	VPXORQ     192(R12)(DI*1), Z20, Z20
-	JMP        term8_4
-
-sum8_4:
-	VPXORQ Z17, Z12, Z12
-	VPXORQ Z18, Z13, Z13
-	VPXORQ Z19, Z14, Z14
-	VPXORQ Z20, Z15, Z15
-
-end8_4:
-	MOVL       32(R10), R9
-	ADDQ       $0x04, R10
-	TESTQ      R9, R9
-	JZ         end9_4
-	MOVL       32(R10), R11
-	MOVL       36(R10), R12
-	ADDQ       (CX)(R11*1), R12
-	ADDQ       $0x08, R10
-	LEAQ       (R12)(R8*1), R11
-	PREFETCHT0 (R11)(DI*1)
-	VMOVDQU64  (R12)(DI*1), Z17
-	PREFETCHT0 64(R11)(DI*1)
-	VMOVDQU64  64(R12)(DI*1), Z18
-	PREFETCHT0 128(R11)(DI*1)
-	VMOVDQU64  128(R12)(DI*1), Z19
-	PREFETCHT0 192(R11)(DI*1)
-	VMOVDQU64  192(R12)(DI*1), Z20
-
-term9_4:
-	DECQ       R9
-	JZ         sum9_4
-	MOVL       32(R10), R11
-	MOVL       36(R10), R12
-	ADDQ       (CX)(R11*1), R12
-	ADDQ       $0x08, R10
-	LEAQ       (R12)(R8*1), R11
-	PREFETCHT0 (R11)(DI*1)
-	VPXORQ     (R12)(DI*1), Z17, Z17
-	PREFETCHT0 64(R11)(DI*1)
-	VPXORQ     64(R12)(DI*1), Z18, Z18
-	PREFETCHT0 128(R11)(DI*1)
-	VPXORQ     128(R12)(DI*1), Z19, Z19
-	PREFETCHT0 192(R11)(DI*1)
-	VPXORQ     192(R12)(DI*1), Z20, Z20
-	JMP        term9_4
-
-sum9_4:
-	VPXORQ Z17, Z0, Z0
-	VPXORQ Z18, Z1, Z1
-	VPXORQ Z19, Z2, Z2
-	VPXORQ Z20, Z3, Z3
-	VPXORQ Z17, Z12, Z12
-	VPXORQ Z18, Z13, Z13
-	VPXORQ Z19, Z14, Z14
-	VPXORQ Z20, Z15, Z15
-
-end9_4:
-	MOVL       32(R10), R9
-	ADDQ       $0x04, R10
-	TESTQ      R9, R9
-	JZ         end10_4
-	MOVL       32(R10), R11
-	MOVL       36(R10), R12
-	ADDQ       (CX)(R11*1), R12
-	ADDQ       $0x08, R10
-	LEAQ       (R12)(R8*1), R11
-	PREFETCHT0 (R11)(DI*1)
-	VMOVDQU64  (R12)(DI*1), Z17
-	PREFETCHT0 64(R11)(DI*1)
-	VMOVDQU64  64(R12)(DI*1), Z18
-	PREFETCHT0 128(R11)(DI*1)
-	VMOVDQU64  128(R12)(DI*1), Z19
-	PREFETCHT0 192(R11)(DI*1)
-	VMOVDQU64  192(R12)(DI*1), Z20
-
-term10_4:
-	DECQ       R9
-	JZ         sum10_4
-	MOVL       32(R10), R11
-	MOVL       36(R10), R12
-	ADDQ       (CX)(R11*1), R12
-	ADDQ       $0x08, R10
-	LEAQ       (R12)(R8*1), R11
-	PREFETCHT0 (R11)(DI*1)
-	VPXORQ     (R12)(DI*1), Z17, Z17
-	PREFETCHT0 64(R11)(DI*1)
-	VPXORQ     64(R12)(DI*1), Z18, Z18
-	PREFETCHT0 128(R11)(DI*1)
-	VPXORQ     128(R12)(DI*1), Z19, Z19
-	PREFETCHT0 192(R11)(DI*1)
-	VPXORQ     192(R12)(DI*1), Z20, Z20
-	JMP        term10_4
-
-sum10_4:
-	VPXORQ Z17, Z4, Z4
-	VPXORQ Z18, Z5, Z5
-	VPXORQ Z19, Z6, Z6
-	VPXORQ Z20, Z7, Z7
-	VPXORQ Z17, Z12, Z12
-	VPXORQ Z18, Z13, Z13
-	VPXORQ Z19, Z14, Z14
-	VPXORQ Z20, Z15, Z15
-
-end10_4:
-	MOVL       32(R10), R9
-	ADDQ       $0x04, R10
-	TESTQ      R9, R9
-	JZ         end11_4
-	MOVL       32(R10), R11
-	MOVL       36(R10), R12
-	ADDQ       (CX)(R11*1), R12
-	ADDQ       $0x08, R10
-	LEAQ       (R12)(R8*1), R11
-	PREFETCHT0 (R11)(DI*1)
-	VMOVDQU64  (R12)(DI*1), Z17
-	PREFETCHT0 64(R11)(DI*1)
-	VMOVDQU64  64(R12)(DI*1), Z18
-	PREFETCHT0 128(R11)(DI*1)
-	VMOVDQU64  128(R12)(DI*1), Z19
-	PREFETCHT0 192(R11)(DI*1)
-	VMOVDQU64  192(R12)(DI*1), Z20
-
-term11_4:
-	DECQ       R9
-	JZ         sum11_4
-	MOVL       32(R10), R11
-	MOVL       36(R10), R12
-	ADDQ       (CX)(R11*1), R12
-	ADDQ       $0x08, R10
-	LEAQ       (R12)(R8*1), R11
-	PREFETCHT0 (R11)(DI*1)
-	VPXORQ     (R12)(DI*1), Z17, Z17
-	PREFETCHT0 64(R11)(DI*1)
-	VPXORQ     64(R12)(DI*1), Z18, Z18
-	PREFETCHT0 128(R11)(DI*1)
-	VPXORQ     128(R12)(DI*1), Z19, Z19
-	PREFETCHT0 192(R11)(DI*1)
-	VPXORQ     192(R12)(DI*1), Z20, Z20
-	JMP        term11_4
-
-sum11_4:
-	VPXORQ Z17, Z0, Z0
-	VPXORQ Z18, Z1, Z1
-	VPXORQ Z19, Z2, Z2
-	VPXORQ Z20, Z3, Z3
-	VPXORQ Z17, Z4, Z4
-	VPXORQ Z18, Z5, Z5
-	VPXORQ Z19, Z6, Z6
-	VPXORQ Z20, Z7, Z7
-	VPXORQ Z17, Z12, Z12
-	VPXORQ Z18, Z13, Z13
-	VPXORQ Z19, Z14, Z14
-	VPXORQ Z20, Z15, Z15
-
-end11_4:
-	MOVL       32(R10), R9
-	ADDQ       $0x04, R10
-	TESTQ      R9, R9
-	JZ         end12_4
-	MOVL       32(R10), R11
-	MOVL       36(R10), R12
-	ADDQ       (CX)(R11*1), R12
-	ADDQ       $0x08, R10
-	LEAQ       (R12)(R8*1), R11
-	PREFETCHT0 (R11)(DI*1)
-	VMOVDQU64  (R12)(DI*1), Z17
-	PREFETCHT0 64(R11)(DI*1)
-	VMOVDQU64  64(R12)(DI*1), Z18
-	PREFETCHT0 128(R11)(DI*1)
-	VMOVDQU64  128(R12)(DI*1), Z19
-	PREFETCHT0 192(R11)(DI*1)
-	VMOVDQU64  192(R12)(DI*1), Z20
-
-term12_4:
-	DECQ       R9
-	JZ         sum12_4
-	MOVL       32(R10), R11
-	MOVL       36(R10), R12
-	ADDQ       (CX)(R11*1), R12
-	ADDQ       $0x08, R10
-	LEAQ       (R12)(R8*1), R11
-	PREFETCHT0 (R11)(DI*1)
-	VPXORQ     (R12)(DI*1), Z17, Z17
-	PREFETCHT0 64(R11)(DI*1)
-	VPXORQ     64(R12)(DI*1), Z18, Z18
-	PREFETCHT0 128(R11)(DI*1)
-	VPXORQ     128(R12)(DI*1), Z19, Z19
-	PREFETCHT0 192(R11)(DI*1)
-	VPXORQ     192(R12)(DI*1), Z20, Z20
-	JMP        term12_4
-
-sum12_4:
-	VPXORQ Z17, Z8, Z8
-	VPXORQ Z18, Z9, Z9
-	VPXORQ Z19, Z10, Z10
-	VPXORQ Z20, Z11, Z11
-	VPXORQ Z17, Z12, Z12
-	VPXORQ Z18, Z13, Z13
-	VPXORQ Z19, Z14, Z14
-	VPXORQ Z20, Z15, Z15
-
-end12_4:
-	MOVL       32(R10), R9
-	ADDQ       $0x04, R10
-	TESTQ      R9, R9
-	JZ         end13_4
-	MOVL       32(R10), R11
-	MOVL       36(R10), R12
-	ADDQ       (CX)(R11*1), R12
-	ADDQ       $0x08, R10
-	LEAQ       (R12)(R8*1), R11
-	PREFETCHT0 (R11)(DI*1)
-	VMOVDQU64  (R12)(DI*1), Z17
-	PREFETCHT0 64(R11)(DI*1)
-	VMOVDQU64  64(R12)(DI*1), Z18
-	PREFETCHT0 128(R11)(DI*1)
-	VMOVDQU64  128(R12)(DI*1), Z19
-	PREFETCHT0 192(R11)(DI*1)
-	VMOVDQU64  192(R12)(DI*1), Z20
-
-term13_4:
-	DECQ       R9
-	JZ         sum13_4
-	MOVL       32(R10), R11
-	MOVL       36(R10), R12
-	ADDQ       (CX)(R11*1), R12
-	ADDQ       $0x08, R10
-	LEAQ       (R12)(R8*1), R11
-	PREFETCHT0 (R11)(DI*1)
-	VPXORQ     (R12)(DI*1), Z17, Z17
-	PREFETCHT0 64(R11)(DI*1)
-	VPXORQ     64(R12)(DI*1), Z18, Z18
-	PREFETCHT0 128(R11)(DI*1)
-	VPXORQ     128(R12)(DI*1), Z19, Z19
-	PREFETCHT0 192(R11)(DI*1)
-	VPXORQ     192(R12)(DI*1), Z20, Z20
-	JMP        term13_4
-
-sum13_4:
-	VPXORQ Z17, Z0, Z0
-	VPXORQ Z18, Z1, Z1
-	VPXORQ Z19, Z2, Z2
-	VPXORQ Z20, Z3, Z3
-	VPXORQ Z17, Z8, Z8
-	VPXORQ Z18, Z9, Z9
-	VPXORQ Z19, Z10, Z10
-	VPXORQ Z20, Z11, Z11
-	VPXORQ Z17, Z12, Z12
-	VPXORQ Z18, Z13, Z13
-	VPXORQ Z19, Z14, Z14
-	VPXORQ Z20, Z15, Z15
-
-end13_4:
-	MOVL       32(R10), R9
-	ADDQ       $0x04, R10
-	TESTQ      R9, R9
-	JZ         end14_4
-	MOVL       32(R10), R11
-	MOVL       36(R10), R12
-	ADDQ       (CX)(R11*1), R12
-	ADDQ       $0x08, R10
-	LEAQ       (R12)(R8*1), R11
-	PREFETCHT0 (R11)(DI*1)
-	VMOVDQU64  (R12)(DI*1), Z17
-	PREFETCHT0 64(R11)(DI*1)
-	VMOVDQU64  64(R12)(DI*1), Z18
-	PREFETCHT0 128(R11)(DI*1)
-	VMOVDQU64  128(R12)(DI*1), Z19
-	PREFETCHT0 192(R11)(DI*1)
-	VMOVDQU64  192(R12)(DI*1), Z20
-
-term14_4:
-	DECQ       R9
-	JZ         sum14_4
-	MOVL       32(R10), R11
-	MOVL       36(R10), R12
-	ADDQ       (CX)(R11*1), R12
-	ADDQ       $0x08, R10
-	LEAQ       (R12)(R8*1), R11
-	PREFETCHT0 (R11)(DI*1)
-	VPXORQ     (R12)(DI*1), Z17, Z17
-	PREFETCHT0 64(R11)(DI*1)
-	VPXORQ     64(R12)(DI*1), Z18, Z18
-	PREFETCHT0 128(R11)(DI*1)
-	VPXORQ     128(R12)(DI*1), Z19, Z19
-	PREFETCHT0 192(R11)(DI*1)
-	VPXORQ     192(R12)(DI*1), Z20, Z20
-	JMP        term14_4
-
-sum14_4:
-	VPXORQ Z17, Z4, Z4
-	VPXORQ Z18, Z5, Z5
-	VPXORQ Z19, Z6, Z6
-	VPXORQ Z20, Z7, Z7
-	VPXORQ Z17, Z8, Z8
-	VPXORQ Z18, Z9, Z9
-	VPXORQ Z19, Z10, Z10
-	VPXORQ Z20, Z11, Z11
-	VPXORQ Z17, Z12, Z12
-	VPXORQ Z18, Z13, Z13
-	VPXORQ Z19, Z14, Z14
-	VPXORQ Z20, Z15, Z15
-
-end14_4:
-	MOVL       32(R10), R9
-	ADDQ       $0x04, R10
-	TESTQ      R9, R9
-	JZ         end15_4
-	MOVL       32(R10), R11
-	MOVL       36(R10), R12
-	ADDQ       (CX)(R11*1), R12
-	ADDQ       $0x08, R10
-	LEAQ       (R12)(R8*1), R11
-	PREFETCHT0 (R11)(DI*1)
-	VMOVDQU64  (R12)(DI*1), Z17
-	PREFETCHT0 64(R11)(DI*1)
-	VMOVDQU64  64(R12)(DI*1), Z18
-	PREFETCHT0 128(R11)(DI*1)
-	VMOVDQU64  128(R12)(DI*1), Z19
-	PREFETCHT0 192(R11)(DI*1)
-	VMOVDQU64  192(R12)(DI*1), Z20
-
-term15_4:
-	DECQ       R9
-	JZ         sum15_4
-	MOVL       32(R10), R11
-	MOVL       36(R10), R12
-	ADDQ       (CX)(R11*1), R12
-	ADDQ       $0x08, R10
-	LEAQ       (R12)(R8*1), R11
-	PREFETCHT0 (R11)(DI*1)
-	VPXORQ     (R12)(DI*1), Z17, Z17
-	PREFETCHT0 64(R11)(DI*1)
-	VPXORQ     64(R12)(DI*1), Z18, Z18
-	PREFETCHT0 128(R11)(DI*1)
-	VPXORQ     128(R12)(DI*1), Z19, Z19
-	PREFETCHT0 192(R11)(DI*1)
-	VPXORQ     192(R12)(DI*1), Z20, Z20
-	JMP        term15_4
-
-sum15_4:
-	VPXORQ Z17, Z0, Z0
-	VPXORQ Z18, Z1, Z1
-	VPXORQ Z19, Z2, Z2
-	VPXORQ Z20, Z3, Z3
-	VPXORQ Z17, Z4, Z4
-	VPXORQ Z18, Z5, Z5
-	VPXORQ Z19, Z6, Z6
-	VPXORQ Z20, Z7, Z7
-	VPXORQ Z17, Z8, Z8
-	VPXORQ Z18, Z9, Z9
-	VPXORQ Z19, Z10, Z10
-	VPXORQ Z20, Z11, Z11
-	VPXORQ Z17, Z12, Z12
-	VPXORQ Z18, Z13, Z13
-	VPXORQ Z19, Z14, Z14
-	VPXORQ Z20, Z15, Z15
-
-end15_4:
-	MOVQ      list+48(FP), R8
-	MOVL      (R8), R9
-	MOVL      4(R8), R10
-	ADDQ      (DX)(R9*1), R10
-	VMOVDQU64 Z0, (R10)(DI*1)
-	VMOVDQU64 Z1, 64(R10)(DI*1)
-	VMOVDQU64 Z2, 128(R10)(DI*1)
-	VMOVDQU64 Z3, 192(R10)(DI*1)
-	MOVL      8(R8), R9
-	MOVL      12(R8), R10
-	ADDQ      (DX)(R9*1), R10
-	VMOVDQU64 Z4, (R10)(DI*1)
-	VMOVDQU64 Z5, 64(R10)(DI*1)
-	VMOVDQU64 Z6, 128(R10)(DI*1)
-	VMOVDQU64 Z7, 192(R10)(DI*1)
-	MOVL      16(R8), R9
-	MOVL      20(R8), R10
-	ADDQ      (DX)(R9*1), R10
-	VMOVDQU64 Z8, (R10)(DI*1)
-	VMOVDQU64 Z9, 64(R10)(DI*1)
-	VMOVDQU64 Z10, 128(R10)(DI*1)
-	VMOVDQU64 Z11, 192(R10)(DI*1)
-	MOVL      24(R8), R9
-	MOVL      28(R8), R8
-	ADDQ      (DX)(R9*1), R8
-	VMOVDQU64 Z12, (R8)(DI*1)
-	VMOVDQU64 Z13, 64(R8)(DI*1)
-	VMOVDQU64 Z14, 128(R8)(DI*1)
-	VMOVDQU64 Z15, 192(R8)(DI*1)
-	ADDQ      $0x00000100, DI
-	SUBQ      $0x00000100, SI
-	JMP       wide
-
-narrow:
-	CMPQ       SI, $0x00000040
-	JLT        done
-	MOVQ       list+48(FP), R10
-	MOVQ       $0x00000040, R8
-	LEAQ       64(BX), R9
-	CMPQ       SI, $0x00000040
-	CMOVQEQ    R9, R8
-	VPXORQ     Z16, Z16, Z0
-	VPXORQ     Z16, Z16, Z1
-	VPXORQ     Z16, Z16, Z2
-	VPXORQ     Z16, Z16, Z3
-	MOVL       32(R10), R9
-	ADDQ       $0x04, R10
-	TESTQ      R9, R9
-	JZ         end1_1
-	MOVL       32(R10), R11
-	MOVL       36(R10), R12
-	ADDQ       (CX)(R11*1), R12
-	ADDQ       $0x08, R10
-	LEAQ       (R12)(R8*1), R11
-	PREFETCHT0 (R11)(DI*1)
-	VMOVDQU64  (R12)(DI*1), Z4
-
-term1_1:
-	DECQ       R9
-	JZ         sum1_1
-	MOVL       32(R10), R11
-	MOVL       36(R10), R12
-	ADDQ       (CX)(R11*1), R12
-	ADDQ       $0x08, R10
-	LEAQ       (R12)(R8*1), R11
-	PREFETCHT0 (R11)(DI*1)
-	VPXORQ     (R12)(DI*1), Z4, Z4
-	JMP        term1_1
-
-sum1_1:
-	VPXORQ Z4, Z0, Z0
-
-end1_1:
-	MOVL       32(R10), R9
-	ADDQ       $0x04, R10
-	TESTQ      R9, R9
-	JZ         end2_1
-	MOVL       32(R10), R11
-	MOVL       36(R10), R12
-	ADDQ       (CX)(R11*1), R12
-	ADDQ       $0x08, R10
-	LEAQ       (R12)(R8*1), R11
-	PREFETCHT0 (R11)(DI*1)
-	VMOVDQU64  (R12)(DI*1), Z4
-
-term2_1:
-	DECQ       R9
-	JZ         sum2_1
-	MOVL       32(R10), R11
-	MOVL       36(R10), R12
-	ADDQ       (CX)(R11*1), R12
-	ADDQ       $0x08, R10
-	LEAQ       (R12)(R8*1), R11
-	PREFETCHT0 (R11)(DI*1)
-	VPXORQ     (R12)(DI*1), Z4, Z4
-	JMP        term2_1
-
-sum2_1:
-	VPXORQ Z4, Z1, Z1
-
-end2_1:
-	MOVL       32(R10), R9
-	ADDQ       $0x04, R10
-	TESTQ      R9, R9
-	JZ         end3_1
-	MOVL       32(R10), R11
-	MOVL       36(R10), R12
-	ADDQ       (CX)(R11*1), R12
-	ADDQ       $0x08, R10
-	LEAQ       (R12)(R8*1), R11
-	PREFETCHT0 (R11)(DI*1)
-	VMOVDQU64  (R12)(DI*1), Z4
-
-term3_1:
-	DECQ       R9
-	JZ         sum3_1
-	MOVL       32(R10), R11
-	MOVL       36(R10), R12
-	ADDQ       (CX)(R11*1), R12
-	ADDQ       $0x08, R10
-	LEAQ       (R12)(R8*1), R11
-	PREFETCHT0 (R11)(DI*1)
-	VPXORQ     (R12)(DI*1), Z4, Z4
-	JMP        term3_1
-
-sum3_1:
-	VPXORQ Z4, Z0, Z0
-	VPXORQ Z4, Z1, Z1
-
-end3_1:
-	MOVL       32(R10), R9
-	ADDQ       $0x04, R10
-	TESTQ      R9, R9
-	JZ         end4_1
-	MOVL       32(R10), R11
-	MOVL       36(R10), R12
-	ADDQ       (CX)(R11*1), R12
-	ADDQ       $0x08, R10
-	LEAQ       (R12)(R8*1), R11
-	PREFETCHT0 (R11)(DI*1)
-	VMOVDQU64  (R12)(DI*1), Z4
-
-term4_1:
-	DECQ       R9
-	JZ         sum4_1
-	MOVL       32(R10), R11
-	MOVL       36(R10), R12
-	ADDQ       (CX)(R11*1), R12
-	ADDQ       $0x08, R10
-	LEAQ       (R12)(R8*1), R11
-	PREFETCHT0 (R11)(DI*1)
-	VPXORQ     (R12)(DI*1), Z4, Z4
-	JMP        term4_1
-
-sum4_1:
-	VPXORQ Z4, Z2, Z2
-
-end4_1:
-	MOVL       32(R10), R9
-	ADDQ       $0x04, R10
-	TESTQ      R9, R9
-	JZ         end5_1
-	MOVL       32(R10), R11
-	MOVL       36(R10), R12
-	ADDQ       (CX)(R11*1), R12
-	ADDQ       $0x08, R10
-	LEAQ       (R12)(R8*1), R11
-	PREFETCHT0 (R11)(DI*1)
-	VMOVDQU64  (R12)(DI*1), Z4
-
-term5_1:
-	DECQ       R9
-	JZ         sum5_1
-	MOVL       32(R10), R11
-	MOVL       36(R10), R12
-	ADDQ       (CX)(R11*1), R12
-	ADDQ       $0x08, R10
-	LEAQ       (R12)(R8*1), R11
-	PREFETCHT0 (R11)(DI*1)
-	VPXORQ     (R12)(DI*1), Z4, Z4
-	JMP        term5_1
-
-sum5_1:
-	VPXORQ Z4, Z0, Z0
-	VPXORQ Z4, Z2, Z2
-
-end5_1:
-	MOVL       32(R10), R9
-	ADDQ       $0x04, R10
-	TESTQ      R9, R9
-	JZ         end6_1
-	MOVL       32(R10), R11
-	MOVL       36(R10), R12
-	ADDQ       (CX)(R11*1), R12
-	ADDQ       $0x08, R10
-	LEAQ       (R12)(R8*1), R11
-	PREFETCHT0 (R11)(DI*1)
-	VMOVDQU64  (R12)(DI*1), Z4
-
-term6_1:
-	DECQ       R9
-	JZ         sum6_1
-	MOVL       32(R10), R11
-	MOVL       36(R10), R12
-	ADDQ       (CX)(R11*1), R12
-	ADDQ       $0x08, R10
-	LEAQ       (R12)(R8*1), R11
-	PREFETCHT0 (R11)(DI*1)
-	VPXORQ     (R12)(DI*1), Z4, Z4
-	JMP        term6_1
-
-sum6_1:
-	VPXORQ Z4, Z1, Z1
-	VPXORQ Z4, Z2, Z2
-
-end6_1:
-	MOVL       32(R10), R9
-	ADDQ       $0x04, R10
-	TESTQ      R9, R9
-	JZ         end7_1
-	MOVL       32(R10), R11
-	MOVL       36(R10), R12
-	ADDQ       (CX)(R11*1), R12
-	ADDQ       $0x08, R10
-	LEAQ       (R12)(R8*1), R11
-	PREFETCHT0 (R11)(DI*1)
-	VMOVDQU64  (R12)(DI*1), Z4
-
-term7_1:
-	DECQ       R9
-	JZ         sum7_1
-	MOVL       32(R10), R11
-	MOVL       36(R10), R12
-	ADDQ       (CX)(R11*1), R12
-	ADDQ       $0x08, R10
-	LEAQ       (R12)(R8*1), R11
-	PREFETCHT0 (R11)(DI*1)
-	VPXORQ     (R12)(DI*1), Z4, Z4
-	JMP        term7_1
-
-sum7_1:
-	VPXORQ Z4, Z0, Z0
-	VPXORQ Z4, Z1, Z1
-	VPXORQ Z4, Z2, Z2
-
-end7_1:
-	MOVL       32(R10), R9
-	ADDQ       $0x04, R10
-	TESTQ      R9, R9
-	JZ         end8_1
-	MOVL       32(R10), R11
-	MOVL       36(R10), R12
-	ADDQ       (CX)(R11*1), R12
-	ADDQ       $0x08, R10
-	LEAQ       (R12)(R8*1), R11
-	PREFETCHT0 (R11)(DI*1)
-	VMOVDQU64  (R12)(DI*1), Z4
-
-term8_1:
-	DECQ       R9
-	JZ         sum8_1
-	MOVL       32(R10), R11
-	MOVL       36(R10), R12
-	ADDQ       (CX)(R11*1), R12
-	ADDQ       $0x08, R10
-	LEAQ       (R12)(R8*1), R11
-	PREFETCHT0 (R11)(DI*1)
-	VPXORQ     (R12)(DI*1), Z4, Z4
-	JMP        term8_1
-
-sum8_1:
-	VPXORQ Z4, Z3, Z3
-
-end8_1:
-	MOVL       32(R10), R9
-	ADDQ       $0x04, R10
-	TESTQ      R9, R9
-	JZ         end9_1
-	MOVL       32(R10), R11
-	MOVL       36(R10), R12
-	ADDQ       (CX)(R11*1), R12
-	ADDQ       $0x08, R10
-	LEAQ       (R12)(R8*1), R11
-	PREFETCHT0 (R11)(DI*1)
-	VMOVDQU64  (R12)(DI*1), Z4
-
-term9_1:
-	DECQ       R9
-	JZ         sum9_1
-	MOVL       32(R10), R11
-	MOVL       36(R10), R12
-	ADDQ       (CX)(R11*1), R12
-	ADDQ       $0x08, R10
-	LEAQ       (R12)(R8*1), R11
-	PREFETCHT0 (R11)(DI*1)
-	VPXORQ     (R12)(DI*1), Z4, Z4
-	JMP        term9_1
-
-sum9_1:
-	VPXORQ Z4, Z0, Z0
-	VPXORQ Z4, Z3, Z3
-
-end9_1:
-	MOVL       32(R10), R9
-	ADDQ       $0x04, R10
-	TESTQ      R9, R9
-	JZ         end10_1
-	MOVL       32(R10), R11
-	MOVL       36(R10), R12
-	ADDQ       (CX)(R11*1), R12
-	ADDQ       $0x08, R10
-	LEAQ       (R12)(R8*1), R11
-	PREFETCHT0 (R11)(DI*1)
-	VMOVDQU64  (R12)(DI*1), Z4
-
-term10_1:
-	DECQ       R9
-	JZ         sum10_1
-	MOVL       32(R10), R11
-	MOVL       36(R10), R12
-	ADDQ       (CX)(R11*1), R12
-	ADDQ       $0x08, R10
-	LEAQ       (R12)(R8*1), R11
-	PREFETCHT0 (R11)(DI*1)
-	VPXORQ     (R12)(DI*1), Z4, Z4
-	JMP        term10_1
-
-sum10_1:
-	VPXORQ Z4, Z1, Z1
-	VPXORQ Z4, Z3, Z3
-
-end10_1:
-	MOVL       32(R10), R9
-	ADDQ       $0x04, R10
-	TESTQ      R9, R9
-	JZ         end11_1
-	MOVL       32(R10), R11
-	MOVL       36(R10), R12
-	ADDQ       (CX)(R11*1), R12
-	ADDQ       $0x08, R10
-	LEAQ       (R12)(R8*1), R11
-	PREFETCHT0 (R11)(DI*1)
-	VMOVDQU64  (R12)(DI*1), Z4
-
-term11_1:
-	DECQ       R9
-	JZ         sum11_1
-	MOVL       32(R10), R11
-	MOVL       36(R10), R12
-	ADDQ       (CX)(R11*1), R12
-	ADDQ       $0x08, R10
-	LEAQ       (R12)(R8*1), R11
-	PREFETCHT0 (R11)(DI*1)
-	VPXORQ     (R12)(DI*1), Z4, Z4
-	JMP        term11_1
-
-sum11_1:
-	VPXORQ Z4, Z0, Z0
-	VPXORQ Z4, Z1, Z1
-	VPXORQ Z4, Z3, Z3
-
-end11_1:
-	MOVL       32(R10), R9
-	ADDQ       $0x04, R10
-	TESTQ      R9, R9
-	JZ         end12_1
-	MOVL       32(R10), R11
-	MOVL       36(R10), R12
-	ADDQ       (CX)(R11*1), R12
-	ADDQ       $0x08, R10
-	LEAQ       (R12)(R8*1), R11
-	PREFETCHT0 (R11)(DI*1)
-	VMOVDQU64  (R12)(DI*1), Z4
-
-term12_1:
-	DECQ       R9
-	JZ         sum12_1
-	MOVL       32(R10), R11
-	MOVL       36(R10), R12
-	ADDQ       (CX)(R11*1), R12
-	ADDQ       $0x08, R10
-	LEAQ       (R12)(R8*1), R11
-	PREFETCHT0 (R11)(DI*1)
-	VPXORQ     (R12)(DI*1), Z4, Z4
-	JMP        term12_1
-
-sum12_1:
-	VPXORQ Z4, Z2, Z2
-	VPXORQ Z4, Z3, Z3
-
-end12_1:
-	MOVL       32(R10), R9
-	ADDQ       $0x04, R10
-	TESTQ      R9, R9
-	JZ         end13_1
-	MOVL       32(R10), R11
-	MOVL       36(R10), R12
-	ADDQ       (CX)(R11*1), R12
-	ADDQ       $0x08, R10
-	LEAQ       (R12)(R8*1), R11
-	PREFETCHT0 (R11)(DI*1)
-	VMOVDQU64  (R12)(DI*1), Z4
-
-term13_1:
-	DECQ       R9
-	JZ         sum13_1
-	MOVL       32(R10), R11
-	MOVL       36(R10), R12
-	ADDQ       (CX)(R11*1), R12
-	ADDQ       $0x08, R10
-	LEAQ       (R12)(R8*1), R11
-	PREFETCHT0 (R11)(DI*1)
-	VPXORQ     (R12)(DI*1), Z4, Z4
-	JMP        term13_1
-
-sum13_1:
-	VPXORQ Z4, Z0, Z0
-	VPXORQ Z4, Z2, Z2
-	VPXORQ Z4, Z3, Z3
-
-end13_1:
-	MOVL       32(R10), R9
-	ADDQ       $0x04, R10
-	TESTQ      R9, R9
-	JZ         end14_1
-	MOVL       32(R10), R11
-	MOVL       36(R10), R12
-	ADDQ       (CX)(R11*1), R12
-	ADDQ       $0x08, R10
-	LEAQ       (R12)(R8*1), R11
-	PREFETCHT0 (R11)(DI*1)
-	VMOVDQU64  (R12)(DI*1), Z4
-
-term14_1:
-	DECQ       R9
-	JZ         sum14_1
-	MOVL       32(R10), R11
-	MOVL       36(R10), R12
-	ADDQ       (CX)(R11*1), R12
-	ADDQ       $0x08, R10
-	LEAQ       (R12)(R8*1), R11
-	PREFETCHT0 (R11)(DI*1)
-	VPXORQ     (R12)(DI*1), Z4, Z4
-	JMP        term14_1
-
-sum14_1:
-	VPXORQ Z4, Z1, Z1
-	VPXORQ Z4, Z2, Z2
-	VPXORQ Z4, Z3, Z3
-
-end14_1:
-	MOVL       32(R10), R9
-	ADDQ       $0x04, R10
-	TESTQ      R9, R9
-	JZ         end15_1
-	MOVL       32(R10), R11
-	MOVL       36(R10), R12
-	ADDQ       (CX)(R11*1), R12
-	ADDQ       $0x08, R10
-	LEAQ       (R12)(R8*1), R11
-	PREFETCHT0 (R11)(DI*1)
-	VMOVDQU64  (R12)(DI*1), Z4
-
-term15_1:
-	DECQ       R9
-	JZ         sum15_1
-	MOVL       32(R10), R11
-	MOVL       36(R10), R12
-	ADDQ       (CX)(R11*1), R12
-	ADDQ       $0x08, R10
-	LEAQ       (R12)(R8*1), R11
-	PREFETCHT0 (R11)(DI*1)
-	VPXORQ     (R12)(DI*1), Z4, Z4
-	JMP        term15_1
-
-sum15_1:
-	VPXORQ Z4, Z0, Z0
-	VPXORQ Z4, Z1, Z1
-	VPXORQ Z4, Z2, Z2
-	VPXORQ Z4, Z3, Z3
-
-end15_1:
-	MOVQ      list+48(FP), R8
-	MOVL      (R8), R9
-	MOVL      4(R8), R10
-	ADDQ      (DX)(R9*1), R10
-	VMOVDQU64 Z0, (R10)(DI*1)
-	MOVL      8(R8), R9
-	MOVL      12(R8), R10
-	ADDQ      (DX)(R9*1), R10
-	VMOVDQU64 Z1, (R10)(DI*1)
-	MOVL      16(R8), R9
-	MOVL      20(R8), R10
-	ADDQ      (DX)(R9*1), R10
-	VMOVDQU64 Z2, (R10)(DI*1)
-	MOVL      24(R8), R9
-	MOVL      28(R8), R8
-	ADDQ      (DX)(R9*1), R8
-	VMOVDQU64 Z3, (R8)(DI*1)
-	ADDQ      $0x00000040, DI
-	SUBQ      $0x00000040, SI
-	JMP       narrow
-
-done:
-	MOVQ row+24(FP), SI
-	ADDQ SI, AX
-	DECQ rows+16(FP)
-	JNZ  row
-	VZEROUPPER
-	RET
-
 // func xorx4Avx2(n int, pos int, rows int, row int, in *[]byte, out *[]byte, rounds *uint32, count int)
 // Requires: AVX, AVX2
 TEXT ·xorx4Avx2(SB), NOSPLIT, $0-64
@@ -4604,6 +2291,1587 @@ done:
 	ADDQ BX, AX
 	DECQ rows+16(FP)
 	JNZ  row
+	RET
+
+// func packetsAvx512(n int, rows int, row int, places *uintptr, counts *uint32, passes int)
+// Requires: AVX, AVX512F, CMOV, MMX+
+TEXT ·packetsAvx512(SB), NOSPLIT, $0-48
+	MOVQ row+16(FP), AX
+	MOVQ n+0(FP), CX
+	SUBQ CX, AX
+	XORQ CX, CX
+
+row:
+	MOVQ n+0(FP), DX
+	MOVQ CX, BX
+
+wide:
+	CMPQ       DX, $0x00000100
+	JLT        narrow
+	LEAQ       256(BX), SI
+	LEAQ       (SI)(AX*1), DI
+	CMPQ       DX, $0x00000100
+	CMOVQEQ    DI, SI
+	MOVQ       places+24(FP), DI
+	MOVQ       counts+32(FP), R8
+	MOVQ       passes+40(FP), R9
+	MOVQ       DI, R10
+	ADDQ       $0x20, DI
+	MOVL       60(R8), R11
+	LEAQ       (DI)(R11*8), R12
+	MOVQ       R12, DI
+	NEGQ       R11
+	JZ         first4_none15
+	MOVQ       (R12)(R11*8), R13
+	PREFETCHT0 (R13)(SI*1)
+	VMOVDQU64  (R13)(BX*1), Z0
+	PREFETCHT0 64(R13)(SI*1)
+	VMOVDQU64  64(R13)(BX*1), Z1
+	PREFETCHT0 128(R13)(SI*1)
+	VMOVDQU64  128(R13)(BX*1), Z2
+	PREFETCHT0 192(R13)(SI*1)
+	VMOVDQU64  192(R13)(BX*1), Z3
+	INCQ       R11
+	JZ         first4_done15
+
+first4_term15:
+	MOVQ       (R12)(R11*8), R13
+	PREFETCHT0 (R13)(SI*1)
+	VPXORQ     (R13)(BX*1), Z0, Z0
+	PREFETCHT0 64(R13)(SI*1)
+	VPXORQ     64(R13)(BX*1), Z1, Z1
+	PREFETCHT0 128(R13)(SI*1)
+	VPXORQ     128(R13)(BX*1), Z2, Z2
+	PREFETCHT0 192(R13)(SI*1)
+	VPXORQ     192(R13)(BX*1), Z3, Z3
+	INCQ       R11
+	JNZ        first4_term15
+
+first4_done15:
+	MOVL       44(R8), R11
+	LEAQ       (DI)(R11*8), R12
+	MOVQ       R12, DI
+	NEGQ       R11
+	JZ         first4_none11
+	MOVQ       (R12)(R11*8), R13
+	PREFETCHT0 (R13)(SI*1)
+	VMOVDQU64  (R13)(BX*1), Z4
+	PREFETCHT0 64(R13)(SI*1)
+	VMOVDQU64  64(R13)(BX*1), Z5
+	PREFETCHT0 128(R13)(SI*1)
+	VMOVDQU64  128(R13)(BX*1), Z6
+	PREFETCHT0 192(R13)(SI*1)
+	VMOVDQU64  192(R13)(BX*1), Z7
+	INCQ       R11
+	JZ         first4_done11
+
+first4_term11:
+	MOVQ       (R12)(R11*8), R13
+	PREFETCHT0 (R13)(SI*1)
+	VPXORQ     (R13)(BX*1), Z4, Z4
+	PREFETCHT0 64(R13)(SI*1)
+	VPXORQ     64(R13)(BX*1), Z5, Z5
+	PREFETCHT0 128(R13)(SI*1)
+	VPXORQ     128(R13)(BX*1), Z6, Z6
+	PREFETCHT0 192(R13)(SI*1)
+	VPXORQ     192(R13)(BX*1), Z7, Z7
+	INCQ       R11
+	JNZ        first4_term11
+
+first4_done11:
+	VPXORQ Z0, Z4, Z8
+	VPXORQ Z1, Z5, Z9
+	VPXORQ Z2, Z6, Z10
+	VPXORQ Z3, Z7, Z11
+	MOVL   28(R8), R11
+	LEAQ   (DI)(R11*8), R12
+	MOVQ   R12, DI
+	NEGQ   R11
+	JZ     first4_done7
+
+first4_term7:
+	MOVQ       (R12)(R11*8), R13
+	PREFETCHT0 (R13)(SI*1)
+	VPXORQ     (R13)(BX*1), Z0, Z0
+	PREFETCHT0 64(R13)(SI*1)
+	VPXORQ     64(R13)(BX*1), Z1, Z1
+	PREFETCHT0 128(R13)(SI*1)
+	VPXORQ     128(R13)(BX*1), Z2, Z2
+	PREFETCHT0 192(R13)(SI*1)
+	VPXORQ     192(R13)(BX*1), Z3, Z3
+	INCQ       R11
+	JNZ        first4_term7
+
+first4_done7:
+	MOVL 12(R8), R11
+	LEAQ (DI)(R11*8), R12
+	MOVQ R12, DI
+	NEGQ R11
+	JZ   first4_done3
+
+first4_term3:
+	MOVQ       (R12)(R11*8), R13
+	PREFETCHT0 (R13)(SI*1)
+	VPXORQ     (R13)(BX*1), Z4, Z4
+	PREFETCHT0 64(R13)(SI*1)
+	VPXORQ     64(R13)(BX*1), Z5, Z5
+	PREFETCHT0 128(R13)(SI*1)
+	VPXORQ     128(R13)(BX*1), Z6, Z6
+	PREFETCHT0 192(R13)(SI*1)
+	VPXORQ     192(R13)(BX*1), Z7, Z7
+	INCQ       R11
+	JNZ        first4_term3
+
+first4_done3:
+	VPXORQ     Z0, Z4, Z4
+	VPXORQ     Z1, Z5, Z5
+	VPXORQ     Z2, Z6, Z6
+	VPXORQ     Z3, Z7, Z7
+	MOVL       52(R8), R11
+	LEAQ       (DI)(R11*8), R12
+	MOVQ       R12, DI
+	NEGQ       R11
+	JZ         first4_none13
+	MOVQ       (R12)(R11*8), R13
+	PREFETCHT0 (R13)(SI*1)
+	VMOVDQU64  (R13)(BX*1), Z12
+	PREFETCHT0 64(R13)(SI*1)
+	VMOVDQU64  64(R13)(BX*1), Z13
+	PREFETCHT0 128(R13)(SI*1)
+	VMOVDQU64  128(R13)(BX*1), Z14
+	PREFETCHT0 192(R13)(SI*1)
+	VMOVDQU64  192(R13)(BX*1), Z15
+	INCQ       R11
+	JZ         first4_done13
+
+first4_term13:
+	MOVQ       (R12)(R11*8), R13
+	PREFETCHT0 (R13)(SI*1)
+	VPXORQ     (R13)(BX*1), Z12, Z12
+	PREFETCHT0 64(R13)(SI*1)
+	VPXORQ     64(R13)(BX*1), Z13, Z13
+	PREFETCHT0 128(R13)(SI*1)
+	VPXORQ     128(R13)(BX*1), Z14, Z14
+	PREFETCHT0 192(R13)(SI*1)
+	VPXORQ     192(R13)(BX*1), Z15, Z15
+	INCQ       R11
+	JNZ        first4_term13
+
+first4_done13:
+	MOVL       36(R8), R11
+	LEAQ       (DI)(R11*8), R12
+	MOVQ       R12, DI
+	NEGQ       R11
+	JZ         first4_none9
+	MOVQ       (R12)(R11*8), R13
+	PREFETCHT0 (R13)(SI*1)
+	VMOVDQU64  (R13)(BX*1), Z16
+	PREFETCHT0 64(R13)(SI*1)
+	VMOVDQU64  64(R13)(BX*1), Z17
+	PREFETCHT0 128(R13)(SI*1)
+	VMOVDQU64  128(R13)(BX*1), Z18
+	PREFETCHT0 192(R13)(SI*1)
+	VMOVDQU64  192(R13)(BX*1), Z19
+	INCQ       R11
+	JZ         first4_done9
+
+first4_term9:
+	MOVQ       (R12)(R11*8), R13
+	PREFETCHT0 (R13)(SI*1)
+	VPXORQ     (R13)(BX*1), Z16, Z16
+	PREFETCHT0 64(R13)(SI*1)
+	VPXORQ     64(R13)(BX*1), Z17, Z17
+	PREFETCHT0 128(R13)(SI*1)
+	VPXORQ     128(R13)(BX*1), Z18, Z18
+	PREFETCHT0 192(R13)(SI*1)
+	VPXORQ     192(R13)(BX*1), Z19, Z19
+	INCQ       R11
+	JNZ        first4_term9
+
+first4_done9:
+	VPTERNLOGQ $0x96, Z12, Z16, Z8
+	VPTERNLOGQ $0x96, Z13, Z17, Z9
+	VPTERNLOGQ $0x96, Z14, Z18, Z10
+	VPTERNLOGQ $0x96, Z15, Z19, Z11
+	MOVL       20(R8), R11
+	LEAQ       (DI)(R11*8), R12
+	MOVQ       R12, DI
+	NEGQ       R11
+	JZ         first4_done5
+
+first4_term5:
+	MOVQ       (R12)(R11*8), R13
+	PREFETCHT0 (R13)(SI*1)
+	VPXORQ     (R13)(BX*1), Z12, Z12
+	PREFETCHT0 64(R13)(SI*1)
+	VPXORQ     64(R13)(BX*1), Z13, Z13
+	PREFETCHT0 128(R13)(SI*1)
+	VPXORQ     128(R13)(BX*1), Z14, Z14
+	PREFETCHT0 192(R13)(SI*1)
+	VPXORQ     192(R13)(BX*1), Z15, Z15
+	INCQ       R11
+	JNZ        first4_term5
+
+first4_done5:
+	MOVL 4(R8), R11
+	LEAQ (DI)(R11*8), R12
+	MOVQ R12, DI
+	NEGQ R11
+	JZ   first4_done1
+
+first4_term1:
+	MOVQ       (R12)(R11*8), R13
+	PREFETCHT0 (R13)(SI*1)
+	VPXORQ     (R13)(BX*1), Z16, Z16
+	PREFETCHT0 64(R13)(SI*1)
+	VPXORQ     64(R13)(BX*1), Z17, Z17
+	PREFETCHT0 128(R13)(SI*1)
+	VPXORQ     128(R13)(BX*1), Z18, Z18
+	PREFETCHT0 192(R13)(SI*1)
+	VPXORQ     192(R13)(BX*1), Z19, Z19
+	INCQ       R11
+	JNZ        first4_term1
+
+first4_done1:
+	VPTERNLOGQ $0x96, Z12, Z4, Z16
+	VPTERNLOGQ $0x96, Z13, Z5, Z17
+	VPTERNLOGQ $0x96, Z14, Z6, Z18
+	VPTERNLOGQ $0x96, Z15, Z7, Z19
+	VPXORQ     Z12, Z0, Z0
+	VPXORQ     Z13, Z1, Z1
+	VPXORQ     Z14, Z2, Z2
+	VPXORQ     Z15, Z3, Z3
+	MOVL       56(R8), R11
+	LEAQ       (DI)(R11*8), R12
+	MOVQ       R12, DI
+	NEGQ       R11
+	JZ         first4_none14
+	MOVQ       (R12)(R11*8), R13
+	PREFETCHT0 (R13)(SI*1)
+	VMOVDQU64  (R13)(BX*1), Z12
+	PREFETCHT0 64(R13)(SI*1)
+	VMOVDQU64  64(R13)(BX*1), Z13
+	PREFETCHT0 128(R13)(SI*1)
+	VMOVDQU64  128(R13)(BX*1), Z14
+	PREFETCHT0 192(R13)(SI*1)
+	VMOVDQU64  192(R13)(BX*1), Z15
+	INCQ       R11
+	JZ         first4_done14
+
+first4_term14:
+	MOVQ       (R12)(R11*8), R13
+	PREFETCHT0 (R13)(SI*1)
+	VPXORQ     (R13)(BX*1), Z12, Z12
+	PREFETCHT0 64(R13)(SI*1)
+	VPXORQ     64(R13)(BX*1), Z13, Z13
+	PREFETCHT0 128(R13)(SI*1)
+	VPXORQ     128(R13)(BX*1), Z14, Z14
+	PREFETCHT0 192(R13)(SI*1)
+	VPXORQ     192(R13)(BX*1), Z15, Z15
+	INCQ       R11
+	JNZ        first4_term14
+
+first4_done14:
+	MOVL       40(R8), R11
+	LEAQ       (DI)(R11*8), R12
+	MOVQ       R12, DI
+	NEGQ       R11
+	JZ         first4_none10
+	MOVQ       (R12)(R11*8), R13
+	PREFETCHT0 (R13)(SI*1)
+	VMOVDQU64  (R13)(BX*1), Z20
+	PREFETCHT0 64(R13)(SI*1)
+	VMOVDQU64  64(R13)(BX*1), Z21
+	PREFETCHT0 128(R13)(SI*1)
+	VMOVDQU64  128(R13)(BX*1), Z22
+	PREFETCHT0 192(R13)(SI*1)
+	VMOVDQU64  192(R13)(BX*1), Z23
+	INCQ       R11
+	JZ         first4_done10
+
+first4_term10:
+	MOVQ       (R12)(R11*8), R13
+	PREFETCHT0 (R13)(SI*1)
+	VPXORQ     (R13)(BX*1), Z20, Z20
+	PREFETCHT0 64(R13)(SI*1)
+	VPXORQ     64(R13)(BX*1), Z21, Z21
+	PREFETCHT0 128(R13)(SI*1)
+	VPXORQ     128(R13)(BX*1), Z22, Z22
+	PREFETCHT0 192(R13)(SI*1)
+	VPXORQ     192(R13)(BX*1), Z23, Z23
+	INCQ       R11
+	JNZ        first4_term10
+
+first4_done10:
+	VPTERNLOGQ $0x96, Z12, Z20, Z8
+	VPTERNLOGQ $0x96, Z13, Z21, Z9
+	VPTERNLOGQ $0x96, Z14, Z22, Z10
+	VPTERNLOGQ $0x96, Z15, Z23, Z11
+	MOVL       24(R8), R11
+	LEAQ       (DI)(R11*8), R12
+	MOVQ       R12, DI
+	NEGQ       R11
+	JZ         first4_done6
+
+first4_term6:
+	MOVQ       (R12)(R11*8), R13
+	PREFETCHT0 (R13)(SI*1)
+	VPXORQ     (R13)(BX*1), Z12, Z12
+	PREFETCHT0 64(R13)(SI*1)
+	VPXORQ     64(R13)(BX*1), Z13, Z13
+	PREFETCHT0 128(R13)(SI*1)
+	VPXORQ     128(R13)(BX*1), Z14, Z14
+	PREFETCHT0 192(R13)(SI*1)
+	VPXORQ     192(R13)(BX*1), Z15, Z15
+	INCQ       R11
+	JNZ        first4_term6
+
+first4_done6:
+	MOVL 8(R8), R11
+	LEAQ (DI)(R11*8), R12
+	MOVQ R12, DI
+	NEGQ R11
+	JZ   first4_done2
+
+first4_term2:
+	MOVQ       (R12)(R11*8), R13
+	PREFETCHT0 (R13)(SI*1)
+	VPXORQ     (R13)(BX*1), Z20, Z20
+	PREFETCHT0 64(R13)(SI*1)
+	VPXORQ     64(R13)(BX*1), Z21, Z21
+	PREFETCHT0 128(R13)(SI*1)
+	VPXORQ     128(R13)(BX*1), Z22, Z22
+	PREFETCHT0 192(R13)(SI*1)
+	VPXORQ     192(R13)(BX*1), Z23, Z23
+	INCQ       R11
+	JNZ        first4_term2
+
+first4_done2:
+	VPTERNLOGQ $0x96, Z12, Z4, Z20
+	VPTERNLOGQ $0x96, Z13, Z5, Z21
+	VPTERNLOGQ $0x96, Z14, Z6, Z22
+	VPTERNLOGQ $0x96, Z15, Z7, Z23
+	VPXORQ     Z12, Z0, Z0
+	VPXORQ     Z13, Z1, Z1
+	VPXORQ     Z14, Z2, Z2
+	VPXORQ     Z15, Z3, Z3
+	MOVL       48(R8), R11
+	LEAQ       (DI)(R11*8), R12
+	MOVQ       R12, DI
+	NEGQ       R11
+	JZ         first4_none12
+	MOVQ       (R12)(R11*8), R13
+	PREFETCHT0 (R13)(SI*1)
+	VMOVDQU64  (R13)(BX*1), Z4
+	PREFETCHT0 64(R13)(SI*1)
+	VMOVDQU64  64(R13)(BX*1), Z5
+	PREFETCHT0 128(R13)(SI*1)
+	VMOVDQU64  128(R13)(BX*1), Z6
+	PREFETCHT0 192(R13)(SI*1)
+	VMOVDQU64  192(R13)(BX*1), Z7
+	INCQ       R11
+	JZ         first4_done12
+
+first4_term12:
+	MOVQ       (R12)(R11*8), R13
+	PREFETCHT0 (R13)(SI*1)
+	VPXORQ     (R13)(BX*1), Z4, Z4
+	PREFETCHT0 64(R13)(SI*1)
+	VPXORQ     64(R13)(BX*1), Z5, Z5
+	PREFETCHT0 128(R13)(SI*1)
+	VPXORQ     128(R13)(BX*1), Z6, Z6
+	PREFETCHT0 192(R13)(SI*1)
+	VPXORQ     192(R13)(BX*1), Z7, Z7
+	INCQ       R11
+	JNZ        first4_term12
+
+first4_done12:
+	MOVL       32(R8), R11
+	LEAQ       (DI)(R11*8), R12
+	MOVQ       R12, DI
+	NEGQ       R11
+	JZ         first4_none8
+	MOVQ       (R12)(R11*8), R13
+	PREFETCHT0 (R13)(SI*1)
+	VMOVDQU64  (R13)(BX*1), Z12
+	PREFETCHT0 64(R13)(SI*1)
+	VMOVDQU64  64(R13)(BX*1), Z13
+	PREFETCHT0 128(R13)(SI*1)
+	VMOVDQU64  128(R13)(BX*1), Z14
+	PREFETCHT0 192(R13)(SI*1)
+	VMOVDQU64  192(R13)(BX*1), Z15
+	INCQ       R11
+	JZ         first4_done8
+
+first4_term8:
+	MOVQ       (R12)(R11*8), R13
+	PREFETCHT0 (R13)(SI*1)
+	VPXORQ     (R13)(BX*1), Z12, Z12
+	PREFETCHT0 64(R13)(SI*1)
+	VPXORQ     64(R13)(BX*1), Z13, Z13
+	PREFETCHT0 128(R13)(SI*1)
+	VPXORQ     128(R13)(BX*1), Z14, Z14
+	PREFETCHT0 192(R13)(SI*1)
+	VPXORQ     192(R13)(BX*1), Z15, Z15
+	INCQ       R11
+	JNZ        first4_term8
+
+first4_done8:
+	VPTERNLOGQ $0x96, Z4, Z12, Z8
+	VPTERNLOGQ $0x96, Z5, Z13, Z9
+	VPTERNLOGQ $0x96, Z6, Z14, Z10
+	VPTERNLOGQ $0x96, Z7, Z15, Z11
+	MOVL       16(R8), R11
+	LEAQ       (DI)(R11*8), R12
+	MOVQ       R12, DI
+	NEGQ       R11
+	JZ         first4_done4
+
+first4_term4:
+	MOVQ       (R12)(R11*8), R13
+	PREFETCHT0 (R13)(SI*1)
+	VPXORQ     (R13)(BX*1), Z4, Z4
+	PREFETCHT0 64(R13)(SI*1)
+	VPXORQ     64(R13)(BX*1), Z5, Z5
+	PREFETCHT0 128(R13)(SI*1)
+	VPXORQ     128(R13)(BX*1), Z6, Z6
+	PREFETCHT0 192(R13)(SI*1)
+	VPXORQ     192(R13)(BX*1), Z7, Z7
+	INCQ       R11
+	JNZ        first4_term4
+
+first4_done4:
+	VPXORQ    Z4, Z0, Z0
+	VPXORQ    Z5, Z1, Z1
+	VPXORQ    Z6, Z2, Z2
+	VPXORQ    Z7, Z3, Z3
+	MOVQ      (R10), SI
+	VMOVDQU64 Z16, (SI)(BX*1)
+	VMOVDQU64 Z17, 64(SI)(BX*1)
+	VMOVDQU64 Z18, 128(SI)(BX*1)
+	VMOVDQU64 Z19, 192(SI)(BX*1)
+	MOVQ      8(R10), SI
+	VMOVDQU64 Z20, (SI)(BX*1)
+	VMOVDQU64 Z21, 64(SI)(BX*1)
+	VMOVDQU64 Z22, 128(SI)(BX*1)
+	VMOVDQU64 Z23, 192(SI)(BX*1)
+	MOVQ      16(R10), SI
+	VMOVDQU64 Z0, (SI)(BX*1)
+	VMOVDQU64 Z1, 64(SI)(BX*1)
+	VMOVDQU64 Z2, 128(SI)(BX*1)
+	VMOVDQU64 Z3, 192(SI)(BX*1)
+	MOVQ      24(R10), SI
+	VMOVDQU64 Z8, (SI)(BX*1)
+	VMOVDQU64 Z9, 64(SI)(BX*1)
+	VMOVDQU64 Z10, 128(SI)(BX*1)
+	VMOVDQU64 Z11, 192(SI)(BX*1)
+	ADDQ      $0x00000040, R8
+	JMP       first4_out0
+
+first4_none15:
+	VPXORQ Z31, Z31, Z0
+	VPXORQ Z31, Z31, Z1
+	VPXORQ Z31, Z31, Z2
+	VPXORQ Z31, Z31, Z3
+	JMP    first4_done15
+
+first4_none11:
+	VPXORQ Z31, Z31, Z4
+	VPXORQ Z31, Z31, Z5
+	VPXORQ Z31, Z31, Z6
+	VPXORQ Z31, Z31, Z7
+	JMP    first4_done11
+
+first4_none13:
+	VPXORQ Z31, Z31, Z12
+	VPXORQ Z31, Z31, Z13
+	VPXORQ Z31, Z31, Z14
+	VPXORQ Z31, Z31, Z15
+	JMP    first4_done13
+
+first4_none9:
+	VPXORQ Z31, Z31, Z16
+	VPXORQ Z31, Z31, Z17
+	VPXORQ Z31, Z31, Z18
+	VPXORQ Z31, Z31, Z19
+	JMP    first4_done9
+
+first4_none14:
+	VPXORQ Z31, Z31, Z12
+	VPXORQ Z31, Z31, Z13
+	VPXORQ Z31, Z31, Z14
+	VPXORQ Z31, Z31, Z15
+	JMP    first4_done14
+
+first4_none10:
+	VPXORQ Z31, Z31, Z20
+	VPXORQ Z31, Z31, Z21
+	VPXORQ Z31, Z31, Z22
+	VPXORQ Z31, Z31, Z23
+	JMP    first4_done10
+
+first4_none12:
+	VPXORQ Z31, Z31, Z4
+	VPXORQ Z31, Z31, Z5
+	VPXORQ Z31, Z31, Z6
+	VPXORQ Z31, Z31, Z7
+	JMP    first4_done12
+
+first4_none8:
+	VPXORQ Z31, Z31, Z12
+	VPXORQ Z31, Z31, Z13
+	VPXORQ Z31, Z31, Z14
+	VPXORQ Z31, Z31, Z15
+	JMP    first4_done8
+
+first4_out0:
+	DECQ R9
+	JZ   end4
+
+more4:
+	MOVQ      DI, SI
+	ADDQ      $0x20, DI
+	MOVL      60(R8), R10
+	LEAQ      (DI)(R10*8), R11
+	MOVQ      R11, DI
+	NEGQ      R10
+	JZ        more4_none15
+	MOVQ      (R11)(R10*8), R12
+	VMOVDQU64 (R12)(BX*1), Z0
+	VMOVDQU64 64(R12)(BX*1), Z1
+	VMOVDQU64 128(R12)(BX*1), Z2
+	VMOVDQU64 192(R12)(BX*1), Z3
+	INCQ      R10
+	JZ        more4_done15
+
+more4_term15:
+	MOVQ   (R11)(R10*8), R12
+	VPXORQ (R12)(BX*1), Z0, Z0
+	VPXORQ 64(R12)(BX*1), Z1, Z1
+	VPXORQ 128(R12)(BX*1), Z2, Z2
+	VPXORQ 192(R12)(BX*1), Z3, Z3
+	INCQ   R10
+	JNZ    more4_term15
+
+more4_done15:
+	MOVL      44(R8), R10
+	LEAQ      (DI)(R10*8), R11
+	MOVQ      R11, DI
+	NEGQ      R10
+	JZ        more4_none11
+	MOVQ      (R11)(R10*8), R12
+	VMOVDQU64 (R12)(BX*1), Z4
+	VMOVDQU64 64(R12)(BX*1), Z5
+	VMOVDQU64 128(R12)(BX*1), Z6
+	VMOVDQU64 192(R12)(BX*1), Z7
+	INCQ      R10
+	JZ        more4_done11
+
+more4_term11:
+	MOVQ   (R11)(R10*8), R12
+	VPXORQ (R12)(BX*1), Z4, Z4
+	VPXORQ 64(R12)(BX*1), Z5, Z5
+	VPXORQ 128(R12)(BX*1), Z6, Z6
+	VPXORQ 192(R12)(BX*1), Z7, Z7
+	INCQ   R10
+	JNZ    more4_term11
+
+more4_done11:
+	VPXORQ Z0, Z4, Z8
+	VPXORQ Z1, Z5, Z9
+	VPXORQ Z2, Z6, Z10
+	VPXORQ Z3, Z7, Z11
+	MOVL   28(R8), R10
+	LEAQ   (DI)(R10*8), R11
+	MOVQ   R11, DI
+	NEGQ   R10
+	JZ     more4_done7
+
+more4_term7:
+	MOVQ   (R11)(R10*8), R12
+	VPXORQ (R12)(BX*1), Z0, Z0
+	VPXORQ 64(R12)(BX*1), Z1, Z1
+	VPXORQ 128(R12)(BX*1), Z2, Z2
+	VPXORQ 192(R12)(BX*1), Z3, Z3
+	INCQ   R10
+	JNZ    more4_term7
+
+more4_done7:
+	MOVL 12(R8), R10
+	LEAQ (DI)(R10*8), R11
+	MOVQ R11, DI
+	NEGQ R10
+	JZ   more4_done3
+
+more4_term3:
+	MOVQ   (R11)(R10*8), R12
+	VPXORQ (R12)(BX*1), Z4, Z4
+	VPXORQ 64(R12)(BX*1), Z5, Z5
+	VPXORQ 128(R12)(BX*1), Z6, Z6
+	VPXORQ 192(R12)(BX*1), Z7, Z7
+	INCQ   R10
+	JNZ    more4_term3
+
+more4_done3:
+	VPXORQ    Z0, Z4, Z4
+	VPXORQ    Z1, Z5, Z5
+	VPXORQ    Z2, Z6, Z6
+	VPXORQ    Z3, Z7, Z7
+	MOVL      52(R8), R10
+	LEAQ      (DI)(R10*8), R11
+	MOVQ      R11, DI
+	NEGQ      R10
+	JZ        more4_none13
+	MOVQ      (R11)(R10*8), R12
+	VMOVDQU64 (R12)(BX*1), Z12
+	VMOVDQU64 64(R12)(BX*1), Z13
+	VMOVDQU64 128(R12)(BX*1), Z14
+	VMOVDQU64 192(R12)(BX*1), Z15
+	INCQ      R10
+	JZ        more4_done13
+
+more4_term13:
+	MOVQ   (R11)(R10*8), R12
+	VPXORQ (R12)(BX*1), Z12, Z12
+	VPXORQ 64(R12)(BX*1), Z13, Z13
+	VPXORQ 128(R12)(BX*1), Z14, Z14
+	VPXORQ 192(R12)(BX*1), Z15, Z15
+	INCQ   R10
+	JNZ    more4_term13
+
+more4_done13:
+	MOVL      36(R8), R10
+	LEAQ      (DI)(R10*8), R11
+	MOVQ      R11, DI
+	NEGQ      R10
+	JZ        more4_none9
+	MOVQ      (R11)(R10*8), R12
+	VMOVDQU64 (R12)(BX*1), Z16
+	VMOVDQU64 64(R12)(BX*1), Z17
+	VMOVDQU64 128(R12)(BX*1), Z18
+	VMOVDQU64 192(R12)(BX*1), Z19
+	INCQ      R10
+	JZ        more4_done9
+
+more4_term9:
+	MOVQ   (R11)(R10*8), R12
+	VPXORQ (R12)(BX*1), Z16, Z16
+	VPXORQ 64(R12)(BX*1), Z17, Z17
+	VPXORQ 128(R12)(BX*1), Z18, Z18
+	VPXORQ 192(R12)(BX*1), Z19, Z19
+	INCQ   R10
+	JNZ    more4_term9
+
+more4_done9:
+	VPTERNLOGQ $0x96, Z12, Z16, Z8
+	VPTERNLOGQ $0x96, Z13, Z17, Z9
+	VPTERNLOGQ $0x96, Z14, Z18, Z10
+	VPTERNLOGQ $0x96, Z15, Z19, Z11
+	MOVL       20(R8), R10
+	LEAQ       (DI)(R10*8), R11
+	MOVQ       R11, DI
+	NEGQ       R10
+	JZ         more4_done5
+
+more4_term5:
+	MOVQ   (R11)(R10*8), R12
+	VPXORQ (R12)(BX*1), Z12, Z12
+	VPXORQ 64(R12)(BX*1), Z13, Z13
+	VPXORQ 128(R12)(BX*1), Z14, Z14
+	VPXORQ 192(R12)(BX*1), Z15, Z15
+	INCQ   R10
+	JNZ    more4_term5
+
+more4_done5:
+	MOVL 4(R8), R10
+	LEAQ (DI)(R10*8), R11
+	MOVQ R11, DI
+	NEGQ R10
+	JZ   more4_done1
+
+more4_term1:
+	MOVQ   (R11)(R10*8), R12
+	VPXORQ (R12)(BX*1), Z16, Z16
+	VPXORQ 64(R12)(BX*1), Z17, Z17
+	VPXORQ 128(R12)(BX*1), Z18, Z18
+	VPXORQ 192(R12)(BX*1), Z19, Z19
+	INCQ   R10
+	JNZ    more4_term1
+
+more4_done1:
+	VPTERNLOGQ $0x96, Z12, Z4, Z16
+	VPTERNLOGQ $0x96, Z13, Z5, Z17
+	VPTERNLOGQ $0x96, Z14, Z6, Z18
+	VPTERNLOGQ $0x96, Z15, Z7, Z19
+	VPXORQ     Z12, Z0, Z0
+	VPXORQ     Z13, Z1, Z1
+	VPXORQ     Z14, Z2, Z2
+	VPXORQ     Z15, Z3, Z3
+	MOVL       56(R8), R10
+	LEAQ       (DI)(R10*8), R11
+	MOVQ       R11, DI
+	NEGQ       R10
+	JZ         more4_none14
+	MOVQ       (R11)(R10*8), R12
+	VMOVDQU64  (R12)(BX*1), Z12
+	VMOVDQU64  64(R12)(BX*1), Z13
+	VMOVDQU64  128(R12)(BX*1), Z14
+	VMOVDQU64  192(R12)(BX*1), Z15
+	INCQ       R10
+	JZ         more4_done14
+
+more4_term14:
+	MOVQ   (R11)(R10*8), R12
+	VPXORQ (R12)(BX*1), Z12, Z12
+	VPXORQ 64(R12)(BX*1), Z13, Z13
+	VPXORQ 128(R12)(BX*1), Z14, Z14
+	VPXORQ 192(R12)(BX*1), Z15, Z15
+	INCQ   R10
+	JNZ    more4_term14
+
+more4_done14:
+	MOVL      40(R8), R10
+	LEAQ      (DI)(R10*8), R11
+	MOVQ      R11, DI
+	NEGQ      R10
+	JZ        more4_none10
+	MOVQ      (R11)(R10*8), R12
+	VMOVDQU64 (R12)(BX*1), Z20
+	VMOVDQU64 64(R12)(BX*1), Z21
+	VMOVDQU64 128(R12)(BX*1), Z22
+	VMOVDQU64 192(R12)(BX*1), Z23
+	INCQ      R10
+	JZ        more4_done10
+
+more4_term10:
+	MOVQ   (R11)(R10*8), R12
+	VPXORQ (R12)(BX*1), Z20, Z20
+	VPXORQ 64(R12)(BX*1), Z21, Z21
+	VPXORQ 128(R12)(BX*1), Z22, Z22
+	VPXORQ 192(R12)(BX*1), Z23, Z23
+	INCQ   R10
+	JNZ    more4_term10
+
+more4_done10:
+	VPTERNLOGQ $0x96, Z12, Z20, Z8
+	VPTERNLOGQ $0x96, Z13, Z21, Z9
+	VPTERNLOGQ $0x96, Z14, Z22, Z10
+	VPTERNLOGQ $0x96, Z15, Z23, Z11
+	MOVL       24(R8), R10
+	LEAQ       (DI)(R10*8), R11
+	MOVQ       R11, DI
+	NEGQ       R10
+	JZ         more4_done6
+
+more4_term6:
+	MOVQ   (R11)(R10*8), R12
+	VPXORQ (R12)(BX*1), Z12, Z12
+	VPXORQ 64(R12)(BX*1), Z13, Z13
+	VPXORQ 128(R12)(BX*1), Z14, Z14
+	VPXORQ 192(R12)(BX*1), Z15, Z15
+	INCQ   R10
+	JNZ    more4_term6
+
+more4_done6:
+	MOVL 8(R8), R10
+	LEAQ (DI)(R10*8), R11
+	MOVQ R11, DI
+	NEGQ R10
+	JZ   more4_done2
+
+more4_term2:
+	MOVQ   (R11)(R10*8), R12
+	VPXORQ (R12)(BX*1), Z20, Z20
+	VPXORQ 64(R12)(BX*1), Z21, Z21
+	VPXORQ 128(R12)(BX*1), Z22, Z22
+	VPXORQ 192(R12)(BX*1), Z23, Z23
+	INCQ   R10
+	JNZ    more4_term2
+
+more4_done2:
+	VPTERNLOGQ $0x96, Z12, Z4, Z20
+	VPTERNLOGQ $0x96, Z13, Z5, Z21
+	VPTERNLOGQ $0x96, Z14, Z6, Z22
+	VPTERNLOGQ $0x96, Z15, Z7, Z23
+	VPXORQ     Z12, Z0, Z0
+	VPXORQ     Z13, Z1, Z1
+	VPXORQ     Z14, Z2, Z2
+	VPXORQ     Z15, Z3, Z3
+	MOVL       48(R8), R10
+	LEAQ       (DI)(R10*8), R11
+	MOVQ       R11, DI
+	NEGQ       R10
+	JZ         more4_none12
+	MOVQ       (R11)(R10*8), R12
+	VMOVDQU64  (R12)(BX*1), Z4
+	VMOVDQU64  64(R12)(BX*1), Z5
+	VMOVDQU64  128(R12)(BX*1), Z6
+	VMOVDQU64  192(R12)(BX*1), Z7
+	INCQ       R10
+	JZ         more4_done12
+
+more4_term12:
+	MOVQ   (R11)(R10*8), R12
+	VPXORQ (R12)(BX*1), Z4, Z4
+	VPXORQ 64(R12)(BX*1), Z5, Z5
+	VPXORQ 128(R12)(BX*1), Z6, Z6
+	VPXORQ 192(R12)(BX*1), Z7, Z7
+	INCQ   R10
+	JNZ    more4_term12
+
+more4_done12:
+	MOVL      32(R8), R10
+	LEAQ      (DI)(R10*8), R11
+	MOVQ      R11, DI
+	NEGQ      R10
+	JZ        more4_none8
+	MOVQ      (R11)(R10*8), R12
+	VMOVDQU64 (R12)(BX*1), Z12
+	VMOVDQU64 64(R12)(BX*1), Z13
+	VMOVDQU64 128(R12)(BX*1), Z14
+	VMOVDQU64 192(R12)(BX*1), Z15
+	INCQ      R10
+	JZ        more4_done8
+
+more4_term8:
+	MOVQ   (R11)(R10*8), R12
+	VPXORQ (R12)(BX*1), Z12, Z12
+	VPXORQ 64(R12)(BX*1), Z13, Z13
+	VPXORQ 128(R12)(BX*1), Z14, Z14
+	VPXORQ 192(R12)(BX*1), Z15, Z15
+	INCQ   R10
+	JNZ    more4_term8
+
+more4_done8:
+	VPTERNLOGQ $0x96, Z4, Z12, Z8
+	VPTERNLOGQ $0x96, Z5, Z13, Z9
+	VPTERNLOGQ $0x96, Z6, Z14, Z10
+	VPTERNLOGQ $0x96, Z7, Z15, Z11
+	MOVL       16(R8), R10
+	LEAQ       (DI)(R10*8), R11
+	MOVQ       R11, DI
+	NEGQ       R10
+	JZ         more4_done4
+
+more4_term4:
+	MOVQ   (R11)(R10*8), R12
+	VPXORQ (R12)(BX*1), Z4, Z4
+	VPXORQ 64(R12)(BX*1), Z5, Z5
+	VPXORQ 128(R12)(BX*1), Z6, Z6
+	VPXORQ 192(R12)(BX*1), Z7, Z7
+	INCQ   R10
+	JNZ    more4_term4
+
+more4_done4:
+	VPXORQ    Z4, Z0, Z0
+	VPXORQ    Z5, Z1, Z1
+	VPXORQ    Z6, Z2, Z2
+	VPXORQ    Z7, Z3, Z3
+	MOVQ      (SI), R10
+	VMOVDQU64 Z16, (R10)(BX*1)
+	VMOVDQU64 Z17, 64(R10)(BX*1)
+	VMOVDQU64 Z18, 128(R10)(BX*1)
+	VMOVDQU64 Z19, 192(R10)(BX*1)
+	MOVQ      8(SI), R10
+	VMOVDQU64 Z20, (R10)(BX*1)
+	VMOVDQU64 Z21, 64(R10)(BX*1)
+	VMOVDQU64 Z22, 128(R10)(BX*1)
+	VMOVDQU64 Z23, 192(R10)(BX*1)
+	MOVQ      16(SI), R10
+	VMOVDQU64 Z0, (R10)(BX*1)
+	VMOVDQU64 Z1, 64(R10)(BX*1)
+	VMOVDQU64 Z2, 128(R10)(BX*1)
+	VMOVDQU64 Z3, 192(R10)(BX*1)
+	MOVQ      24(SI), SI
+	VMOVDQU64 Z8, (SI)(BX*1)
+	VMOVDQU64 Z9, 64(SI)(BX*1)
+	VMOVDQU64 Z10, 128(SI)(BX*1)
+	VMOVDQU64 Z11, 192(SI)(BX*1)
+	ADDQ      $0x00000040, R8
+	JMP       more4_out0
+
+more4_none15:
+	VPXORQ Z31, Z31, Z0
+	VPXORQ Z31, Z31, Z1
+	VPXORQ Z31, Z31, Z2
+	VPXORQ Z31, Z31, Z3
+	JMP    more4_done15
+
+more4_none11:
+	VPXORQ Z31, Z31, Z4
+	VPXORQ Z31, Z31, Z5
+	VPXORQ Z31, Z31, Z6
+	VPXORQ Z31, Z31, Z7
+	JMP    more4_done11
+
+more4_none13:
+	VPXORQ Z31, Z31, Z12
+	VPXORQ Z31, Z31, Z13
+	VPXORQ Z31, Z31, Z14
+	VPXORQ Z31, Z31, Z15
+	JMP    more4_done13
+
+more4_none9:
+	VPXORQ Z31, Z31, Z16
+	VPXORQ Z31, Z31, Z17
+	VPXORQ Z31, Z31, Z18
+	VPXORQ Z31, Z31, Z19
+	JMP    more4_done9
+
+more4_none14:
+	VPXORQ Z31, Z31, Z12
+	VPXORQ Z31, Z31, Z13
+	VPXORQ Z31, Z31, Z14
+	VPXORQ Z31, Z31, Z15
+	JMP    more4_done14
+
+more4_none10:
+	VPXORQ Z31, Z31, Z20
+	VPXORQ Z31, Z31, Z21
+	VPXORQ Z31, Z31, Z22
+	VPXORQ Z31, Z31, Z23
+	JMP    more4_done10
+
+more4_none12:
+	VPXORQ Z31, Z31, Z4
+	VPXORQ Z31, Z31, Z5
+	VPXORQ Z31, Z31, Z6
+	VPXORQ Z31, Z31, Z7
+	JMP    more4_done12
+
+more4_none8:
+	VPXORQ Z31, Z31, Z12
+	VPXORQ Z31, Z31, Z13
+	VPXORQ Z31, Z31, Z14
+	VPXORQ Z31, Z31, Z15
+	JMP    more4_done8
+
+more4_out0:
+	DECQ R9
+	JNZ  more4
+
+end4:
+	ADDQ $0x00000100, BX
+	SUBQ $0x00000100, DX
+	JMP  wide
+
+narrow:
+	CMPQ       DX, $0x00000040
+	JLT        done
+	LEAQ       64(BX), SI
+	LEAQ       (SI)(AX*1), DI
+	CMPQ       DX, $0x00000040
+	CMOVQEQ    DI, SI
+	MOVQ       places+24(FP), DI
+	MOVQ       counts+32(FP), R8
+	MOVQ       passes+40(FP), R9
+	MOVQ       DI, R10
+	ADDQ       $0x20, DI
+	MOVL       60(R8), R11
+	LEAQ       (DI)(R11*8), R12
+	MOVQ       R12, DI
+	NEGQ       R11
+	JZ         first1_none15
+	MOVQ       (R12)(R11*8), R13
+	PREFETCHT0 (R13)(SI*1)
+	VMOVDQU64  (R13)(BX*1), Z0
+	INCQ       R11
+	JZ         first1_done15
+
+first1_term15:
+	MOVQ       (R12)(R11*8), R13
+	PREFETCHT0 (R13)(SI*1)
+	VPXORQ     (R13)(BX*1), Z0, Z0
+	INCQ       R11
+	JNZ        first1_term15
+
+first1_done15:
+	MOVL       44(R8), R11
+	LEAQ       (DI)(R11*8), R12
+	MOVQ       R12, DI
+	NEGQ       R11
+	JZ         first1_none11
+	MOVQ       (R12)(R11*8), R13
+	PREFETCHT0 (R13)(SI*1)
+	VMOVDQU64  (R13)(BX*1), Z1
+	INCQ       R11
+	JZ         first1_done11
+
+first1_term11:
+	MOVQ       (R12)(R11*8), R13
+	PREFETCHT0 (R13)(SI*1)
+	VPXORQ     (R13)(BX*1), Z1, Z1
+	INCQ       R11
+	JNZ        first1_term11
+
+first1_done11:
+	VPXORQ Z0, Z1, Z2
+	MOVL   28(R8), R11
+	LEAQ   (DI)(R11*8), R12
+	MOVQ   R12, DI
+	NEGQ   R11
+	JZ     first1_done7
+
+first1_term7:
+	MOVQ       (R12)(R11*8), R13
+	PREFETCHT0 (R13)(SI*1)
+	VPXORQ     (R13)(BX*1), Z0, Z0
+	INCQ       R11
+	JNZ        first1_term7
+
+first1_done7:
+	MOVL 12(R8), R11
+	LEAQ (DI)(R11*8), R12
+	MOVQ R12, DI
+	NEGQ R11
+	JZ   first1_done3
+
+first1_term3:
+	MOVQ       (R12)(R11*8), R13
+	PREFETCHT0 (R13)(SI*1)
+	VPXORQ     (R13)(BX*1), Z1, Z1
+	INCQ       R11
+	JNZ        first1_term3
+
+first1_done3:
+	VPXORQ     Z0, Z1, Z1
+	MOVL       52(R8), R11
+	LEAQ       (DI)(R11*8), R12
+	MOVQ       R12, DI
+	NEGQ       R11
+	JZ         first1_none13
+	MOVQ       (R12)(R11*8), R13
+	PREFETCHT0 (R13)(SI*1)
+	VMOVDQU64  (R13)(BX*1), Z3
+	INCQ       R11
+	JZ         first1_done13
+
+first1_term13:
+	MOVQ       (R12)(R11*8), R13
+	PREFETCHT0 (R13)(SI*1)
+	VPXORQ     (R13)(BX*1), Z3, Z3
+	INCQ       R11
+	JNZ        first1_term13
+
+first1_done13:
+	MOVL       36(R8), R11
+	LEAQ       (DI)(R11*8), R12
+	MOVQ       R12, DI
+	NEGQ       R11
+	JZ         first1_none9
+	MOVQ       (R12)(R11*8), R13
+	PREFETCHT0 (R13)(SI*1)
+	VMOVDQU64  (R13)(BX*1), Z4
+	INCQ       R11
+	JZ         first1_done9
+
+first1_term9:
+	MOVQ       (R12)(R11*8), R13
+	PREFETCHT0 (R13)(SI*1)
+	VPXORQ     (R13)(BX*1), Z4, Z4
+	INCQ       R11
+	JNZ        first1_term9
+
+first1_done9:
+	VPTERNLOGQ $0x96, Z3, Z4, Z2
+	MOVL       20(R8), R11
+	LEAQ       (DI)(R11*8), R12
+	MOVQ       R12, DI
+	NEGQ       R11
+	JZ         first1_done5
+
+first1_term5:
+	MOVQ       (R12)(R11*8), R13
+	PREFETCHT0 (R13)(SI*1)
+	VPXORQ     (R13)(BX*1), Z3, Z3
+	INCQ       R11
+	JNZ        first1_term5
+
+first1_done5:
+	MOVL 4(R8), R11
+	LEAQ (DI)(R11*8), R12
+	MOVQ R12, DI
+	NEGQ R11
+	JZ   first1_done1
+
+first1_term1:
+	MOVQ       (R12)(R11*8), R13
+	PREFETCHT0 (R13)(SI*1)
+	VPXORQ     (R13)(BX*1), Z4, Z4
+	INCQ       R11
+	JNZ        first1_term1
+
+first1_done1:
+	VPTERNLOGQ $0x96, Z3, Z1, Z4
+	VPXORQ     Z3, Z0, Z0
+	MOVL       56(R8), R11
+	LEAQ       (DI)(R11*8), R12
+	MOVQ       R12, DI
+	NEGQ       R11
+	JZ         first1_none14
+	MOVQ       (R12)(R11*8), R13
+	PREFETCHT0 (R13)(SI*1)
+	VMOVDQU64  (R13)(BX*1), Z3
+	INCQ       R11
+	JZ         first1_done14
+
+first1_term14:
+	MOVQ       (R12)(R11*8), R13
+	PREFETCHT0 (R13)(SI*1)
+	VPXORQ     (R13)(BX*1), Z3, Z3
+	INCQ       R11
+	JNZ        first1_term14
+
+first1_done14:
+	MOVL       40(R8), R11
+	LEAQ       (DI)(R11*8), R12
+	MOVQ       R12, DI
+	NEGQ       R11
+	JZ         first1_none10
+	MOVQ       (R12)(R11*8), R13
+	PREFETCHT0 (R13)(SI*1)
+	VMOVDQU64  (R13)(BX*1), Z5
+	INCQ       R11
+	JZ         first1_done10
+
+first1_term10:
+	MOVQ       (R12)(R11*8), R13
+	PREFETCHT0 (R13)(SI*1)
+	VPXORQ     (R13)(BX*1), Z5, Z5
+	INCQ       R11
+	JNZ        first1_term10
+
+first1_done10:
+	VPTERNLOGQ $0x96, Z3, Z5, Z2
+	MOVL       24(R8), R11
+	LEAQ       (DI)(R11*8), R12
+	MOVQ       R12, DI
+	NEGQ       R11
+	JZ         first1_done6
+
+first1_term6:
+	MOVQ       (R12)(R11*8), R13
+	PREFETCHT0 (R13)(SI*1)
+	VPXORQ     (R13)(BX*1), Z3, Z3
+	INCQ       R11
+	JNZ        first1_term6
+
+first1_done6:
+	MOVL 8(R8), R11
+	LEAQ (DI)(R11*8), R12
+	MOVQ R12, DI
+	NEGQ R11
+	JZ   first1_done2
+
+first1_term2:
+	MOVQ       (R12)(R11*8), R13
+	PREFETCHT0 (R13)(SI*1)
+	VPXORQ     (R13)(BX*1), Z5, Z5
+	INCQ       R11
+	JNZ        first1_term2
+
+first1_done2:
+	VPTERNLOGQ $0x96, Z3, Z1, Z5
+	VPXORQ     Z3, Z0, Z0
+	MOVL       48(R8), R11
+	LEAQ       (DI)(R11*8), R12
+	MOVQ       R12, DI
+	NEGQ       R11
+	JZ         first1_none12
+	MOVQ       (R12)(R11*8), R13
+	PREFETCHT0 (R13)(SI*1)
+	VMOVDQU64  (R13)(BX*1), Z1
+	INCQ       R11
+	JZ         first1_done12
+
+first1_term12:
+	MOVQ       (R12)(R11*8), R13
+	PREFETCHT0 (R13)(SI*1)
+	VPXORQ     (R13)(BX*1), Z1, Z1
+	INCQ       R11
+	JNZ        first1_term12
+
+first1_done12:
+	MOVL       32(R8), R11
+	LEAQ       (DI)(R11*8), R12
+	MOVQ       R12, DI
+	NEGQ       R11
+	JZ         first1_none8
+	MOVQ       (R12)(R11*8), R13
+	PREFETCHT0 (R13)(SI*1)
+	VMOVDQU64  (R13)(BX*1), Z3
+	INCQ       R11
+	JZ         first1_done8
+
+first1_term8:
+	MOVQ       (R12)(R11*8), R13
+	PREFETCHT0 (R13)(SI*1)
+	VPXORQ     (R13)(BX*1), Z3, Z3
+	INCQ       R11
+	JNZ        first1_term8
+
+first1_done8:
+	VPTERNLOGQ $0x96, Z1, Z3, Z2
+	MOVL       16(R8), R11
+	LEAQ       (DI)(R11*8), R12
+	MOVQ       R12, DI
+	NEGQ       R11
+	JZ         first1_done4
+
+first1_term4:
+	MOVQ       (R12)(R11*8), R13
+	PREFETCHT0 (R13)(SI*1)
+	VPXORQ     (R13)(BX*1), Z1, Z1
+	INCQ       R11
+	JNZ        first1_term4
+
+first1_done4:
+	VPXORQ    Z1, Z0, Z0
+	MOVQ      (R10), SI
+	VMOVDQU64 Z4, (SI)(BX*1)
+	MOVQ      8(R10), SI
+	VMOVDQU64 Z5, (SI)(BX*1)
+	MOVQ      16(R10), SI
+	VMOVDQU64 Z0, (SI)(BX*1)
+	MOVQ      24(R10), SI
+	VMOVDQU64 Z2, (SI)(BX*1)
+	ADDQ      $0x00000040, R8
+	JMP       first1_out0
+
+first1_none15:
+	VPXORQ Z31, Z31, Z0
+	JMP    first1_done15
+
+first1_none11:
+	VPXORQ Z31, Z31, Z1
+	JMP    first1_done11
+
+first1_none13:
+	VPXORQ Z31, Z31, Z3
+	JMP    first1_done13
+
+first1_none9:
+	VPXORQ Z31, Z31, Z4
+	JMP    first1_done9
+
+first1_none14:
+	VPXORQ Z31, Z31, Z3
+	JMP    first1_done14
+
+first1_none10:
+	VPXORQ Z31, Z31, Z5
+	JMP    first1_done10
+
+first1_none12:
+	VPXORQ Z31, Z31, Z1
+	JMP    first1_done12
+
+first1_none8:
+	VPXORQ Z31, Z31, Z3
+	JMP    first1_done8
+
+first1_out0:
+	DECQ R9
+	JZ   end1
+
+more1:
+	MOVQ      DI, SI
+	ADDQ      $0x20, DI
+	MOVL      60(R8), R10
+	LEAQ      (DI)(R10*8), R11
+	MOVQ      R11, DI
+	NEGQ      R10
+	JZ        more1_none15
+	MOVQ      (R11)(R10*8), R12
+	VMOVDQU64 (R12)(BX*1), Z0
+	INCQ      R10
+	JZ        more1_done15
+
+more1_term15:
+	MOVQ   (R11)(R10*8), R12
+	VPXORQ (R12)(BX*1), Z0, Z0
+	INCQ   R10
+	JNZ    more1_term15
+
+more1_done15:
+	MOVL      44(R8), R10
+	LEAQ      (DI)(R10*8), R11
+	MOVQ      R11, DI
+	NEGQ      R10
+	JZ        more1_none11
+	MOVQ      (R11)(R10*8), R12
+	VMOVDQU64 (R12)(BX*1), Z1
+	INCQ      R10
+	JZ        more1_done11
+
+more1_term11:
+	MOVQ   (R11)(R10*8), R12
+	VPXORQ (R12)(BX*1), Z1, Z1
+	INCQ   R10
+	JNZ    more1_term11
+
+more1_done11:
+	VPXORQ Z0, Z1, Z2
+	MOVL   28(R8), R10
+	LEAQ   (DI)(R10*8), R11
+	MOVQ   R11, DI
+	NEGQ   R10
+	JZ     more1_done7
+
+more1_term7:
+	MOVQ   (R11)(R10*8), R12
+	VPXORQ (R12)(BX*1), Z0, Z0
+	INCQ   R10
+	JNZ    more1_term7
+
+more1_done7:
+	MOVL 12(R8), R10
+	LEAQ (DI)(R10*8), R11
+	MOVQ R11, DI
+	NEGQ R10
+	JZ   more1_done3
+
+more1_term3:
+	MOVQ   (R11)(R10*8), R12
+	VPXORQ (R12)(BX*1), Z1, Z1
+	INCQ   R10
+	JNZ    more1_term3
+
+more1_done3:
+	VPXORQ    Z0, Z1, Z1
+	MOVL      52(R8), R10
+	LEAQ      (DI)(R10*8), R11
+	MOVQ      R11, DI
+	NEGQ      R10
+	JZ        more1_none13
+	MOVQ      (R11)(R10*8), R12
+	VMOVDQU64 (R12)(BX*1), Z3
+	INCQ      R10
+	JZ        more1_done13
+
+more1_term13:
+	MOVQ   (R11)(R10*8), R12
+	VPXORQ (R12)(BX*1), Z3, Z3
+	INCQ   R10
+	JNZ    more1_term13
+
+more1_done13:
+	MOVL      36(R8), R10
+	LEAQ      (DI)(R10*8), R11
+	MOVQ      R11, DI
+	NEGQ      R10
+	JZ        more1_none9
+	MOVQ      (R11)(R10*8), R12
+	VMOVDQU64 (R12)(BX*1), Z4
+	INCQ      R10
+	JZ        more1_done9
+
+more1_term9:
+	MOVQ   (R11)(R10*8), R12
+	VPXORQ (R12)(BX*1), Z4, Z4
+	INCQ   R10
+	JNZ    more1_term9
+
+more1_done9:
+	VPTERNLOGQ $0x96, Z3, Z4, Z2
+	MOVL       20(R8), R10
+	LEAQ       (DI)(R10*8), R11
+	MOVQ       R11, DI
+	NEGQ       R10
+	JZ         more1_done5
+
+more1_term5:
+	MOVQ   (R11)(R10*8), R12
+	VPXORQ (R12)(BX*1), Z3, Z3
+	INCQ   R10
+	JNZ    more1_term5
+
+more1_done5:
+	MOVL 4(R8), R10
+	LEAQ (DI)(R10*8), R11
+	MOVQ R11, DI
+	NEGQ R10
+	JZ   more1_done1
+
+more1_term1:
+	MOVQ   (R11)(R10*8), R12
+	VPXORQ (R12)(BX*1), Z4, Z4
+	INCQ   R10
+	JNZ    more1_term1
+
+more1_done1:
+	VPTERNLOGQ $0x96, Z3, Z1, Z4
+	VPXORQ     Z3, Z0, Z0
+	MOVL       56(R8), R10
+	LEAQ       (DI)(R10*8), R11
+	MOVQ       R11, DI
+	NEGQ       R10
+	JZ         more1_none14
+	MOVQ       (R11)(R10*8), R12
+	VMOVDQU64  (R12)(BX*1), Z3
+	INCQ       R10
+	JZ         more1_done14
+
+more1_term14:
+	MOVQ   (R11)(R10*8), R12
+	VPXORQ (R12)(BX*1), Z3, Z3
+	INCQ   R10
+	JNZ    more1_term14
+
+more1_done14:
+	MOVL      40(R8), R10
+	LEAQ      (DI)(R10*8), R11
+	MOVQ      R11, DI
+	NEGQ      R10
+	JZ        more1_none10
+	MOVQ      (R11)(R10*8), R12
+	VMOVDQU64 (R12)(BX*1), Z5
+	INCQ      R10
+	JZ        more1_done10
+
+more1_term10:
+	MOVQ   (R11)(R10*8), R12
+	VPXORQ (R12)(BX*1), Z5, Z5
+	INCQ   R10
+	JNZ    more1_term10
+
+more1_done10:
+	VPTERNLOGQ $0x96, Z3, Z5, Z2
+	MOVL       24(R8), R10
+	LEAQ       (DI)(R10*8), R11
+	MOVQ       R11, DI
+	NEGQ       R10
+	JZ         more1_done6
+
+more1_term6:
+	MOVQ   (R11)(R10*8), R12
+	VPXORQ (R12)(BX*1), Z3, Z3
+	INCQ   R10
+	JNZ    more1_term6
+
+more1_done6:
+	MOVL 8(R8), R10
+	LEAQ (DI)(R10*8), R11
+	MOVQ R11, DI
+	NEGQ R10
+	JZ   more1_done2
+
+more1_term2:
+	MOVQ   (R11)(R10*8), R12
+	VPXORQ (R12)(BX*1), Z5, Z5
+	INCQ   R10
+	JNZ    more1_term2
+
+more1_done2:
+	VPTERNLOGQ $0x96, Z3, Z1, Z5
+	VPXORQ     Z3, Z0, Z0
+	MOVL       48(R8), R10
+	LEAQ       (DI)(R10*8), R11
+	MOVQ       R11, DI
+	NEGQ       R10
+	JZ         more1_none12
+	MOVQ       (R11)(R10*8), R12
+	VMOVDQU64  (R12)(BX*1), Z1
+	INCQ       R10
+	JZ         more1_done12
+
+more1_term12:
+	MOVQ   (R11)(R10*8), R12
+	VPXORQ (R12)(BX*1), Z1, Z1
+	INCQ   R10
+	JNZ    more1_term12
+
+more1_done12:
+	MOVL      32(R8), R10
+	LEAQ      (DI)(R10*8), R11
+	MOVQ      R11, DI
+	NEGQ      R10
+	JZ        more1_none8
+	MOVQ      (R11)(R10*8), R12
+	VMOVDQU64 (R12)(BX*1), Z3
+	INCQ      R10
+	JZ        more1_done8
+
+more1_term8:
+	MOVQ   (R11)(R10*8), R12
+	VPXORQ (R12)(BX*1), Z3, Z3
+	INCQ   R10
+	JNZ    more1_term8
+
+more1_done8:
+	VPTERNLOGQ $0x96, Z1, Z3, Z2
+	MOVL       16(R8), R10
+	LEAQ       (DI)(R10*8), R11
+	MOVQ       R11, DI
+	NEGQ       R10
+	JZ         more1_done4
+
+more1_term4:
+	MOVQ   (R11)(R10*8), R12
+	VPXORQ (R12)(BX*1), Z1, Z1
+	INCQ   R10
+	JNZ    more1_term4
+
+more1_done4:
+	VPXORQ    Z1, Z0, Z0
+	MOVQ      (SI), R10
+	VMOVDQU64 Z4, (R10)(BX*1)
+	MOVQ      8(SI), R10
+	VMOVDQU64 Z5, (R10)(BX*1)
+	MOVQ      16(SI), R10
+	VMOVDQU64 Z0, (R10)(BX*1)
+	MOVQ      24(SI), SI
+	VMOVDQU64 Z2, (SI)(BX*1)
+	ADDQ      $0x00000040, R8
+	JMP       more1_out0
+
+more1_none15:
+	VPXORQ Z31, Z31, Z0
+	JMP    more1_done15
+
+more1_none11:
+	VPXORQ Z31, Z31, Z1
+	JMP    more1_done11
+
+more1_none13:
+	VPXORQ Z31, Z31, Z3
+	JMP    more1_done13
+
+more1_none9:
+	VPXORQ Z31, Z31, Z4
+	JMP    more1_done9
+
+more1_none14:
+	VPXORQ Z31, Z31, Z3
+	JMP    more1_done14
+
+more1_none10:
+	VPXORQ Z31, Z31, Z5
+	JMP    more1_done10
+
+more1_none12:
+	VPXORQ Z31, Z31, Z1
+	JMP    more1_done12
+
+more1_none8:
+	VPXORQ Z31, Z31, Z3
+	JMP    more1_done8
+
+more1_out0:
+	DECQ R9
+	JNZ  more1
+
+end1:
+	ADDQ $0x00000040, BX
+	SUBQ $0x00000040, DX
+	JMP  narrow
+
+done:
+	MOVQ row+16(FP), DX
+	ADDQ DX, CX
+	DECQ rows+8(FP)
+	JNZ  row
+	VZEROUPPER
 	RET
 
 // func gf8x1Gfni512(n int, pos int, in *[]byte, out *[]byte, table *byte, ins int)

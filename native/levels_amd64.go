@@ -24,10 +24,9 @@ func vectorKernels() []Kernel {
 }
 
 var (
-	xorAvx512     = [...]sumRoutine{xorx1Avx512, xorx2Avx512, xorx3Avx512, xorx4Avx512}
-	xorAvx2       = [...]sumRoutine{xorx1Avx2, xorx2Avx2, xorx3Avx2, xorx4Avx2}
-	packetsAvx512 = [...]sumRoutine{packetsx1Avx512, packetsx2Avx512, packetsx3Avx512, packetsx4Avx512}
-	xorSsse3      = [...]sumRoutine{xorx1Ssse3, xorx2Ssse3, xorx3Ssse3, xorx4Ssse3}
+	xorAvx512 = [...]sumRoutine{xorx1Avx512, xorx2Avx512, xorx3Avx512, xorx4Avx512}
+	xorAvx2   = [...]sumRoutine{xorx1Avx2, xorx2Avx2, xorx3Avx2, xorx4Avx2}
+	xorSsse3  = [...]sumRoutine{xorx1Ssse3, xorx2Ssse3, xorx3Ssse3, xorx4Ssse3}
 )
 
 var gfni512 = level{

@@ -4,7 +4,8 @@ package native
 
 import (
 	"math"
-	"slices"
+	"sync"
+	"unsafe"
 )
 
 //go:generate sh -c "cd gen && go run . -out ../kernels_amd64.s -stubs ../kernels_amd64.go -pkg native"
@@ -28,6 +29,10 @@ const maxSums = 4
 // being a multiple of its unit, as words say (see sumPass).
 type sumRoutine func(n, pos, rows, row int, in, out *[]byte, words *uint32, rounds int)
 
+// packetRoutine makes n bytes of each packet of some rows of row bytes, n being a multiple of
+// its unit: maxSums sums in each pass, as places and counts say (see sumsOfPackets).
+type packetRoutine func(n, rows, row int, places *uintptr, counts *uint32, passes int)
+
 // level is a kernel of assembly for one kind of CPU. It does whole units of bytes; the
 // last bytes are covered by a unit that ends with the slices and overlaps the one before
 // it, and slices shorter than a unit are left to plain.
@@ -35,7 +40,7 @@ type level struct {
 	name string
 	// By number of outputs, from one.
 	xor               [maxSums]sumRoutine
-	packets           [maxSums]sumRoutine // none: packets are left to xor
+	packets           packetRoutine // none: packets are left to xor
 	gf8, gf16         [maxOutputs]routine
 	xorUnit           int // bytes
 	gf8Unit, gf16Unit int
@@ -139,6 +144,11 @@ func (l *level) GF2(inputs, w, size int, sums [][]int) Program {
 		size = 0 // places of packets are within slices
 	}
 	p := &addition{packets: packetsOf(inputs, w, size, sums), level: l}
+	if w > 1 && l.packets != nil {
+		if q := bySums(p.packets, l); q != nil {
+			return q
+		}
+	}
 	for first := 0; first < len(sums); first += maxSums {
 		group := sums[first:min(first+maxSums, len(sums))]
 		// By packet of the inputs, which of the group's sums it belongs to, bit by bit; twice
@@ -153,12 +163,8 @@ func (l *level) GF2(inputs, w, size int, sums [][]int) Program {
 		for l := first; l < first+len(group); l++ {
 			places = append(places, uint32(l/w*sliceHeader), uint32(l%w*size))
 		}
-		if run := l.packets[len(group)-1]; w > 1 && run != nil {
-			p.passes = append(p.passes, sumPass{run, bySums(masks, places, w, size), 1})
-		} else {
-			words, rounds := byRounds(masks, places, w, size)
-			p.passes = append(p.passes, sumPass{l.xor[len(group)-1], words, rounds})
-		}
+		words, rounds := byRounds(masks, places, w, size)
+		p.passes = append(p.passes, sumPass{l.xor[len(group)-1], words, rounds})
 	}
 	return p
 }
@@ -203,26 +209,6 @@ func byRounds(masks, places []uint32, w, size int) (words []uint32, rounds int) 
 	return words, rounds
 }
 
-// bySums returns the words of a pass of one round, whose terms are in groups by the sums
-// that they belong to: the sums' places; for each set of sums, from that of the first alone,
-// the number of terms and their places. A group is added up before it is given to its sums.
-// With no sum taken up again it is a fifth faster than rounds; but only where a routine
-// asks for each line ahead of time: else, from memory, it is half as fast.
-func bySums(masks, places []uint32, w, size int) []uint32 {
-	words := slices.Clone(places)
-	for mask := uint32(1); mask < 1<<(len(places)/2); mask++ {
-		count := len(words)
-		words = append(words, 0)
-		for packet, m := range masks {
-			if m == mask {
-				words[count]++
-				words = append(words, uint32(packet/w*sliceHeader), uint32(packet%w*size))
-			}
-		}
-	}
-	return words
-}
-
 const sliceHeader = 24
 
 // maxInputs is how many headers the lower half of a word can tell apart.
@@ -264,3 +250,96 @@ func (p *addition) part(out, in [][]byte, pos, n, rows, row int) {
 		s.run(n, pos, rows, row, &in[0], &out[0], &s.words[0], s.rounds)
 	}
 }
+
+// sumsOfPackets is a program over GF(2) whose terms are in groups by the sums, four at a time,
+// that they belong to. A group is added up before it is given to its sums. With no sum taken up
+// again it is half as fast again as rounds in the cache; but from memory only where a routine
+// asks for each line ahead of time: else it is half as fast.
+type sumsOfPackets struct {
+	packets
+	level *level
+	// Per pass: of maxSums sums, the last one more than once if there are fewer; then of the
+	// terms of each set of sums, in the order of setOrder.
+	places []place
+	counts []uint32 // per pass, by set of sums, how many terms: 1<<maxSums numbers, the first is nothing
+	passes int
+}
+
+// place is where a packet of the first row is.
+type place struct{ slice, offset int }
+
+// maxPlaces is enough for three outputs of 32 inputs by four packets.
+const maxPlaces = 400
+
+// setOrder is the order in which a packetRoutine takes the sets of sums, bit by bit, so that
+// what was added up for one is most of what the next asks for.
+var setOrder = [...]int{15, 11, 7, 3, 13, 9, 5, 1, 14, 10, 6, 2, 12, 8, 4}
+
+// bySums returns nil for more than maxPlaces.
+func bySums(p packets, l *level) *sumsOfPackets {
+	s := &sumsOfPackets{packets: p, level: l}
+	at := func(packet int) place { return place{packet / p.w, packet % p.w * p.size} }
+	for first := 0; first < len(p.sums); first += maxSums {
+		masks := make([]int, p.ins*p.w) // by packet, which of the sums it belongs to, bit by bit; twice is not at all
+		for j := range maxSums {
+			sum := min(first+j, len(p.sums)-1)
+			s.places = append(s.places, at(sum))
+			for _, packet := range p.sums[sum] {
+				masks[packet] ^= 1 << j
+			}
+		}
+		counts := make([]uint32, 1<<maxSums)
+		for _, mask := range setOrder {
+			for packet, m := range masks {
+				if m == mask {
+					counts[mask]++
+					s.places = append(s.places, at(packet))
+				}
+			}
+		}
+		s.counts = append(s.counts, counts...)
+		s.passes++
+	}
+	if len(s.places) > maxPlaces {
+		return nil
+	}
+	return s
+}
+
+func (s *sumsOfPackets) Run(out, in [][]byte) {
+	n, size := s.check(out, in)
+	if n == 0 {
+		return
+	}
+	touch(out, in)
+	if size%s.level.xorUnit != 0 { // could not be ended with a unit that overlaps: it would add twice
+		(*plainPackets)(&s.packets).Run(out, in)
+		return
+	}
+	places := placesPool.Get().(*[maxPlaces]unsafe.Pointer)
+	i := 0
+	counts := s.counts
+	for range s.passes {
+		for range maxSums {
+			p := s.places[i]
+			places[i] = unsafe.Pointer(&out[p.slice][p.offset])
+			i++
+		}
+		terms := 0
+		for _, c := range counts[:1<<maxSums] {
+			terms += int(c)
+		}
+		counts = counts[1<<maxSums:]
+		for range terms {
+			p := s.places[i]
+			places[i] = unsafe.Pointer(&in[p.slice][p.offset])
+			i++
+		}
+	}
+	row := s.w * size
+	s.level.packets(size, n/row, row, (*uintptr)(unsafe.Pointer(&places[0])), &s.counts[0], s.passes)
+	clear(places[:i])
+	placesPool.Put(places)
+}
+
+var placesPool = sync.Pool{New: func() any { return new([maxPlaces]unsafe.Pointer) }}

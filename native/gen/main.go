@@ -34,10 +34,10 @@ func main() {
 	// allow, up to four; more where a vector costs but an instruction or two.
 	for m := 1; m <= maxSums; m++ {
 		xor(avx512, m, [...]int{8, 8, 4, 4}[m-1])
-		packets(avx512, m, 4)
 		xor(avx2, m, [...]int{8, 4, 4, 3}[m-1])
 		xor(ssse3, m, [...]int{8, 4, 3, 3}[m-1])
 	}
+	packets(avx512, 4)
 	for m := 1; m <= maxOutputs; m++ {
 		gf8Affine(gfni512, m, [...]int{8, 8, 6, 4}[m-1])
 		gf8Affine(gfni256, m, [...]int{4, 4, 2, 2}[m-1])
@@ -247,87 +247,138 @@ func xor(a isa, m, vectors int) {
 	a.leave()
 }
 
-// packets writes the routine of m exclusive ors of packets, driven by a list of terms by the
-// sums that they belong to (native/vector.go). Of each place in the packets all terms are
-// added before the next place, so that no sum is taken up again. That is as many streams as
-// there are packets in a row, too many for a CPU to foresee: each line is asked for one
-// block before its turn, at the end of a row in the next one.
-func packets(a isa, m, vectors int) {
-	name := fmt.Sprintf("packetsx%d%s", m, a.name)
-	TEXT(name, attr.NOSPLIT, "func(n, pos, rows, row int, in, out *[]byte, list *uint32, _ int)")
+// packets writes the routine of exclusive ors of packets, maxSums of them in a pass, driven by
+// where the sums and their terms are and by how many terms belong to each set of sums
+// (native/vector.go). Of each place in the packets all passes are made before the next place:
+// no sum is taken up again, and all passes but the first find the terms in the cache. That is
+// as many streams as there are packets in a row, too many for a CPU to foresee: the first pass
+// asks for each line one block before its turn, at the end of a row in the next one. From
+// memory it is the faster the fewer instructions there are: so more of a block are in flight.
+func packets(a isa, vectors int) {
+	TEXT("packets"+a.name, attr.NOSPLIT, "func(n, rows, row int, places *uintptr, counts *uint32, passes int)")
 	Pragma("noescape")
-	Doc(fmt.Sprintf("%s makes n bytes, a multiple of %d, of each packet of some rows.", name, a.width))
-	start := Load(Param("pos"), GP64())
-	in, out := Load(Param("in"), GP64()), Load(Param("out"), GP64())
+	Doc(fmt.Sprintf("packets%s makes n bytes, a multiple of %d, of each packet of some rows.", a.name, a.width))
 	rowsLeft := onStack("rows")
-	wrap := Load(Param("row"), GP64()) // from the end of a packet's last block to the same packet of the next row
+	wrap := Load(Param("row"), GP64()) // from the end of a packet to the same packet of the next row
 	length := Load(Param("n"), GP64())
 	SUBQ(length, wrap)
+	start := GP64()
+	XORQ(start, start)
 	Label("row")
 	n, pos := Load(Param("n"), GP64()), GP64()
 	MOVQ(start, pos)
 	blocks(n, pos, vectors, a.width, func(units int) {
-		label := func(name string, mask int) string { return fmt.Sprintf("%s%d_%d", name, mask, units) }
-		ahead, next, list := GP64(), GP64(), Load(Param("list"), GP64())
-		MOVQ(U32(units*a.width), ahead)
-		LEAQ(Mem{Base: wrap, Disp: units * a.width}, next)
+		soon, next := GP64(), GP64() // where the line is that is asked for
+		LEAQ(Mem{Base: pos, Disp: units * a.width}, soon)
+		LEAQ(Mem{Base: soon, Index: wrap, Scale: 1}, next)
 		CMPQ(n, U32(units*a.width))
-		CMOVQEQ(next, ahead)
-		acc := a.zeros(m * units)
-		at := 8 * m // of the next word behind list
-		for mask := 1; mask < 1<<m; mask++ {
-			left := GP64()
-			MOVL(Mem{Base: list, Disp: at}, left.As32())
-			ADDQ(Imm(4), list)
-			TESTQ(left, left)
-			JZ(LabelRef(label("end", mask)))
-			term := func() (vector func(u int) Mem) {
-				slice, p := GP64(), GP64()
-				MOVL(Mem{Base: list, Disp: at}, slice.As32())
-				MOVL(Mem{Base: list, Disp: at + 4}, p.As32())
-				ADDQ(Mem{Base: in, Index: slice, Scale: 1}, p)
-				ADDQ(Imm(8), list)
-				return a.vectors(p, pos, ahead)
-			}
-			t := a.vecs(units)
-			first := term()
-			for u := range units {
-				a.load(first(u), t[u])
-			}
-			Label(label("term", mask))
-			DECQ(left)
-			JZ(LabelRef(label("sum", mask)))
-			next := term()
-			for u := range units {
-				a.xorMem(next(u), t[u])
-			}
-			JMP(LabelRef(label("term", mask)))
-			Label(label("sum", mask))
-			for j := range m {
-				for u := range units {
-					if mask>>j&1 != 0 {
-						a.xor(t[u], acc[j*units+u])
-					}
-				}
-			}
-			Label(label("end", mask))
-		}
-		head := Load(Param("list"), GP64())
-		for j := range m {
-			slice, p := GP64(), GP64()
-			MOVL(Mem{Base: head, Disp: 8 * j}, slice.As32())
-			MOVL(Mem{Base: head, Disp: 8*j + 4}, p.As32())
-			ADDQ(Mem{Base: out, Index: slice, Scale: 1}, p)
-			for u := range units {
-				a.store(acc[j*units+u], Mem{Base: p, Index: pos, Scale: 1, Disp: u * a.width})
-			}
-		}
+		CMOVQEQ(next, soon)
+		place, count, left := Load(Param("places"), GP64()), Load(Param("counts"), GP64()), Load(Param("passes"), GP64())
+		first, more, end := fmt.Sprintf("first%d", units), fmt.Sprintf("more%d", units), fmt.Sprintf("end%d", units)
+		a.sumPackets(first, place, count, pos, soon, units)
+		DECQ(left)
+		JZ(LabelRef(end))
+		Label(more)
+		a.sumPackets(more, place, count, pos, nil, units)
+		DECQ(left)
+		JNZ(LabelRef(more))
+		Label(end)
 	})
 	row := Load(Param("row"), GP64())
 	ADDQ(row, start)
 	DECQ(rowsLeft)
 	JNZ(LabelRef("row"))
 	a.leave()
+}
+
+// sumPackets makes a block of units vectors at pos of maxSums sums of packets. place and count
+// point to what is said of this pass, and then to what is said of the next; soon, if it is not
+// nil, is asked for of each term.
+func (a isa) sumPackets(name string, place, count, pos, soon reg.Register, units int) {
+	label := func(what string, set int) string { return fmt.Sprintf("%s_%s%d", name, what, set) }
+	sums := GP64()
+	MOVQ(place, sums)
+	ADDQ(Imm(8*maxSums), place)
+	var rare []func()
+	// add adds the terms of a set to what is there, or to nothing.
+	add := func(set int, to []reg.VecVirtual, nothing bool) {
+		left, end := GP64(), GP64() // of the terms; left is negative
+		MOVL(Mem{Base: count, Disp: 4 * set}, left.As32())
+		LEAQ(Mem{Base: place, Index: left, Scale: 8}, end)
+		MOVQ(end, place)
+		NEGQ(left)
+		term := func(do func(m Mem, dst reg.Register)) {
+			p := GP64()
+			MOVQ(Mem{Base: end, Index: left, Scale: 8}, p)
+			for u := range units {
+				if soon != nil {
+					PREFETCHT0(Mem{Base: p, Index: soon, Scale: 1, Disp: u * a.width})
+				}
+				do(Mem{Base: p, Index: pos, Scale: 1, Disp: u * a.width}, to[u])
+			}
+			INCQ(left)
+		}
+		if nothing {
+			JZ(LabelRef(label("none", set)))
+			rare = append(rare, func() {
+				Label(label("none", set))
+				for _, r := range to {
+					VPXORQ(reg.Z31, reg.Z31, r)
+				}
+				JMP(LabelRef(label("done", set)))
+			})
+			term(a.load)
+		}
+		JZ(LabelRef(label("done", set)))
+		Label(label("term", set))
+		term(a.xorMem)
+		JNZ(LabelRef(label("term", set)))
+		Label(label("done", set))
+	}
+	each := func(do func(u int)) {
+		for u := range units {
+			do(u)
+		}
+	}
+	sum := make([][]reg.VecVirtual, maxSums)
+	var both []reg.VecVirtual               // what belongs to the sums 0 and 1
+	for _, low := range []int{3, 1, 2, 0} { // the order of setOrder (native/vector.go)
+		// Of the sets that have these of the sums 0 and 1: what belongs to sum 2, and the rest.
+		two, rest := a.vecs(units), a.vecs(units)
+		add(low|12, two, true)
+		add(low|8, rest, true)
+		if low == 3 {
+			sum[3] = a.vecs(units)
+			each(func(u int) { VPXORQ(two[u], rest[u], sum[3][u]) })
+		} else {
+			each(func(u int) { a.xor3(two[u], rest[u], sum[3][u]) })
+		}
+		add(low|4, two, false)
+		if low != 0 {
+			add(low, rest, false)
+		}
+		switch low {
+		case 3:
+			each(func(u int) { a.xor(two[u], rest[u]) })
+			both, sum[2] = rest, two
+			continue
+		case 1, 2:
+			each(func(u int) { a.xor3(two[u], both[u], rest[u]) })
+			sum[low-1] = rest
+		}
+		each(func(u int) { a.xor(two[u], sum[2][u]) })
+	}
+	for j := range sum {
+		p := GP64()
+		MOVQ(Mem{Base: sums, Disp: 8 * j}, p)
+		each(func(u int) { a.store(sum[j][u], Mem{Base: p, Index: pos, Scale: 1, Disp: u * a.width}) })
+	}
+	ADDQ(U32(4<<maxSums), count)
+	JMP(LabelRef(label("out", 0)))
+	for _, f := range rare {
+		f()
+	}
+	Label(label("out", 0))
 }
 
 // gf8Affine writes the routine over GF(2^8) by GFNI: a product by a constant is a matrix
