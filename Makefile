@@ -29,7 +29,7 @@ demo: build           ## wipe a disk of a cluster in one process and rebuild it,
 LAB = ^imping/(bench|cmd|lab)/
 
 test: build deps      ## everything that must always hold; needs root for the lab; TAGS=isal with ISA-L's kernel too
-	@$(MAKE) --no-print-directory -j 2 -Oline test-units test-lab
+	@$(MAKE) --no-print-directory -j 2 test-units test-lab
 
 test-units:
 	$(GO) test -p 1 -timeout 900s -tags '$(TAGS)' $$($(GO) list ./... | grep -vE '$(LAB)')

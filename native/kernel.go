@@ -50,7 +50,7 @@ type Kernel interface {
 type Program interface {
 	// Run overwrites out with the combinations of in. All slices have one length (of
 	// any number of bytes, zero too) and any alignment; no output overlaps anything
-	// else. It allocates nothing and panics when the number or the
+	// else. Once warm it allocates nothing. It panics when the number or the
 	// length of the slices is wrong: that is an error of the program, not of its input.
 	Run(out, in [][]byte)
 }

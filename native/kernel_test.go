@@ -169,7 +169,7 @@ func isLibrary(k native.Kernel) bool {
 }
 
 // samples are programs of one to six outputs in each field, and of up to ten exclusive
-// ors: more than four or eight take a second pass.
+// ors: more than four take a second pass.
 func samples(rnd *rand.ChaCha8) []program {
 	out := []program{{"XOR", 1, 5, true, func(k native.Kernel) native.Program { return k.XOR(5) }}}
 	for outs := 1; outs <= 10; outs++ {

@@ -2766,7 +2766,7 @@ first4_done4:
 	VMOVDQU64 Z10, 128(SI)(BX*1)
 	VMOVDQU64 Z11, 192(SI)(BX*1)
 	ADDQ      $0x00000040, R8
-	JMP       first4_out0
+	JMP       first4_out
 
 first4_none15:
 	VPXORQ Z31, Z31, Z0
@@ -2824,7 +2824,7 @@ first4_none8:
 	VPXORQ Z31, Z31, Z15
 	JMP    first4_done8
 
-first4_out0:
+first4_out:
 	DECQ R9
 	JZ   end4
 
@@ -3188,7 +3188,7 @@ more4_done4:
 	VMOVDQU64 Z10, 128(SI)(BX*1)
 	VMOVDQU64 Z11, 192(SI)(BX*1)
 	ADDQ      $0x00000040, R8
-	JMP       more4_out0
+	JMP       more4_out
 
 more4_none15:
 	VPXORQ Z31, Z31, Z0
@@ -3246,7 +3246,7 @@ more4_none8:
 	VPXORQ Z31, Z31, Z15
 	JMP    more4_done8
 
-more4_out0:
+more4_out:
 	DECQ R9
 	JNZ  more4
 
@@ -3536,7 +3536,7 @@ first1_done4:
 	MOVQ      24(R10), SI
 	VMOVDQU64 Z2, (SI)(BX*1)
 	ADDQ      $0x00000040, R8
-	JMP       first1_out0
+	JMP       first1_out
 
 first1_none15:
 	VPXORQ Z31, Z31, Z0
@@ -3570,7 +3570,7 @@ first1_none8:
 	VPXORQ Z31, Z31, Z3
 	JMP    first1_done8
 
-first1_out0:
+first1_out:
 	DECQ R9
 	JZ   end1
 
@@ -3823,7 +3823,7 @@ more1_done4:
 	MOVQ      24(SI), SI
 	VMOVDQU64 Z2, (SI)(BX*1)
 	ADDQ      $0x00000040, R8
-	JMP       more1_out0
+	JMP       more1_out
 
 more1_none15:
 	VPXORQ Z31, Z31, Z0
@@ -3857,7 +3857,7 @@ more1_none8:
 	VPXORQ Z31, Z31, Z3
 	JMP    more1_done8
 
-more1_out0:
+more1_out:
 	DECQ R9
 	JNZ  more1
 

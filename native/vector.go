@@ -21,8 +21,7 @@ const maxOutputs = 4
 // after another's, in each the outputs' one after another.
 type routine func(n, pos int, in, out *[]byte, table *byte, ins int)
 
-// maxSums is maxOutputs for exclusive ors, which ask for less of the CPU: those of two
-// fragments of jerasure_rs_cauchy.
+// maxSums is maxOutputs for exclusive ors: those of a fragment of jerasure_rs_cauchy.
 const maxSums = 4
 
 // sumRoutine makes n bytes of each packet of some rows of row bytes, the first at pos, n
@@ -137,7 +136,7 @@ func (l *level) XOR(inputs int) Program {
 }
 
 func (l *level) GF2(inputs, w, size int, sums [][]int) Program {
-	if inputs > maxInputs || w > 1 && w*size > math.MaxInt32 {
+	if inputs > maxInputs || w > 1 && size > math.MaxInt32/w {
 		return plain{}.GF2(inputs, w, size, sums)
 	}
 	if w == 1 {
@@ -268,7 +267,8 @@ type sumsOfPackets struct {
 // place is where a packet of the first row is.
 type place struct{ slice, offset int }
 
-// maxPlaces is enough for three outputs of 32 inputs by four packets.
+// maxPlaces is more than any plan of jerasure_rs_cauchy asks for: half of 16 fragments made from
+// the other half are 288.
 const maxPlaces = 400
 
 // setOrder is the order in which a packetRoutine takes the sets of sums, bit by bit, so that
@@ -312,7 +312,7 @@ func (s *sumsOfPackets) Run(out, in [][]byte) {
 		return
 	}
 	touch(out, in)
-	if size%s.level.xorUnit != 0 { // could not be ended with a unit that overlaps: it would add twice
+	if size%s.level.xorUnit != 0 { // the routine does whole units, and packets are of 1024 bytes
 		(*plainPackets)(&s.packets).Run(out, in)
 		return
 	}

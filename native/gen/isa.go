@@ -93,8 +93,8 @@ func (a isa) distance(ins reg.Register) reg.Register {
 // their order: with each, memory is asked for the one distance bytes behind it, mapped or not.
 // Asking for all of a block at once would keep other loads waiting: that is 2 to 5 % slower
 // from memory. The more a kernel has to do per byte the fewer bytes a CPU sees coming by
-// itself: from memory Zen 5 runs GF(2^16) and packets a quarter to a third faster for being
-// asked, Zen 3 with its shorter vectors no faster.
+// itself: from memory Zen 5 runs GF(2^16) a quarter to a third faster for being asked, Zen 3
+// with its shorter vectors no faster.
 func (a isa) vectors(base, pos reg.Register, distance reg.Register) func(u int) Mem {
 	var ahead reg.Register
 	if a.width == 64 {

@@ -2,8 +2,8 @@
 //
 // Every routine has the same frame. A block of a few vectors of every region is finished
 // before the next block: an accumulator per output and vector stays in a register, the
-// inner loop goes over the inputs, and the coefficients of an input are broadcast once
-// per block. Blocks of several vectors come first, then single ones; the caller sees to
+// inner loop goes over the inputs. Over a field the coefficients of an input are broadcast
+// once per block. Blocks of several vectors come first, then single ones; the caller sees to
 // what is left (native/vector.go).
 package main
 
@@ -250,11 +250,15 @@ func xor(a isa, m, vectors int) {
 // packets writes the routine of exclusive ors of packets, maxSums of them in a pass, driven by
 // where the sums and their terms are and by how many terms belong to each set of sums
 // (native/vector.go). Of each place in the packets all passes are made before the next place:
-// no sum is taken up again, and all passes but the first find the terms in the cache. That is
-// as many streams as there are packets in a row, too many for a CPU to foresee: the first pass
-// asks for each line one block before its turn, at the end of a row in the next one. From
-// memory it is the faster the fewer instructions there are: so more of a block are in flight.
+// no sum is taken up again, and the later passes find in the cache what the first one read. That
+// is as many streams as there are packets in a row, too many for a CPU to foresee: of its terms
+// the first pass asks for each line one block before its turn, at the end of a row in the next
+// one (of packets that are whole blocks). From memory it is the faster the fewer instructions
+// there are: so more of a block are in flight. Only AVX-512 has registers enough.
 func packets(a isa, vectors int) {
+	if a.width != 64 {
+		panic("packets of " + a.name)
+	}
 	TEXT("packets"+a.name, attr.NOSPLIT, "func(n, rows, row int, places *uintptr, counts *uint32, passes int)")
 	Pragma("noescape")
 	Doc(fmt.Sprintf("packets%s makes n bytes, a multiple of %d, of each packet of some rows.", a.name, a.width))
@@ -322,7 +326,7 @@ func (a isa) sumPackets(name string, place, count, pos, soon reg.Register, units
 			JZ(LabelRef(label("none", set)))
 			rare = append(rare, func() {
 				Label(label("none", set))
-				for _, r := range to {
+				for _, r := range to { // avo would keep a register of its own for this through all loops
 					VPXORQ(reg.Z31, reg.Z31, r)
 				}
 				JMP(LabelRef(label("done", set)))
@@ -341,7 +345,7 @@ func (a isa) sumPackets(name string, place, count, pos, soon reg.Register, units
 		}
 	}
 	sum := make([][]reg.VecVirtual, maxSums)
-	var both []reg.VecVirtual               // what belongs to the sums 0 and 1
+	var both []reg.VecVirtual               // what belongs both to sum 0 and to sum 1
 	for _, low := range []int{3, 1, 2, 0} { // the order of setOrder (native/vector.go)
 		// Of the sets that have these of the sums 0 and 1: what belongs to sum 2, and the rest.
 		two, rest := a.vecs(units), a.vecs(units)
@@ -374,11 +378,11 @@ func (a isa) sumPackets(name string, place, count, pos, soon reg.Register, units
 		each(func(u int) { a.store(sum[j][u], Mem{Base: p, Index: pos, Scale: 1, Disp: u * a.width}) })
 	}
 	ADDQ(U32(4<<maxSums), count)
-	JMP(LabelRef(label("out", 0)))
+	JMP(LabelRef(name + "_out"))
 	for _, f := range rare {
 		f()
 	}
-	Label(label("out", 0))
+	Label(name + "_out")
 }
 
 // gf8Affine writes the routine over GF(2^8) by GFNI: a product by a constant is a matrix
