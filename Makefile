@@ -7,7 +7,7 @@ PACKAGES  = swift-proxy swift-account swift-container swift-object python3-swift
 VERSION  := $(shell git describe --tags --always 2>/dev/null || echo unknown)
 LDFLAGS   = -X main.version=$(VERSION)
 
-.PHONY: all build deps demo test test-units test-lab test-arm64 count-arm64 race lint conformance soak fuzz bench bench-serve bench-object bench-write bench-relink bench-codec lab-start lab-stop clean
+.PHONY: all build deps demo test test-arm64 count-arm64 race lint conformance soak fuzz bench bench-serve bench-object bench-write bench-relink bench-codec lab-start lab-stop clean
 
 all: build
 
@@ -24,17 +24,11 @@ deps:                 ## Debian's Swift and what belongs to it; their services a
 demo: build           ## wipe a disk of a cluster in one process and rebuild it, compared byte for byte; neither root nor Swift
 	$(PREFIX)/imping demo
 
-# Packages with tests that start a cluster, or measure: one at a time. They wait for half of their time, and the others
-# take it.
+# Packages with tests that start a cluster, or measure: one at a time.
 LAB = ^imping/(bench|cmd|lab)/
 
 test: build deps      ## everything that must always hold; needs root for the lab; TAGS=isal with ISA-L's kernel too
-	@$(MAKE) --no-print-directory -j 2 test-units test-lab
-
-test-units:
-	$(GO) test -p 1 -timeout 900s -tags '$(TAGS)' $$($(GO) list ./... | grep -vE '$(LAB)')
-
-test-lab:
+	$(GO) test -p 2 -timeout 900s -tags '$(TAGS)' $$($(GO) list ./... | grep -vE '$(LAB)')
 	$(GO) test -p 1 -timeout 900s -tags '$(TAGS)' $$($(GO) list ./... | grep -E '$(LAB)')
 
 # What counts solutions of matrices, without a kernel, is left to make test: it takes half of codec's time when
