@@ -48,7 +48,9 @@ count-arm64:          ## instructions of native's kernels on arm64: the table of
 # and the wiped device of all policies do again, against servers in Python. `imping fragment` is engine/rescue, which
 # has tests of its own. The fault matrix waits for timeouts most of its time, and what it exercises the unit tests
 # do. Long comparisons with Swift, in io/diskfile, netfast/server and lab/real, are one thing after the other, as are
-# writers that are killed at every step, and counts of matrices. What stays of the real cluster has many sessions at once: the receivers' limits, handoffs, rot, point repairs, our servers.
+# writers that are killed at every step, counts of matrices, and refusals of options; passes that are killed are made
+# whole elsewhere. What stays of the real cluster has many sessions at once: the receivers' limits, handoffs, rot,
+# point repairs, our servers.
 NORACE = ^TestStockAndImping|^TestMutantsOf|^TestBenchRebuild$$|^TestWhateverPeersDo|^TestScenario/^real$$|^TestAWipedDeviceComesBack|^TestArchivesSavedFromDisks|^TestRandom(Replicated)?(Partitions|Writes)|^TestObjectsAre(Given|Written)AsSwiftDoes$$|^TestStockReconstructorsBringBack|^TestTheEmbeddedClusterStores|^TestDashboardsSeeNoDifference|^TestOurServersTakeWhatProxiesSend|^TestKilledRelinkersLoseNothing|^TestRandomDisksAreRelinked|^TestEveryEngineWrites|^TestReconstructorObeysSwiftInit|^TestPowerFailure|^TestKilledWriters|^TestAllOfAFlatXORCode|^TestSingularSets|^TestFlatXORSurvives|^TestAnyKFragments|^TestOnEveryFileSystem|^TestSurvivorsThatBreakOff|^TestPutsInPhases|^TestPassesLeaveNothing|^TestScenarioNodesWithDifferentRings|^TestScenarioServersAreKilled|^TestScenarioPassesAreKilled|^TestCheckNames|^TestWrongWords|^TestWhatCanNotRun|^TestEveryOption
 
 # swift and native start no goroutines, and bench measures.

@@ -142,30 +142,35 @@ func (l *level) GF2(inputs, w, size int, sums [][]int) Program {
 	if w == 1 {
 		size = 0 // places of packets are within slices
 	}
-	p := &addition{packets: packetsOf(inputs, w, size, sums), level: l}
+	layout := packetsOf(inputs, w, size, sums)
 	if w > 1 && l.packets != nil {
-		if q := bySums(p.packets, l); q != nil {
-			return q
+		if p := bySums(layout, l); len(p.places) <= maxPlaces {
+			return p
 		}
 	}
+	p := &addition{packets: layout, level: l}
 	for first := 0; first < len(sums); first += maxSums {
 		group := sums[first:min(first+maxSums, len(sums))]
-		// By packet of the inputs, which of the group's sums it belongs to, bit by bit; twice
-		// is not at all.
-		masks := make([]uint32, inputs*w)
-		for j, sum := range group {
-			for _, packet := range sum {
-				masks[packet] ^= 1 << j
-			}
-		}
 		var places []uint32 // of the sums
 		for l := first; l < first+len(group); l++ {
 			places = append(places, uint32(l/w*sliceHeader), uint32(l%w*size))
 		}
-		words, rounds := byRounds(masks, places, w, size)
+		words, rounds := byRounds(layout.members(group), places, w, size)
 		p.passes = append(p.passes, sumPass{l.xor[len(group)-1], words, rounds})
 	}
 	return p
+}
+
+// members returns, by packet of the inputs, which of a group of sums it belongs to, bit by bit;
+// twice is not at all.
+func (p *packets) members(group [][]int) []uint32 {
+	masks := make([]uint32, p.ins*p.w)
+	for j, sum := range group {
+		for _, packet := range sum {
+			masks[packet] ^= 1 << j
+		}
+	}
+	return masks
 }
 
 // addition is a program over GF(2): passes over the inputs, of a few sums each.
@@ -261,47 +266,45 @@ type sumsOfPackets struct {
 	// terms of each set of sums, in the order of setOrder.
 	places []place
 	counts []uint32 // per pass, by set of sums, how many terms: 1<<maxSums numbers, the first is nothing
-	passes int
 }
 
-// place is where a packet of the first row is.
-type place struct{ slice, offset int }
+// place is where a packet of the first row is: a sum in the outputs, a term in the inputs.
+type place struct {
+	slice, offset int
+	sum           bool
+}
 
-// maxPlaces is more than any plan of jerasure_rs_cauchy asks for: half of 16 fragments made from
-// the other half are 288.
+// maxPlaces bounds what a sumsOfPackets can run: more than any plan of jerasure_rs_cauchy asks
+// for, half of whose 16 fragments made from the other half are 288.
 const maxPlaces = 400
 
 // setOrder is the order in which a packetRoutine takes the sets of sums, bit by bit, so that
 // what was added up for one is most of what the next asks for.
-var setOrder = [...]int{15, 11, 7, 3, 13, 9, 5, 1, 14, 10, 6, 2, 12, 8, 4}
+var setOrder = [...]uint32{15, 11, 7, 3, 13, 9, 5, 1, 14, 10, 6, 2, 12, 8, 4}
 
-// bySums returns nil for more than maxPlaces.
 func bySums(p packets, l *level) *sumsOfPackets {
 	s := &sumsOfPackets{packets: p, level: l}
-	at := func(packet int) place { return place{packet / p.w, packet % p.w * p.size} }
+	put := func(packet int, sum bool) {
+		s.places = append(s.places, place{packet / p.w, packet % p.w * p.size, sum})
+	}
 	for first := 0; first < len(p.sums); first += maxSums {
-		masks := make([]int, p.ins*p.w) // by packet, which of the sums it belongs to, bit by bit; twice is not at all
-		for j := range maxSums {
+		var group [maxSums][]int
+		for j := range group {
 			sum := min(first+j, len(p.sums)-1)
-			s.places = append(s.places, at(sum))
-			for _, packet := range p.sums[sum] {
-				masks[packet] ^= 1 << j
-			}
+			group[j] = p.sums[sum]
+			put(sum, true)
 		}
-		counts := make([]uint32, 1<<maxSums)
-		for _, mask := range setOrder {
-			for packet, m := range masks {
-				if m == mask {
-					counts[mask]++
-					s.places = append(s.places, at(packet))
+		members := p.members(group[:])
+		var counts [1 << maxSums]uint32
+		for _, set := range setOrder {
+			for packet, m := range members {
+				if m == set {
+					counts[set]++
+					put(packet, false)
 				}
 			}
 		}
-		s.counts = append(s.counts, counts...)
-		s.passes++
-	}
-	if len(s.places) > maxPlaces {
-		return nil
+		s.counts = append(s.counts, counts[:]...)
 	}
 	return s
 }
@@ -317,28 +320,16 @@ func (s *sumsOfPackets) Run(out, in [][]byte) {
 		return
 	}
 	places := placesPool.Get().(*[maxPlaces]unsafe.Pointer)
-	i := 0
-	counts := s.counts
-	for range s.passes {
-		for range maxSums {
-			p := s.places[i]
-			places[i] = unsafe.Pointer(&out[p.slice][p.offset])
-			i++
+	for i, p := range s.places {
+		from := in
+		if p.sum {
+			from = out
 		}
-		terms := 0
-		for _, c := range counts[:1<<maxSums] {
-			terms += int(c)
-		}
-		counts = counts[1<<maxSums:]
-		for range terms {
-			p := s.places[i]
-			places[i] = unsafe.Pointer(&in[p.slice][p.offset])
-			i++
-		}
+		places[i] = unsafe.Pointer(&from[p.slice][p.offset])
 	}
 	row := s.w * size
-	s.level.packets(size, n/row, row, (*uintptr)(unsafe.Pointer(&places[0])), &s.counts[0], s.passes)
-	clear(places[:i])
+	s.level.packets(size, n/row, row, (*uintptr)(unsafe.Pointer(&places[0])), &s.counts[0], len(s.counts)>>maxSums)
+	clear(places[:len(s.places)])
 	placesPool.Put(places)
 }
 
