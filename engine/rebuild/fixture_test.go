@@ -118,11 +118,12 @@ func newLabWith(t testing.TB, s codec.Scheme, size int64, local int, spoil func(
 // open opens the local archive and makes the Object.
 func (l *lab) open() {
 	l.t.Helper()
-	var err error
-	if l.local, err = l.files.Open("sda", part, l.hash(), -1, false); err != nil {
+	local, err := l.files.Open("sda", part, l.hash(), -1, false)
+	if err != nil {
 		l.t.Fatal(err)
 	}
-	l.t.Cleanup(func() { l.local.Close() })
+	l.t.Cleanup(func() { local.Close() }) // each that was opened, not the last one over and over
+	l.local = local
 	if l.object, err = NewObject(l.code, l.pol, part, l.local); err != nil {
 		l.t.Fatal(err)
 	}
