@@ -50,7 +50,7 @@ type Stream struct {
 	carry [blockSize]byte
 	nc    int // bytes in carry
 
-	// While a call waits for blocks to be done: the carry if it is full, then rest, whole blocks of what the call was given.
+	// While there are blocks to be done: the carry if it is full, then rest, whole blocks of what the call was given.
 	full bool
 	rest []byte
 	tail []byte // less than a block, kept in the carry afterwards
@@ -73,16 +73,37 @@ var errEnded = errors.New("write to an MD5 stream that has ended")
 
 // Write adds p, which may be used again after return. It fails only after Sum or Close.
 func (s *Stream) Write(p []byte) (int, error) {
+	if err := s.Begin(p); err != nil {
+		return 0, err
+	}
+	s.Wait()
+	return len(p), nil
+}
+
+// Begin is Write without its waiting: p has to stay as it is until Wait, or any other call, has returned. Whoever has something else
+// to do with p meanwhile, such as to send it, leaves it to be done in company.
+func (s *Stream) Begin(p []byte) error {
+	s.Wait()
 	switch {
 	case s.ended:
-		return 0, errEnded
+		return errEnded
 	case s.inline != nil:
-		return s.inline.Write(p)
+		s.inline.Write(p)
+	default:
+		one := [1]*Stream{s}
+		s.feed(p)
+		begin(one[:])
 	}
-	one := [1]*Stream{s}
-	s.feed(p)
-	do(one[:])
-	return len(p), nil
+	return nil
+}
+
+// Wait returns when all that was added is done.
+func (s *Stream) Wait() {
+	if c := s.call; c != nil {
+		c.await()
+		one := [1]*Stream{s}
+		c.end(one[:])
+	}
 }
 
 // WriteAll adds p[i] to streams[i] for all i: the pieces of one stripe, which keep each other company. The pieces
@@ -92,6 +113,7 @@ func WriteAll(streams []*Stream, p [][]byte) error {
 		panic(fmt.Sprintf("BUG: %d streams, %d pieces", len(streams), len(p)))
 	}
 	for _, s := range streams {
+		s.Wait()
 		if s.ended {
 			return errEnded
 		}
@@ -103,7 +125,9 @@ func WriteAll(streams []*Stream, p [][]byte) error {
 			s.feed(p[i])
 		}
 	}
-	do(streams)
+	c := begin(streams)
+	c.await()
+	c.end(streams)
 	return nil
 }
 
@@ -154,7 +178,7 @@ func (s *Stream) settle() {
 	s.rest, s.tail = nil, nil
 }
 
-// call is one Write or WriteAll that waits for its blocks.
+// call is what one Begin or WriteAll added.
 type call struct {
 	left   int       // streams that are pending
 	parked bool      // its goroutine waits for wake
@@ -163,9 +187,9 @@ type call struct {
 
 var calls = sync.Pool{New: func() any { return &call{wake: make(chan bool, 1)} }}
 
-// queue holds the pending streams of all calls that nobody works at. The goroutines of the calls do the work themselves: one that leads
-// takes up to a lane's full of streams, whosever they are, does a turn of each and puts back what is left, until its own are done;
-// then another one leads. With enough streams for more, several lead.
+// queue holds the pending streams of all calls that nobody works at. The goroutines that wait do the work themselves: one that leads
+// takes up to a lane's full of streams, whosever they are and waited for or not, does a turn of each and puts back what is left, until
+// its own are done; then another one leads. With enough streams for more, several lead.
 var queue struct {
 	sync.Mutex
 	streams []*Stream
@@ -175,8 +199,8 @@ var queue struct {
 // open is the number of streams for lanes that have not ended.
 var open atomic.Int64
 
-// do does the blocks of streams that were fed.
-func do(streams []*Stream) {
+// begin queues the blocks of streams that were fed.
+func begin(streams []*Stream) *call {
 	c := calls.Get().(*call)
 	queue.Lock()
 	for _, s := range streams {
@@ -186,6 +210,13 @@ func do(streams []*Stream) {
 			queue.streams = append(queue.streams, s)
 		}
 	}
+	queue.Unlock()
+	return c
+}
+
+// await returns when the blocks of a call are done.
+func (c *call) await() {
+	queue.Lock()
 	lead, yielded := false, false
 	enough := full // for one more to lead: the lanes full, or half of them with streams of one call
 	if c.left >= full/2 {
@@ -225,13 +256,17 @@ func do(streams []*Stream) {
 		handOver()
 	}
 	queue.Unlock()
-	calls.Put(c)
+}
+
+// end gives up a call whose streams are done.
+func (c *call) end(streams []*Stream) {
 	for _, s := range streams {
 		if s.call == c {
 			s.call = nil
 			s.settle()
 		}
 	}
+	calls.Put(c)
 }
 
 // deal takes streams off the queue: as many as there are lanes or, of a few more than a step, that step.
@@ -300,6 +335,7 @@ func work(batch []*Stream) {
 // Sum ends the stream and returns the MD5 of all that was written, in lower-case hex. Later calls return the same; after Close alone
 // it returns "".
 func (s *Stream) Sum() string {
+	s.Wait()
 	if s.ended {
 		return s.sum
 	}
@@ -316,6 +352,7 @@ func (s *Stream) Sum() string {
 
 // Close gives up a stream whose Sum nobody wants. It is idempotent, and not needed after Sum.
 func (s *Stream) Close() {
+	s.Wait()
 	if s.ended {
 		return
 	}

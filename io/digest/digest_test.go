@@ -6,6 +6,7 @@ import (
 	"encoding/hex"
 	"fmt"
 	"math/rand/v2"
+	"runtime"
 	"sync"
 	"syscall"
 	"testing"
@@ -80,6 +81,12 @@ func TestAnyMixOfWritesGivesTheSameSum(t *testing.T) {
 				i := rapid.IntRange(0, k-1).Draw(t, "stream")
 				p := bytes.Clone(data[:rapid.IntRange(0, 1<<16).Draw(t, "length")])
 				wrote[i].Write(p)
+				if rapid.Bool().Draw(t, "begin") {
+					if err := streams[i].Begin(p); err != nil { // p stays; whatever comes next on the stream waits for it
+						t.Fatal(err)
+					}
+					continue
+				}
 				if n, err := streams[i].Write(p); n != len(p) || err != nil {
 					t.Fatal(n, err)
 				}
@@ -110,6 +117,10 @@ func TestWriteAfterTheEndFails(t *testing.T) {
 		if _, err := s.Write([]byte("x")); err == nil {
 			t.Fatal("no error")
 		}
+		if err := s.Begin([]byte("x")); err == nil {
+			t.Fatal("no error")
+		}
+		s.Wait()
 		if err := WriteAll([]*Stream{s}, [][]byte{{1}}); err == nil {
 			t.Fatal("no error")
 		}
@@ -154,7 +165,15 @@ func TestStrangersShareLanes(t *testing.T) {
 				p := data[:j*1500+round]
 				for rest, step := p, 1+j*round*37; len(rest) > 0; {
 					n := min(len(rest), step)
-					s.Write(rest[:n])
+					if j%2 == 0 {
+						s.Write(rest[:n])
+					} else {
+						piece := bytes.Clone(rest[:n])
+						s.Begin(piece)
+						runtime.Gosched() // something else to do
+						s.Wait()
+						clear(piece)
+					}
 					rest, step = rest[n:], 2*step+1
 				}
 				if got := s.Sum(); got != want(p) {
@@ -166,6 +185,43 @@ func TestStrangersShareLanes(t *testing.T) {
 	wg.Wait()
 	if len(queue.streams) != 0 || queue.leaders != 0 {
 		t.Errorf("%d streams and %d leaders are left behind", len(queue.streams), queue.leaders)
+	}
+}
+
+// What somebody began who then stalls is done in others' company, and costs them nothing.
+func TestWhatWasBegunIsDoneByOthers(t *testing.T) {
+	if !hasLanes {
+		t.Skip("no lanes")
+	}
+	data := random(3, 200_000)
+	var stalled []*Stream
+	for i := range 5 {
+		s := New(-1)
+		s.Begin(data[i:100_000])
+		stalled = append(stalled, s)
+	}
+	s := New(-1)
+	s.Write(data)
+	for i, s := range stalled {
+		queue.Lock()
+		left := s.call.left
+		queue.Unlock()
+		if left != 0 {
+			t.Errorf("stream %d waits for its own goroutine", i)
+		}
+	}
+	if got := s.Sum(); got != want(data) {
+		t.Errorf("%s, want %s", got, want(data))
+	}
+	for i, s := range stalled {
+		if i == 4 {
+			s.Close()
+		} else if got := s.Sum(); got != want(data[i:100_000]) {
+			t.Errorf("stream %d: %s, want %s", i, got, want(data[i:100_000]))
+		}
+	}
+	if len(queue.streams) != 0 || queue.leaders != 0 || open.Load() != 0 {
+		t.Errorf("%d streams, %d leaders and %d open streams are left behind", len(queue.streams), queue.leaders, open.Load())
 	}
 }
 

@@ -7,6 +7,7 @@ import (
 	"math/rand/v2"
 	"strconv"
 	"sync"
+	"sync/atomic"
 	"syscall"
 
 	"imping/codec"
@@ -16,9 +17,12 @@ import (
 )
 
 const (
-	// pieceSize is how much of an object is read at once where its bytes are looked at. It stays
-	// in the second-level cache between disk, MD5 and socket.
-	pieceSize = 128 << 10
+	// pieceSize is how much of an object is read at once where its bytes are looked at: system calls cost less per byte the more it is,
+	// up to here. Where more than maxLargePieces objects are in hand, the others have smallPiece, so that a thousand clients that stall
+	// hold no more memory than 80 MiB.
+	pieceSize      = 256 << 10
+	smallPiece     = 64 << 10
+	maxLargePieces = 64
 	// copyBelow is the length of bodies that cost less when they are read and sent with their heads, by two system calls, than by sendfile, by six.
 	copyBelow = 32 << 10
 	// dropWindow is how much may be sent before the page cache is told that it is not needed
@@ -26,7 +30,31 @@ const (
 	dropWindow = 1 << 20
 )
 
-var pieces = sync.Pool{New: func() any { return new([pieceSize]byte) }}
+// piece is memory for a piece of an object.
+type piece []byte
+
+var (
+	largePool   = sync.Pool{New: func() any { p := make(piece, pieceSize); return &p }}
+	smallPool   = sync.Pool{New: func() any { p := make(piece, smallPiece); return &p }}
+	largePieces atomic.Int64 // taken
+)
+
+func takePiece() *piece {
+	if largePieces.Add(1) <= maxLargePieces {
+		return largePool.Get().(*piece)
+	}
+	largePieces.Add(-1)
+	return smallPool.Get().(*piece)
+}
+
+func (p *piece) giveBack() {
+	if len(*p) == smallPiece {
+		smallPool.Put(p)
+		return
+	}
+	largePieces.Add(-1)
+	largePool.Put(p)
+}
 
 // unsent is the length of a body that a HEAD does not get.
 type unsent int64
@@ -144,11 +172,12 @@ func (b *objectBody) unseen(c *netfast.Conn, r span) error {
 // copied is unseen of what the page cache shall not keep: pages that sendfile has handed to the socket can not be dropped before the
 // client has taken them.
 func (b *objectBody) copied(c *netfast.Conn, r span) error {
-	piece := pieces.Get().(*[pieceSize]byte)
-	defer pieces.Put(piece)
+	memory := takePiece()
+	defer memory.giveBack()
+	piece := *memory
 	dropped := r.start
 	for off := r.start; off < r.end; {
-		p := piece[:min(pieceSize, r.end-off)]
+		p := piece[:min(int64(len(piece)), r.end-off)]
 		if n, err := b.o.ReadAt(p, off); n < len(p) {
 			if err == io.EOF {
 				err = io.ErrUnexpectedEOF
@@ -231,13 +260,19 @@ func (b *objectBody) check(header []byte, off int64) error {
 // seen sends all of an object, as it was read and looked at, without MD5 where none is wanted. The last piece of a fragment archive goes out
 // only when the whole was seen to be right: nobody shall rebuild from a wrong one.
 func (b *objectBody) seen(c *netfast.Conn, head []byte, end int64) error {
-	piece := pieces.Get().(*[pieceSize]byte)
-	defer pieces.Put(piece)
+	memory := takePiece()
+	piece := *memory
+	defer func() {
+		if b.sum != nil {
+			b.sum.Wait() // an error does not wait for what was begun
+		}
+		memory.giveBack()
+	}()
 	var header [codec.HeaderSize]byte // of a fragment that began in the piece before
 	have := 0                         // bytes of it
 	next := int64(0)                  // where the next fragment begins
 	for off := int64(0); off < end || head != nil; {
-		p := piece[:min(pieceSize, end-off)]
+		p := piece[:min(int64(len(piece)), end-off)]
 		if n, err := b.o.ReadAt(p, off); n < len(p) {
 			if err == io.EOF {
 				return b.condemn(fmt.Sprintf("Bytes read: %d, does not match metadata: %d", off+int64(n), b.o.Length))
@@ -245,7 +280,7 @@ func (b *objectBody) seen(c *netfast.Conn, head []byte, end int64) error {
 			return b.failed(err)
 		}
 		if b.sum != nil {
-			b.sum.Write(p)
+			b.sum.Begin(p) // beside the sending
 		}
 		for b.fragment > 0 && next < off+int64(len(p)) {
 			// next may lie before off: then the header began there.
@@ -279,6 +314,9 @@ func (b *objectBody) seen(c *netfast.Conn, head []byte, end int64) error {
 		}
 		if err != nil {
 			return err
+		}
+		if b.sum != nil {
+			b.sum.Wait()
 		}
 		if b.drop && (off-b.dropped > dropWindow || off == end) {
 			b.o.DropCache(0, off) // of a folio all or nothing goes: what the end of the last window had cut, too

@@ -188,26 +188,28 @@ func (s *Server) put(r *Request) (*Response, error) {
 
 // receive writes what is read of an object's bytes and gives their MD5. Swift: obj/server.py, _stage_obj_data.
 func (s *Server) receive(body io.Reader, p *place, w *diskfile.Writer, size int64, r *Request) (etag string, err error) {
-	piece := pieces.Get().(*[pieceSize]byte)
-	defer pieces.Put(piece)
+	memory := takePiece()
+	defer memory.giveBack()
+	piece := *memory
 	sum := digest.New(size)
 	defer sum.Close()
 	end := s.now().Add(s.conf.MaxUploadTime)
 	writing := time.Duration(0)
 	for {
-		n, err := body.Read(piece[:])
+		n, err := body.Read(piece)
 		if n > 0 {
 			start := s.now()
 			if start.After(end) {
 				s.statsd.Increment("PUT.timeouts")
 				return "", answer(408)
 			}
-			if _, err := sum.Write(piece[:n]); err != nil {
+			if err := sum.Begin(piece[:n]); err != nil { // beside the writing
 				return "", err
 			}
 			if _, err := w.Write(piece[:n]); err != nil {
 				return "", s.unwritable(r, p.device, err)
 			}
+			sum.Wait()
 			writing += s.now().Sub(start)
 		}
 		switch {
