@@ -5,7 +5,9 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"time"
 
+	"github.com/klauspost/cpuid/v2"
 	"github.com/spf13/cobra"
 )
 
@@ -24,6 +26,21 @@ func checkBench(rounds int, write, name string) error {
 		return fmt.Errorf("--rounds %d: from 1 to 25", rounds)
 	}
 	return checkTable(write, name)
+}
+
+// made is the head of a table: what was measured, when, where and how, with more that counts.
+func made(rounds int, more ...string) string {
+	parts := append([]string{"imping " + version, time.Now().UTC().Format(time.DateOnly), cpuid.CPU.BrandName}, more...)
+	return strings.Join(append(parts, mediansOf(rounds)), ", ") + "\n\n"
+}
+
+// congestionControl tells by what algorithm TCP sends: BBR paces what it sends by timers, on loopback too, where that can be most of the cost.
+func congestionControl() string {
+	name, err := os.ReadFile("/proc/sys/net/ipv4/tcp_congestion_control")
+	if err != nil {
+		return "TCP's algorithm unknown"
+	}
+	return "TCP " + strings.TrimSpace(string(name))
 }
 
 func mediansOf(rounds int) string {

@@ -6,9 +6,7 @@ import (
 	"os"
 	"os/signal"
 	"syscall"
-	"time"
 
-	"github.com/klauspost/cpuid/v2"
 	"github.com/spf13/cobra"
 
 	benchobject "imping/bench/object"
@@ -47,7 +45,7 @@ Prints a Markdown table of medians.`,
 			if err != nil {
 				return err
 			}
-			text := fmt.Sprintf("imping %s, %s, %s, %s\n\n%s", version, time.Now().UTC().Format(time.DateOnly), cpuid.CPU.BrandName, mediansOf(rounds), benchobject.Table(rows))
+			text := made(rounds, congestionControl()) + benchobject.Table(rows)
 			if asJSON {
 				enc := json.NewEncoder(os.Stdout)
 				enc.SetIndent("", "  ")

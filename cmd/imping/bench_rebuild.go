@@ -13,7 +13,6 @@ import (
 	"syscall"
 	"time"
 
-	"github.com/klauspost/cpuid/v2"
 	"github.com/spf13/cobra"
 	"golang.org/x/sys/unix"
 
@@ -213,8 +212,7 @@ func benchRebuild(cmd *cobra.Command, o *benchRebuildOptions) error {
 		}
 		fmt.Fprintf(os.Stderr, "table %s: %.0f s\n", r.Table, time.Since(began).Seconds())
 		results = append(results, r)
-		text := fmt.Sprintf("imping %s, %s, %s, %d processors, files on %s, %s\n\n%s", version, time.Now().UTC().Format(time.DateOnly), cpuid.CPU.BrandName,
-			runtime.NumCPU(), fileSystem(root), mediansOf(o.rounds), r.Text)
+		text := made(o.rounds, fmt.Sprintf("%d processors", runtime.NumCPU()), congestionControl(), "files on "+fileSystem(root)) + r.Text
 		if !o.asJSON {
 			fmt.Printf("## %s\n\n%s\n", r.Table, text)
 		}

@@ -6,9 +6,7 @@ import (
 	"os/signal"
 	"path/filepath"
 	"syscall"
-	"time"
 
-	"github.com/klauspost/cpuid/v2"
 	"github.com/spf13/cobra"
 
 	benchrelink "imping/bench/relink"
@@ -54,7 +52,7 @@ turn. Prints a Markdown table of medians. The file system is that of TMPDIR.`,
 			if err != nil {
 				return err
 			}
-			text := fmt.Sprintf("imping %s, %s, %s, %s\n\n%s", version, time.Now().UTC().Format(time.DateOnly), cpuid.CPU.BrandName, mediansOf(o.Rounds), benchrelink.Table(rows))
+			text := made(o.Rounds) + benchrelink.Table(rows)
 			if asJSON {
 				if err := benchrelink.JSON(os.Stdout, rows); err != nil {
 					return err

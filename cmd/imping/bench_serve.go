@@ -6,9 +6,7 @@ import (
 	"os"
 	"os/signal"
 	"syscall"
-	"time"
 
-	"github.com/klauspost/cpuid/v2"
 	"github.com/spf13/cobra"
 
 	benchserve "imping/bench/serve"
@@ -47,7 +45,7 @@ Markdown table of medians of the servers' CPU time.`,
 			if err != nil {
 				return err
 			}
-			text := fmt.Sprintf("imping %s, %s, %s, %s\n\n%s", version, time.Now().UTC().Format(time.DateOnly), cpuid.CPU.BrandName, mediansOf(rounds), benchserve.Table(rows))
+			text := made(rounds, congestionControl()) + benchserve.Table(rows)
 			if asJSON {
 				enc := json.NewEncoder(os.Stdout)
 				enc.SetIndent("", "  ")

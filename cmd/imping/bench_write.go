@@ -6,9 +6,7 @@ import (
 	"os"
 	"os/signal"
 	"syscall"
-	"time"
 
-	"github.com/klauspost/cpuid/v2"
 	"github.com/spf13/cobra"
 
 	benchwrite "imping/bench/write"
@@ -48,7 +46,7 @@ of medians. System calls are counted as root only.`,
 			if err != nil {
 				return err
 			}
-			text := fmt.Sprintf("imping %s, %s, %s, %s\n\n%s", version, time.Now().UTC().Format(time.DateOnly), cpuid.CPU.BrandName, mediansOf(o.Rounds), benchwrite.Table(rows))
+			text := made(o.Rounds) + benchwrite.Table(rows)
 			if asJSON {
 				enc := json.NewEncoder(os.Stdout)
 				enc.SetIndent("", "  ")
