@@ -90,9 +90,10 @@ func (s *Stream) Begin(p []byte) error {
 	case s.inline != nil:
 		s.inline.Write(p)
 	default:
-		one := [1]*Stream{s}
-		s.feed(p)
-		begin(one[:])
+		if s.feed(p); s.pending() {
+			one := [1]*Stream{s}
+			begin(one[:])
+		}
 	}
 	return nil
 }

@@ -188,7 +188,7 @@ func TestStrangersShareLanes(t *testing.T) {
 	}
 }
 
-// What somebody began who then stalls is done in others' company, and costs them nothing.
+// What somebody began who then stalls is done in others' company.
 func TestWhatWasBegunIsDoneByOthers(t *testing.T) {
 	if !hasLanes {
 		t.Skip("no lanes")

@@ -18,8 +18,8 @@ import (
 
 const (
 	// pieceSize is how much of an object is read at once where its bytes are looked at: system calls cost less per byte the more it is,
-	// up to here. Where more than maxLargePieces objects are in hand, the others have smallPiece, so that a thousand clients that stall
-	// hold no more memory than 80 MiB.
+	// up to here. Short objects have smallPiece, and so have those beyond maxLargePieces at a time: a thousand clients that stall hold
+	// no more memory than 80 MiB.
 	pieceSize      = 256 << 10
 	smallPiece     = 64 << 10
 	maxLargePieces = 64
@@ -39,11 +39,14 @@ var (
 	largePieces atomic.Int64 // taken
 )
 
-func takePiece() *piece {
-	if largePieces.Add(1) <= maxLargePieces {
-		return largePool.Get().(*piece)
+// takePiece returns memory for pieces of length bytes; a negative length is unknown.
+func takePiece(length int64) *piece {
+	if length < 0 || length > smallPiece {
+		if largePieces.Add(1) <= maxLargePieces {
+			return largePool.Get().(*piece)
+		}
+		largePieces.Add(-1)
 	}
-	largePieces.Add(-1)
 	return smallPool.Get().(*piece)
 }
 
@@ -52,8 +55,8 @@ func (p *piece) giveBack() {
 		smallPool.Put(p)
 		return
 	}
-	largePieces.Add(-1)
 	largePool.Put(p)
+	largePieces.Add(-1)
 }
 
 // unsent is the length of a body that a HEAD does not get.
@@ -172,7 +175,7 @@ func (b *objectBody) unseen(c *netfast.Conn, r span) error {
 // copied is unseen of what the page cache shall not keep: pages that sendfile has handed to the socket can not be dropped before the
 // client has taken them.
 func (b *objectBody) copied(c *netfast.Conn, r span) error {
-	memory := takePiece()
+	memory := takePiece(r.end - r.start)
 	defer memory.giveBack()
 	piece := *memory
 	dropped := r.start
@@ -260,7 +263,7 @@ func (b *objectBody) check(header []byte, off int64) error {
 // seen sends all of an object, as it was read and looked at, without MD5 where none is wanted. The last piece of a fragment archive goes out
 // only when the whole was seen to be right: nobody shall rebuild from a wrong one.
 func (b *objectBody) seen(c *netfast.Conn, head []byte, end int64) error {
-	memory := takePiece()
+	memory := takePiece(end)
 	piece := *memory
 	defer func() {
 		if b.sum != nil {

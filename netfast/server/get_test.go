@@ -506,7 +506,15 @@ func TestBadArchivesAreNotGivenWhole(t *testing.T) {
 		"of a big-endian machine":              {foreign, "100", true},
 		"of such a one, MD5 not looked at":     {foreign, "0", true},
 	} {
-		t.Run(name, func(t *testing.T) {
+		both := func(f func(t *testing.T)) {
+			t.Run(name, f)
+			t.Run(name+", in small pieces", func(t *testing.T) {
+				largePieces.Add(maxLargePieces) // all are taken
+				defer largePieces.Add(-maxLargePieces)
+				f(t)
+			})
+		}
+		both(func(t *testing.T) {
 			devices := t.TempDir()
 			s := ours(t, devices, map[string]string{"etag_validate_pct": c.validate})
 			written := good
@@ -534,5 +542,8 @@ func TestBadArchivesAreNotGivenWhole(t *testing.T) {
 				t.Errorf("its directory: %v", err)
 			}
 		})
+	}
+	if n := largePieces.Load(); n != 0 {
+		t.Errorf("%d pieces were not given back", n)
 	}
 }

@@ -188,7 +188,7 @@ func (s *Server) put(r *Request) (*Response, error) {
 
 // receive writes what is read of an object's bytes and gives their MD5. Swift: obj/server.py, _stage_obj_data.
 func (s *Server) receive(body io.Reader, p *place, w *diskfile.Writer, size int64, r *Request) (etag string, err error) {
-	memory := takePiece()
+	memory := takePiece(size)
 	defer memory.giveBack()
 	piece := *memory
 	sum := digest.New(size)
