@@ -64,13 +64,17 @@ func (r *Request) append(dst []byte, host, userAgent string) ([]byte, error) {
 // a line break anywhere, a colon in the key, an empty key. NUL is a byte like any other:
 // clients can store it, and Swift's servers take it.
 func AppendField(dst []byte, f Field) ([]byte, error) {
-	if f.Key == "" || strings.ContainsAny(f.Key, ":\r\n") || strings.ContainsAny(f.Value, "\r\n") {
+	if f.Key == "" || strings.IndexByte(f.Key, ':') >= 0 || breaksLine(f.Key) || breaksLine(f.Value) {
 		return nil, fmt.Errorf("cannot send header %q with value %.100q", f.Key, f.Value)
 	}
 	dst = append(dst, f.Key...)
 	dst = append(dst, ": "...)
 	dst = append(dst, f.Value...)
 	return append(dst, "\r\n"...), nil
+}
+
+func breaksLine(s string) bool {
+	return strings.IndexByte(s, '\n') >= 0 || strings.IndexByte(s, '\r') >= 0
 }
 
 // Quote escapes a path as Python's urllib.parse.quote does: letters, digits and

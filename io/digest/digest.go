@@ -191,10 +191,34 @@ var calls = sync.Pool{New: func() any { return &call{wake: make(chan bool, 1)} }
 // queue holds the pending streams of all calls that nobody works at. The goroutines that wait do the work themselves: one that leads
 // takes up to a lane's full of streams, whosever they are and waited for or not, does a turn of each and puts back what is left, until
 // its own are done; then another one leads. With enough streams for more, several lead.
-var queue struct {
+var queue dealer
+
+type dealer struct {
 	sync.Mutex
 	streams []*Stream
 	leaders int
+	alone   int // how many leaders in a row yielded, and nobody came
+}
+
+// worthYielding tells whether a leader shall let others come though no other stream is open: the goroutines of short requests open theirs just
+// before they bring it. That some are about to nobody knows before they have run; so it goes by what became of those who led before, tried anew every now
+// and then.
+func (q *dealer) worthYielding() bool {
+	const patience, again = 8, 64
+	if q.alone >= patience {
+		if q.alone++; q.alone < again {
+			return false
+		}
+		q.alone = patience - 1
+	}
+	return true
+}
+
+// yielded says what came of it.
+func (q *dealer) yielded(company bool) {
+	if q.alone++; company {
+		q.alone = 0
+	}
 }
 
 // open is the number of streams for lanes that have not ended.
@@ -237,11 +261,13 @@ func (c *call) await() {
 		case len(queue.streams) == 0: // others are at what is left
 			queue.leaders--
 			lead = false
-		case len(queue.streams) < full/2 && !yielded && open.Load() > int64(c.left): // others may be about to come
+		case len(queue.streams) < full/2 && !yielded && (open.Load() > int64(c.left) || queue.worthYielding()): // others may be about to come
 			yielded = true
+			n := len(queue.streams)
 			queue.Unlock()
 			runtime.Gosched()
 			queue.Lock()
+			queue.yielded(len(queue.streams) > n)
 		default:
 			var batch [lanes.Lanes]*Stream
 			n := deal(&batch)

@@ -225,6 +225,36 @@ func TestWhatWasBegunIsDoneByOthers(t *testing.T) {
 	}
 }
 
+func TestLeadersYieldAsLongAsItBringsCompany(t *testing.T) {
+	var q dealer
+	yields := func(n int, came bool) (yields int) {
+		for range n {
+			if q.worthYielding() {
+				yields++
+				q.yielded(came)
+			}
+		}
+		return yields
+	}
+	if got := yields(100, true); got != 100 {
+		t.Errorf("in company: %d of 100", got)
+	}
+	if got := yields(8, false); got != 8 {
+		t.Errorf("of the first 8 who were alone: %d", got)
+	}
+	if got := yields(56*10, false); got != 10 {
+		t.Errorf("of the next 560: %d", got)
+	}
+	for tries := 0; yields(1, true) == 0; tries++ {
+		if tries == 56 {
+			t.Fatal("nobody tries any more")
+		}
+	}
+	if got := yields(100, true); got != 100 {
+		t.Errorf("in company again: %d of 100", got)
+	}
+}
+
 func TestLongStreamsAllocateNoMoreThanShortOnes(t *testing.T) {
 	if raceEnabled {
 		t.Skip("under the race detector pools forget at random")

@@ -243,18 +243,26 @@ func (m *Manager) CleanTemporaries(dev string) error {
 // listDir gives the names in a directory, unsorted. What is no directory is ENOTDIR,
 // a pipe too.
 func listDir(path string) ([]string, error) {
-	fd, err := openat(unix.AT_FDCWD, path)
-	if err != nil {
-		return nil, &fs.PathError{Op: "open", Path: path, Err: err}
+	fd, names, err := listOpen(path)
+	if err == nil {
+		unix.Close(fd)
 	}
-	defer unix.Close(fd)
+	return names, err
+}
+
+// listOpen is listDir, and leaves the directory open: who goes on with its files finds them without the way to it.
+func listOpen(path string) (fd int, names []string, err error) {
+	if fd, err = openat(unix.AT_FDCWD, path); err != nil {
+		return -1, nil, &fs.PathError{Op: "open", Path: path, Err: err}
+	}
 	list := listers.Get().(*lister)
 	defer listers.Put(list)
 	entries, err := list.readAll(fd)
 	if err != nil {
-		return nil, &fs.PathError{Op: "readdirent", Path: path, Err: err}
+		unix.Close(fd)
+		return -1, nil, &fs.PathError{Op: "readdirent", Path: path, Err: err}
 	}
-	return entryNames(entries), nil
+	return fd, entryNames(entries), nil
 }
 
 // open is os.OpenFile for files and directories: it does not try whether they can be polled, which costs four system calls more than
@@ -269,8 +277,13 @@ func open(path string, flags int, mode uint32) (*os.File, error) {
 
 // openFD gives the bare descriptor, for what is closed in the function that opens it.
 func openFD(path string, flags int, mode uint32) (int, error) {
+	return openFDAt(unix.AT_FDCWD, path, path, flags, mode)
+}
+
+// openFDAt is openFD of a name in an open directory; path is for errors.
+func openFDAt(at int, name, path string, flags int, mode uint32) (int, error) {
 	for {
-		fd, err := unix.Open(path, flags|unix.O_CLOEXEC, mode)
+		fd, err := unix.Openat(at, name, flags|unix.O_CLOEXEC, mode)
 		if err == unix.EINTR {
 			continue
 		}

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"maps"
 	"os"
@@ -137,6 +138,60 @@ func flip(t testing.TB, path string) {
 	check(t, err)
 	b[n/2] ^= 1
 	check(t, unix.Setxattr(path, metadataKey, b[:n], 0))
+}
+
+func TestOpenArchiveIsAlsoAFile(t *testing.T) {
+	m, root, _ := device(t)
+	_, hash := put(t, root, 7, "/a/c/o", "0123456789", nil)
+	descriptors := func() int {
+		list, err := os.ReadDir("/proc/self/fd")
+		check(t, err)
+		return len(list)
+	}
+	before := descriptors()
+	o, err := m.View("sda", "7", View{Name: "/a/c/o", FragIndex: -1})
+	check(t, err)
+	if o.Hash != hash {
+		t.Fatal(o.Hash)
+	}
+	b := make([]byte, 4)
+	if n, err := o.ReadAt(b, 8); n != 2 || err != io.EOF || string(b[:n]) != "89" {
+		t.Errorf("beyond the end: %d, %v, %q", n, err, b)
+	}
+	if n, err := o.ReadAt(b, -1); n != 0 || err == nil || !strings.Contains(err.Error(), o.Path) {
+		t.Errorf("before the beginning: %d, %v", n, err)
+	}
+	if n, err := o.ReadAt(nil, 3); n != 0 || err != nil {
+		t.Errorf("nothing: %d, %v", n, err)
+	}
+	f := o.File()
+	if all, err := io.ReadAll(f); err != nil || string(all) != "0123456789" || o.File() != f || f.Name() != o.Path {
+		t.Errorf("%v, %q of %s", err, all, f.Name())
+	}
+	if n, err := o.ReadAt(b, 3); n != 4 || err != nil || string(b) != "3456" {
+		t.Errorf("beside the file: %d, %v, %q", n, err, b)
+	}
+	check(t, o.Close())
+	check(t, o.Close())
+	if _, err := f.Stat(); !errors.Is(err, os.ErrClosed) {
+		t.Errorf("the file outlives its archive: %v", err)
+	}
+	o.DropCache(0, 0)
+	if _, err := o.ReadAt(b, 0); !errors.Is(err, os.ErrClosed) || !strings.Contains(err.Error(), o.Path) {
+		t.Errorf("a closed archive is read: %v", err)
+	}
+	again, err := m.View("sda", "7", View{Name: "/a/c/o", FragIndex: -1})
+	check(t, err)
+	check(t, again.Close())
+	if f := again.File(); f != nil {
+		t.Error("a closed archive has a file")
+	}
+	if _, err := m.View("sda", "7", View{Name: "/a/c/other", FragIndex: -1}); !errors.Is(err, ErrNotExist) {
+		t.Error(err)
+	}
+	if after := descriptors(); after != before {
+		t.Errorf("%d descriptors, there were %d", after, before)
+	}
 }
 
 func TestOpenArchiveIsReadAtAnyPlace(t *testing.T) {

@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
-	"os"
 	"strconv"
 	"sync"
 
@@ -59,8 +58,8 @@ func ReadMetadata(path string) (map[string]string, error) {
 	return readMetadata(path, func(name string, b []byte) (int, error) { return unix.Getxattr(path, name, b) })
 }
 
-func readFileMetadata(f *os.File) (map[string]string, error) {
-	return readMetadata(f.Name(), func(name string, b []byte) (int, error) { return unix.Fgetxattr(int(f.Fd()), name, b) })
+func readFileMetadata(path string, fd int) (map[string]string, error) {
+	return readMetadata(path, func(name string, b []byte) (int, error) { return unix.Fgetxattr(fd, name, b) })
 }
 
 func readMetadata(path string, get func(name string, b []byte) (int, error)) (map[string]string, error) {

@@ -3,12 +3,14 @@ package diskfile
 import (
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"maps"
 	"os"
 	"path/filepath"
 	"strconv"
 	"strings"
+	"sync"
 	"syscall"
 
 	"golang.org/x/sys/unix"
@@ -46,7 +48,7 @@ type Object struct {
 	Length      int64               // of the archive, in bytes
 	Sets        []FragmentSet       // all fragments in the directory but those older than Durable, newest first; none where the policy is replicated
 
-	file  *os.File
+	file  archive
 	watch Watch
 }
 
@@ -83,7 +85,7 @@ func (m *Manager) Open(dev string, part int, hash string, fragIndex int, nonDura
 		}
 		return nil, m.deleted(dir, hash, c.tombstone)
 	}
-	return m.open(dir, hash, c, nil)
+	return m.open(unix.AT_FDCWD, dir, hash, c, nil)
 }
 
 // parseHash refuses what is not the name of a hash directory: it becomes part of a path.
@@ -131,12 +133,16 @@ func isObjectName(name string) bool {
 	return len(parts) == 4 && parts[0] == "" && parts[1] != "" && parts[2] != "" && parts[3] != ""
 }
 
-// open opens what was chosen; view is nil for callers that know the hash only.
-func (m *Manager) open(dir, hash string, c *choice, view *View) (*Object, error) {
-	path := filepath.Join(dir, c.data.name)
+// open opens what was chosen; view is nil for callers that know the hash only. at is the directory, or AT_FDCWD.
+func (m *Manager) open(at int, dir, hash string, c *choice, view *View) (*Object, error) {
+	path := dir + "/" + c.data.name
+	name := c.data.name
+	if at == unix.AT_FDCWD {
+		name = path
+	}
 	m.watch.Step()
 	// Nonblocking, so that a pipe can not hold us up.
-	f, err := os.OpenFile(path, os.O_RDONLY|syscall.O_NONBLOCK, 0)
+	fd, err := openFDAt(at, name, path, unix.O_RDONLY|unix.O_NONBLOCK, 0)
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil, fmt.Errorf("%s: %w", path, ErrNotExist)
 	}
@@ -146,12 +152,12 @@ func (m *Manager) open(dir, hash string, c *choice, view *View) (*Object, error)
 	if err != nil {
 		return nil, fmt.Errorf("cannot open fragment archive: %w", err)
 	}
-	o := &Object{Path: path, Hash: hash, FragIndex: c.data.index, Data: c.data.time, file: f, watch: m.watch}
+	o := &Object{Path: path, Hash: hash, FragIndex: c.data.index, Data: c.data.time, file: archive{fd: fd, path: path}, watch: m.watch}
 	if c.durable != nil {
 		o.Durable = c.durable[0].time
 	}
 	if err := m.load(o, dir, c, view); err != nil {
-		f.Close()
+		o.file.close()
 		return nil, err
 	}
 	if !m.replicated() {
@@ -163,7 +169,7 @@ func (m *Manager) open(dir, hash string, c *choice, view *View) (*Object, error)
 func (m *Manager) load(o *Object, dir string, c *choice, view *View) (err error) {
 	var st unix.Stat_t
 	for err = unix.EINTR; err == unix.EINTR; {
-		err = unix.Fstat(int(o.file.Fd()), &st)
+		err = unix.Fstat(o.file.fd, &st)
 	}
 	if err != nil {
 		return fmt.Errorf("cannot stat fragment archive: %w", &fs.PathError{Op: "stat", Path: o.Path, Err: err})
@@ -173,7 +179,7 @@ func (m *Manager) load(o *Object, dir string, c *choice, view *View) (err error)
 	}
 	o.Length = st.Size
 	m.watch.Step()
-	if o.DataMeta, err = readFileMetadata(o.file); err != nil {
+	if o.DataMeta, err = readFileMetadata(o.Path, o.file.fd); err != nil {
 		return err
 	}
 	// The name and the expiry that Swift looks at are those of the newest .meta file.
@@ -304,21 +310,77 @@ func readMetaFile(path string) (map[string]string, error) {
 func (o *Object) ReadAt(p []byte, off int64) (int, error) {
 	o.watch.Begin()
 	defer o.watch.End()
-	return o.file.ReadAt(p, off)
+	return o.file.readAt(p, off)
 }
 
-// Close closes the archive. It is idempotent.
-func (o *Object) Close() error {
-	if err := o.file.Close(); err != nil && !errors.Is(err, os.ErrClosed) {
-		return err
-	}
-	return nil
-}
+// Close closes the archive, once no read is under way. It is idempotent.
+func (o *Object) Close() error { return o.file.close() }
 
 // DropCache tells the kernel that n bytes from off on need not stay in the page cache (n
 // = 0: all from off on), so that the cache is left to the host's clients.
 func (o *Object) DropCache(off, n int64) {
-	if c, err := o.file.SyscallConn(); err == nil {
-		_ = c.Control(func(fd uintptr) { _ = unix.Fadvise(int(fd), off, n, unix.FADV_DONTNEED) })
+	o.file.mu.RLock()
+	defer o.file.mu.RUnlock()
+	if o.file.fd >= 0 {
+		_ = unix.Fadvise(o.file.fd, off, n, unix.FADV_DONTNEED)
 	}
+}
+
+// archive is the descriptor of an open archive. An os.File would cost small objects two system calls and a finalizer each.
+type archive struct {
+	path string
+
+	mu   sync.RWMutex // read-locked where fd is used
+	fd   int          // -1: closed
+	file *os.File     // owns fd, once there is one
+}
+
+// readAt is os.File's.
+func (a *archive) readAt(p []byte, off int64) (n int, err error) {
+	a.mu.RLock()
+	defer a.mu.RUnlock()
+	if a.fd < 0 {
+		return 0, &fs.PathError{Op: "read", Path: a.path, Err: os.ErrClosed}
+	}
+	for n < len(p) {
+		m, err := unix.Pread(a.fd, p[n:], off+int64(n))
+		switch {
+		case err == unix.EINTR:
+		case err != nil:
+			return n, &fs.PathError{Op: "read", Path: a.path, Err: err}
+		case m == 0:
+			return n, io.EOF
+		default:
+			n += m
+		}
+	}
+	return n, nil
+}
+
+// std is the archive as an os.File, which close closes. It is nil once that was called.
+func (a *archive) std() *os.File {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if a.file == nil && a.fd >= 0 {
+		a.file = os.NewFile(uintptr(a.fd), a.path)
+	}
+	return a.file
+}
+
+// close is idempotent.
+func (a *archive) close() error {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	fd := a.fd
+	a.fd = -1
+	switch {
+	case fd < 0:
+		return nil
+	case a.file != nil:
+		return a.file.Close()
+	}
+	if err := unix.Close(fd); err != nil && err != unix.EINTR { // closed it is even so
+		return &fs.PathError{Op: "close", Path: a.path, Err: err}
+	}
+	return nil
 }

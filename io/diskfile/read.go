@@ -12,6 +12,8 @@ import (
 	"strings"
 	"syscall"
 
+	"golang.org/x/sys/unix"
+
 	"imping/swift/objhash"
 	"imping/swift/timestamp"
 )
@@ -82,8 +84,10 @@ func (m *Manager) View(dev string, part string, v View) (*Object, error) {
 	}
 	hash := objhash.Hex(m.hasher.Object(v.Name))
 	dir := filepath.Join(device, m.policy.DataDir(), part, objhash.Suffix(hash), hash)
-	names, err := listDir(dir)
-	if err != nil {
+	at, names, err := listOpen(dir)
+	if err == nil {
+		defer unix.Close(at)
+	} else {
 		if err := m.checkDir(dev, device); err != nil {
 			return nil, err
 		}
@@ -105,7 +109,7 @@ func (m *Manager) View(dev string, part string, v View) (*Object, error) {
 	var o *Object
 	switch {
 	case c.data != nil:
-		o, err = m.open(dir, hash, c, &v)
+		o, err = m.open(at, dir, hash, c, &v)
 	case c.tombstone != nil:
 		err = tombstone(filepath.Join(dir, c.tombstone.name), v.Name)
 	default:
@@ -205,5 +209,5 @@ const sysmeta = "x-object-sysmeta-"
 // Swift: obj/diskfile.py, RESERVED_DATAFILE_META and DATAFILE_SYSTEM_META.
 var fixedMetadata = map[string]bool{"content-length": true, "deleted": true, "etag": true, "x-static-large-object": true}
 
-// File is the open archive, for sendfile(2); its position belongs to the caller.
-func (o *Object) File() *os.File { return o.file }
+// File is the open archive, for sendfile(2), until Close; its position belongs to the caller.
+func (o *Object) File() *os.File { return o.file.std() }
