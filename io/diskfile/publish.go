@@ -16,8 +16,9 @@ type Publication struct {
 	Durable bool
 	Err     error // after PublishAll: what that would have returned
 
-	file *file
-	path string
+	file  *file
+	path  string
+	fresh bool // the first file of a directory that was made for it: there is nothing else to be looked at
 }
 
 // fragment tells whether the file counts for nothing before it is durable.
@@ -109,6 +110,8 @@ func PublishAll(all []*Publication) {
 			return nil
 		case p.fragment() && invalidated[w.at.partition()] != nil:
 			return p.uninvalidated(invalidated)
+		case p.fresh: // what has come since was tidied up by whoever brought it, or is at the next hashing
+			return nil
 		}
 		w.m.tidy(w.at)
 		return nil
@@ -142,8 +145,9 @@ func (p *Publication) describe() (err error) {
 	if p.file, err = w.file(meta); err != nil {
 		return fmt.Errorf("cannot publish a file in %s: %w", w.at.dir, err)
 	}
+	p.fresh = w.tmp.made != "" && w.at.NextPartPower == 0 && p.file.ext == ".data"
 	// With a partition that the object is going to have, or a fragment of that name, two names would have to change as one.
-	p.file.durable = p.fragment() && p.Durable && w.at.NextPartPower == 0 && !exists(filepath.Join(w.at.dir, p.file.format()))
+	p.file.durable = p.fragment() && p.Durable && w.at.NextPartPower == 0 && (p.fresh || !exists(filepath.Join(w.at.dir, p.file.format())))
 	meta.Set("name", w.at.Name)
 	p.path = filepath.Join(w.at.dir, p.file.format())
 	raw := meta.encode()

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"iter"
 	"path/filepath"
 	"slices"
 	"strconv"
@@ -338,36 +339,25 @@ func (x *receiving) subrequest(q *ssync.Subrequest) error {
 	if !short {
 		return x.dealt(r, x.s.Do(r))
 	}
-	g := &grouped{r: r, asked: x.asked, starves: make(chan chan error), ready: make(chan struct{}), published: make(chan struct{}), done: make(chan *Response, 1)}
-	r.group = g.publish
-	r.Body.(*subrequestBody).starves = g.starves
-	go func() {
-		defer func() {
-			if p := recover(); p != nil {
-				x.s.bug(r, p)
-				g.done <- answer(500)
-			}
-		}()
-		g.done <- x.s.Do(r)
-	}()
+	g := x.begin(r)
 	var failed error
 	for {
-		select {
-		case fed := <-g.starves:
-			failed = x.publish()
-			fed <- failed
-		case <-g.ready:
-			x.group = append(x.group, g)
-			return failed
-		case resp := <-g.done: // it came to nothing
+		switch pause, more := g.next(); {
+		case !more: // it came to nothing
 			if failed != nil {
-				resp.close()
+				g.resp.close()
 				return failed
 			}
 			if err := x.publish(); err != nil && x.broken == nil { // failures are counted in their order
 				return err
 			}
-			return x.dealt(r, resp)
+			return x.dealt(r, g.resp)
+		case pause == starves:
+			failed = x.publish()
+			g.fed = failed
+		case pause == isReady:
+			x.group = append(x.group, g)
+			return failed
 		}
 	}
 }
@@ -400,24 +390,48 @@ const (
 	groupMax   = 16
 )
 
-// grouped is a PUT that has brought all of its archive.
+// grouped is a PUT whose answering pauses until its file has been published with others.
 type grouped struct {
-	r         *Request
-	asked     string
-	file      *diskfile.Publication
-	starves   chan chan error // the rest of its payload has to be waited for: nothing else shall be
-	ready     chan struct{}   // file is to be published
-	published chan struct{}
-	done      chan *Response
+	r     *Request
+	asked string
+	next  func() (pause, bool) // goes on to its next pause; false: there is resp
+	file  *diskfile.Publication
+	fed   error // what the publication of others came to, which it starved for
+	resp  *Response
 }
 
-// publish is the request's.
-func (g *grouped) publish(p *diskfile.Publication) {
-	begin := time.Now()
-	g.file = p
-	close(g.ready)
-	<-g.published
-	g.r.waited = time.Since(begin)
+// pause is why a PUT does not go on.
+type pause int
+
+const (
+	starves pause = iota // the rest of its payload has to be waited for: nothing else shall be
+	isReady              // file is to be published
+)
+
+// begin has a PUT that is to be published with others answered, pause by pause: as a coroutine, since goroutines that take turns have the
+// scheduler wake a processor for nothing at each turn.
+func (x *receiving) begin(r *Request) *grouped {
+	g := &grouped{r: r, asked: x.asked}
+	g.next, _ = iter.Pull(func(yield func(pause) bool) {
+		defer func() {
+			if p := recover(); p != nil {
+				x.s.bug(r, p)
+				g.resp = answer(500)
+			}
+		}()
+		r.group = func(p *diskfile.Publication) {
+			begin := time.Now()
+			g.file = p
+			yield(isReady)
+			r.waited = time.Since(begin)
+		}
+		r.Body.(*subrequestBody).starve = func() error {
+			yield(starves)
+			return g.fed
+		}
+		g.resp = x.s.Do(r)
+	})
+	return g
 }
 
 // publish publishes what is grouped, and has the answers.
@@ -429,9 +443,10 @@ func (x *receiving) publish() (err error) {
 	x.group = nil
 	x.publishAll(group)
 	for _, g := range group {
-		close(g.published)
-		resp := <-g.done
-		if failed := x.answered(g.r, g.asked, resp); err == nil {
+		if _, more := g.next(); more {
+			panic("BUG: a PUT that was published pauses once more")
+		}
+		if failed := x.answered(g.r, g.asked, g.resp); err == nil {
 			err = failed
 		}
 	}
@@ -476,9 +491,9 @@ func (x *receiving) answered(r *Request, asked string, resp *Response) error {
 
 // subrequestBody is the payload of a subrequest.
 type subrequestBody struct {
-	x       *receiving
-	length  int64
-	starves chan<- chan error // of a grouped one
+	x      *receiving
+	length int64
+	starve func() error // of a grouped one: what else is grouped is published
 }
 
 func (b *subrequestBody) Length() int64 { return b.length }
@@ -500,10 +515,8 @@ func (b *subrequestBody) Read(p []byte) (int, error) {
 		x.pending = x.pending[n:]
 		return n, nil
 	}
-	if b.starves != nil && len(x.group) > 0 && !x.comes() {
-		fed := make(chan error)
-		b.starves <- fed
-		if err := <-fed; err != nil { // the session is at its end
+	if b.starve != nil && len(x.group) > 0 && !x.comes() {
+		if err := b.starve(); err != nil { // the session is at its end
 			return 0, io.ErrUnexpectedEOF
 		}
 	}
