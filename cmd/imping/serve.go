@@ -193,8 +193,8 @@ func (s *serving) run(listeners []net.Listener, control io.Reader, ready func() 
 	if err := daemon.DropPrivileges(s.conf.Section.Get("user", daemon.DefaultUser)); err != nil {
 		return fmt.Errorf("%s [%s] user: %w", s.conf.Path, s.conf.Section.Name, err)
 	}
-	if s.conf.Workers > 0 && s.conf.ServersPerPort == 0 {
-		runtime.GOMAXPROCS(min(s.conf.Workers, runtime.GOMAXPROCS(0)))
+	if s.conf.ServersPerPort == 0 { // without workers Swift's one process has one, too
+		runtime.GOMAXPROCS(min(max(1, s.conf.Workers), runtime.GOMAXPROCS(0)))
 	}
 	signals := make(chan os.Signal, 8)
 	signal.Notify(signals, syscall.SIGTERM, syscall.SIGINT, syscall.SIGHUP, syscall.SIGUSR1)

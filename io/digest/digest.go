@@ -277,6 +277,9 @@ func (c *call) await() {
 			for _, s := range batch[:n] {
 				giveBack(s)
 			}
+			if n < company && open.Load() > int64(c.left) {
+				yielded = false // a turn takes long without lanes
+			}
 		}
 	}
 	if lead {
