@@ -277,8 +277,8 @@ func (c *call) await() {
 			for _, s := range batch[:n] {
 				giveBack(s)
 			}
-			if n < company && open.Load() > int64(c.left) {
-				yielded = false // a turn takes long without lanes
+			if n < company && queue.alone == 0 && open.Load() > int64(c.left) {
+				yielded = false // a turn takes long without lanes, and the last yield brought company
 			}
 		}
 	}

@@ -52,10 +52,6 @@ func (m *Manager) judge(dir string, names []string, q query) (c *choice, left, d
 			names = slices.Delete(names, i, i+1)
 		}
 	}
-	if c.tombstone != nil && m.reclaimable(c.tombstone) {
-		remove(c.tombstone)
-		c.tombstone = nil
-	}
 	for _, f := range c.strays {
 		if m.reclaimable(f) && (f.ext != ".data" || f.durable || m.committed(filepath.Join(dir, f.name))) {
 			c.obsolete = append(c.obsolete, f)
@@ -63,6 +59,10 @@ func (m *Manager) judge(dir string, names []string, q query) (c *choice, left, d
 	}
 	for _, f := range c.obsolete {
 		remove(f)
+	}
+	if c.tombstone != nil && m.reclaimable(c.tombstone) {
+		remove(c.tombstone) // last: what it hides must not come back if something ends in between
+		c.tombstone = nil
 	}
 	return c, names, doomed
 }

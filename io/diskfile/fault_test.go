@@ -23,7 +23,7 @@ import (
 )
 
 // What the steps of a write are, in their order: nothing gets its name before every byte and
-// attribute was synced and the suffix was invalidated, which is done around a commit (rule 21). In a directory that was made for it
+// attribute was synced and the suffix was invalidated, which is done around a commit (rule 21). In a directory that was made for an archive
 // nothing is looked for that could have become obsolete.
 func TestStepsOfAWriteComeInOrder(t *testing.T) {
 	now := timestamp.FromTime(time.Now())
@@ -42,7 +42,7 @@ func TestStepsOfAWriteComeInOrder(t *testing.T) {
 		{"known, and durable", false, false, crashOp{Kind: "put", Content: "xx"}, begin + "write, write, setxattr, fsync, invalidate, link, link named, rename, fsync dir, invalidate, rename durable, fsync dir, invalidate, cleanup"},
 		{"named", false, true, crashOp{Kind: "publish", Content: "xx"}, "mkdir, open, open named, allocate, write, write, setxattr, fsync, invalidate, rename, fsync dir, fsync dir, fsync dir, fsync dir"},
 		{"commit", false, false, crashOp{Kind: "commit"}, "invalidate, rename durable, fsync dir, invalidate, cleanup"},
-		{"replicated", true, false, crashOp{Kind: "publish", Content: "xx"}, begin + "write, write, setxattr, fsync, invalidate, link, fsync dir, fsync dir, fsync dir, fsync dir"},
+		{"replicated", true, false, crashOp{Kind: "publish", Content: "xx"}, begin + "write, write, setxattr, fsync, invalidate, link, fsync dir, fsync dir, fsync dir, fsync dir, cleanup"},
 		{"again", false, false, crashOp{Kind: "publish", Content: "xx"}, begin + "write, write, setxattr, fsync, invalidate, link, link named, rename, fsync dir"},
 		{"metadata", false, false, crashOp{Kind: "meta"}, begin + "setxattr, fsync, invalidate, link, fsync dir, cleanup"},
 		{"tombstone", false, false, crashOp{Kind: "delete"}, "mkdir, open, setxattr, fsync, invalidate, link, fsync dir, cleanup"},

@@ -357,7 +357,7 @@ func (a *archive) readAt(p []byte, off int64) (n int, err error) {
 	return n, nil
 }
 
-// std is the archive as an os.File, which close closes. It is nil once that was called.
+// std is the archive as an os.File, which close closes. None is made once that was called.
 func (a *archive) std() *os.File {
 	a.mu.Lock()
 	defer a.mu.Unlock()
@@ -374,7 +374,7 @@ func (a *archive) close() error {
 	fd := a.fd
 	a.fd = -1
 	switch {
-	case fd < 0:
+	case fd < 0 || a.path == "":
 		return nil
 	case a.file != nil:
 		return a.file.Close()

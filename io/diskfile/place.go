@@ -14,6 +14,7 @@ type Place struct {
 	Name          string // "/account/container/object", raw bytes; its hash names the directory
 	FragIndex     int    // of an archive whose metadata does not tell it; negative = none
 	NextPartPower int    // of a ring whose partition power is being raised, as requests tell it; 0 = it is not (rule 24)
+	Unallocated   bool   // a short file whose only write finds the room as well: nobody waits to be told beforehand that there is none
 }
 
 // location is a Place on this machine.

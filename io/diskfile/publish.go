@@ -74,7 +74,8 @@ func PublishAll(all []*Publication) {
 		}
 		return nil
 	})
-	if len(live) > 1 {
+	again := len(live) > 1
+	if again {
 		// Since the first invalidation they may have been hashed: with one file the time for that is short.
 		invalidated = invalidateAll(live)
 		each(func(p *Publication) error { return p.uninvalidated(invalidated) })
@@ -110,7 +111,7 @@ func PublishAll(all []*Publication) {
 			return nil
 		case p.fragment() && invalidated[w.at.partition()] != nil:
 			return p.uninvalidated(invalidated)
-		case p.fresh: // what has come since was tidied up by whoever brought it, or is at the next hashing
+		case p.fresh && (again || p.fragment()): // what has come since was tidied up by whoever brought it, or is at the next hashing, for which it was invalidated
 			return nil
 		}
 		w.m.tidy(w.at)

@@ -70,14 +70,10 @@ func (r Reserve) check(free, total, size float64) error {
 	return nil
 }
 
-// allocateAbove is the size up to which a file's only write finds the room as well: to allocate it before costs a system call, and the
-// conversion of an extent afterwards.
-const allocateAbove = 64 << 10
-
 // allocate makes room for so many bytes; an unknown size (negative) is only held
-// against the reserve. A file system that can not allocate is none the worse.
+// against the reserve, and so is what shall stay unallocated. A file system that can not allocate is none the worse.
 // Swift: common/utils, fallocate; master's fs_has_free_space.
-func (t *temporary) allocate(size int64) error {
+func (t *temporary) allocate(size int64, unallocated bool) error {
 	if t.m.noFallocate {
 		return nil
 	}
@@ -94,7 +90,7 @@ func (t *temporary) allocate(size int64) error {
 			return &NoSpaceError{Path: t.dir, Err: err}
 		}
 	}
-	if size <= allocateAbove {
+	if size <= 0 || unallocated {
 		return nil
 	}
 	switch err := t.do(&batch.Op{Kind: batch.Allocate, File: t.fd, Flags: unix.FALLOC_FL_KEEP_SIZE, Size: size}); err {

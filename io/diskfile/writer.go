@@ -45,7 +45,7 @@ func (m *Manager) create(p Place, ext string, size int64) (*Writer, error) {
 	}
 	// A full disk must not refuse to have things deleted (rule 26).
 	if ext != ".ts" {
-		if err := m.step("allocate", func() error { return w.tmp.allocate(size) }); err != nil {
+		if err := m.step("allocate", func() error { return w.tmp.allocate(size, p.Unallocated) }); err != nil {
 			w.Abort()
 			return nil, noSpace(err, at.dir, "cannot allocate")
 		}

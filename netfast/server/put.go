@@ -127,6 +127,7 @@ func (s *Server) put(r *Request) (*Response, error) {
 		return nil, answer(409).with("X-Backend-Timestamp", is.at.Internal())
 	}
 
+	where.Unallocated = r.group != nil // who asks whether to go on shall hear of a full disk before he sends; in a session nobody does
 	w, err := p.Create(where, size)
 	if err != nil {
 		return nil, s.unwritable(r, p.device, err)

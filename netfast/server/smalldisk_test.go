@@ -135,6 +135,35 @@ func TestSmallDisksRefuseAndServe(t *testing.T) {
 		}
 	}
 
+	// On a disk without a free block who asks whether to go on is told before he sends, however little it is: Swift's proxy takes another
+	// device then. In a session nobody asks, and what is sent fails.
+	filler := filepath.Join(devices, "filler")
+	f, err := os.Create(filler)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for piece := make([]byte, 512); err == nil; {
+		_, err = f.Write(piece)
+	}
+	f.Close()
+	before = files()
+	few := strings.Repeat("x", 3000)
+	w := dial(t, s.addr)
+	io.WriteString(w, request("PUT", old, "Content-Length: 3000", "Expect: 100-continue", "X-Timestamp: 1795342390.00000", "Content-Type: text/plain"))
+	if a, err := w.read("PUT"); err != nil || a.Status != full {
+		t.Errorf("whoever asks before he sends: %s, %v", a.Status, err)
+	}
+	w.Close()
+	harmless("a question without room")
+	got = converse(t, s.addr, 0, -1, ":MISSING_CHECK: START\r\n:MISSING_CHECK: END\r\n", ":UPDATES: START\r\n"+put("old", []byte(few))+":UPDATES: END\r\n")
+	if !strings.Contains(got, ":ERROR: 500 b'ERROR: With :UPDATES: 1 failures to 0 successes'") {
+		t.Errorf("a session without room: %q", got)
+	}
+	harmless("a session without room")
+	if err := os.Remove(filler); err != nil {
+		t.Fatal(err)
+	}
+
 	before = files()
 	if err := unix.Mount("", devices, "", unix.MS_REMOUNT|unix.MS_RDONLY, ""); err != nil {
 		t.Fatal(err)
