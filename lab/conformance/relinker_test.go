@@ -53,6 +53,10 @@ var relinkerInsiders = reasons(map[string][]string{
 	},
 })
 
+// byLuck are those of them that pass now and then. This one draws a name at random whose partition it pretends to be the right one: once in
+// 256 times it is the partition 0, which is.
+var byLuck = map[string]bool{"test_cleanup_first_quartile_does_rehash": true}
+
 // reasons turns round what tests a reason is for.
 func reasons(by map[string][]string) map[string]string {
 	reasons := map[string]string{}

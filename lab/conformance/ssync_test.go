@@ -64,6 +64,8 @@ func unit(t *testing.T, work, programs, script string, all int, insiders map[str
 			switch {
 			case wrong == "" && why == "":
 				passed++
+			case wrong == "" && byLuck[name]:
+				t.Logf("%s passes, though it %s", name, why)
 			case wrong == "":
 				t.Errorf("%s passes, though it %s", name, why)
 			case why == "":
