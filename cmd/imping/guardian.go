@@ -15,6 +15,7 @@ import (
 	"strings"
 	"syscall"
 	"time"
+	"unsafe"
 
 	"golang.org/x/sys/unix"
 
@@ -418,8 +419,11 @@ func (g *guardian) become() error {
 		return err
 	}
 	// What is ignored stays so until the new program has its own way with it: another SIGUSR1 would end it before.
-	signal.Ignore(syscall.SIGUSR1)
-	defer signal.Notify(g.signals, syscall.SIGUSR1)
+	heed, err := ignore(syscall.SIGUSR1)
+	if err != nil {
+		return err
+	}
+	defer heed()
 	g.log.Infof("Old server PID=%d re'execing as: %q", os.Getpid(), os.Args)
 	var former []string
 	g.former = slices.DeleteFunc(g.former, (*child).gone)
@@ -429,6 +433,30 @@ func (g *guardian) become() error {
 	err = syscall.Exec(g.program, os.Args, append(os.Environ(), guardEnv+"="+strings.Join(keep, " "), formerEnv+"="+strings.Join(former, " ")))
 	_ = os.Chdir("/")
 	return fmt.Errorf("cannot run %s: %w", g.program, err)
+}
+
+// ignore has the kernel ignore a signal, until heed. It goes past os/signal, which takes its own handler's mark away before it tells the kernel: a signal
+// that comes in between ends the process.
+func ignore(sig syscall.Signal) (heed func(), err error) {
+	type action struct { // the kernel's, of 64-bit machines
+		handler  uintptr
+		flags    uint64
+		restorer uintptr
+		mask     uint64
+	}
+	set := func(to, was *action) error {
+		_, _, errno := unix.RawSyscall6(unix.SYS_RT_SIGACTION, uintptr(sig), uintptr(unsafe.Pointer(to)), uintptr(unsafe.Pointer(was)), unsafe.Sizeof(to.mask), 0, 0)
+		if errno != 0 {
+			return os.NewSyscallError("rt_sigaction", errno)
+		}
+		return nil
+	}
+	const ignored = 1 // SIG_IGN
+	var was action
+	if err := set(&action{handler: ignored}, &was); err != nil {
+		return nil, err
+	}
+	return func() { _ = set(&was, nil) }, nil
 }
 
 // inherit takes what a guardian has left before it became this process; nil, nil where there
