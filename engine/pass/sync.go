@@ -33,14 +33,15 @@ import (
 // whom the fragments of one index are to be brought.
 type job struct {
 	*partition
-	index   int     // of the local fragments
-	revert  *revert // nil: SYNC
-	hashes  suffix.Hashes
-	read    time.Time                  // when hashes was
-	peers   []rebuild.Peer             // all other primaries, as soon as there is something to rebuild
-	objects map[string]*rebuild.Object // of which earlier tries learned something, by hash
-	damaged map[string]bool            // hashes of objects that can not be opened, under mu
-	mu      sync.Mutex                 // over objects
+	index    int     // of the local fragments
+	revert   *revert // nil: SYNC
+	hashes   suffix.Hashes
+	read     time.Time                  // when hashes was
+	believed map[string]bool            // suffixes that differ though they were not hashed in this try
+	peers    []rebuild.Peer             // all other primaries, as soon as there is something to rebuild
+	objects  map[string]*rebuild.Object // of which earlier tries learned something, by hash
+	damaged  map[string]bool            // hashes of objects that can not be opened, under mu
+	mu       sync.Mutex                 // over objects
 
 	segment int // bytes of a segment that memory is reserved for
 	longest int // longest segment seen: over `segment` after a try, it needs another one
@@ -299,8 +300,8 @@ func (p *Pass) try(ctx context.Context, j *job, waiting []*partner) map[*partner
 	cancel()
 
 	// What differs is hashed anew before it is believed: the stored hashes may be older
-	// than the files (rule 15).
-	var differ []string
+	// than the files (rule 15). Not what a partner has nothing of: the listing tells whether there is anything.
+	var differ, anew []string
 	for i, pr := range waiting {
 		if errs[i] != nil {
 			outcome[pr] = fmt.Errorf("cannot get the remote suffix hashes: %w", errs[i])
@@ -313,33 +314,36 @@ func (p *Pass) try(ctx context.Context, j *job, waiting []*partner) map[*partner
 		}
 		outcome[pr] = nil
 		differ = append(differ, delta...)
+		for _, s := range delta {
+			if _, there := remote[i][s]; there || j.hashes[s] == nil {
+				anew = append(anew, s)
+			}
+		}
 	}
 	if len(differ) == 0 {
 		times.since(Compare, begin)
 		return outcome
 	}
-	slices.Sort(differ)
-	differ = slices.Compact(differ)
-	hashes, n, err := j.files.SuffixHashes(j.dev.Device, j.part, differ, false)
-	p.hashed(n)
+	slices.Sort(anew)
+	anew = slices.Compact(anew)
+	err := p.rehash(j, anew)
 	times.since(Compare, begin)
 	if err != nil {
-		p.cfg.Log.Errorf("Unable to hash suffixes of %s: %v", j.partition, err)
 		for _, pr := range waiting {
 			outcome[pr] = err
 		}
 		return outcome
 	}
-	j.hashes = hashes
+	j.believed = make(map[string]bool)
 	for _, s := range differ {
-		if entry, ok := hashes[s]; ok && entry == nil {
-			p.unreadable(j, fmt.Errorf("%s: suffix %s can not be hashed", j.partition, s))
+		if _, hashed := slices.BinarySearch(anew, s); !hashed {
+			j.believed[s] = true
 		}
 	}
 	var todo []*partner
 	for i, pr := range waiting {
 		if errs[i] == nil {
-			if pr.suffixes = suffix.Delta(hashes, j.index, remote[i], pr.Index); len(pr.suffixes) > 0 {
+			if pr.suffixes = suffix.Delta(j.hashes, j.index, remote[i], pr.Index); len(pr.suffixes) > 0 {
 				p.Progress.Suffixes.Add(int64(len(pr.suffixes)))
 				todo = append(todo, pr)
 			} else {
@@ -653,6 +657,7 @@ func (p *Pass) offers(j *job, todo []*partner, nonDurable bool) ([]ssync.Offer, 
 	slices.Sort(suffixes)
 	suffixes = slices.Compact(suffixes)
 	var offers []ssync.Offer
+	offered := make(map[string]bool)
 	for o, err := range j.files.YieldHashes(j.dev.Device, j.part, suffixes, j.index, nonDurable) {
 		var unmounted *diskfile.NotMountedError
 		switch {
@@ -663,9 +668,39 @@ func (p *Pass) offers(j *job, todo []*partner, nonDurable bool) ([]ssync.Offer, 
 		case j.index < 0 && !o.Tombstone: // a fragment that came only now: the next pass knows its home
 		default:
 			offers = append(offers, offer(o))
+			offered[objhash.Suffix(o.Hash)] = true
+		}
+	}
+	if j.believed != nil { // what was reclaimed since it was hashed would differ in every pass
+		suffixes = slices.DeleteFunc(suffixes, func(s string) bool { return offered[s] || !j.believed[s] })
+		for _, s := range suffixes {
+			delete(j.believed, s)
+		}
+		if err := p.rehash(j, suffixes); err != nil {
+			return nil, err
 		}
 	}
 	return offers, nil
+}
+
+// rehash hashes suffixes of a job anew, if there are any.
+func (p *Pass) rehash(j *job, suffixes []string) error {
+	if len(suffixes) == 0 {
+		return nil
+	}
+	hashes, n, err := j.files.SuffixHashes(j.dev.Device, j.part, suffixes, false)
+	p.hashed(n)
+	if err != nil {
+		p.cfg.Log.Errorf("Unable to hash suffixes of %s: %v", j.partition, err)
+		return err
+	}
+	j.hashes = hashes
+	for _, s := range suffixes {
+		if entry, ok := hashes[s]; ok && entry == nil {
+			p.unreadable(j, fmt.Errorf("%s: suffix %s can not be hashed", j.partition, s))
+		}
+	}
+	return nil
 }
 
 // unreadable counts, once per job, something of the local device that can not be read: its
