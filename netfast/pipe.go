@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"runtime"
+	"slices"
 	"sync"
 	"time"
 )
@@ -51,26 +52,116 @@ type pipe struct {
 	rest    time.Time     // the pipe is not used before
 }
 
-// turn is one request in the line.
+// turn is one request of a batch.
 type turn struct {
-	r    *Request
-	resp *Response
-	err  error
-	gone bool          // nobody wants the answer any more
-	done chan struct{} // closed once there is a resp or an err
+	n     int // of the request in its batch
+	addr  string
+	r     *Request
+	pipe  *pipe // in whose line it stands; nil: it went alone
+	batch *Batch
+	told  bool // the batch has the answer, or wants none any more; under pipe.mu
+	resp  *Response
+	err   error
 }
 
-// DoShort is Do for an answer that is expected to be short. Its body, if it has at most ShortAnswer bytes, may be in memory
-// when DoShort returns: to read and close it takes no peer any more.
-func (c *Client) DoShort(ctx context.Context, addr string, r *Request) (*Response, error) {
-	p := c.pipe(addr, r.device())
-	if p != nil {
-		resp, err := p.do(ctx, r)
-		if err != errAlone {
-			return resp, err
-		}
-		return c.Do(ctx, addr, r)
+// tell ends the turn. Caller holds pipe.mu, if there is one.
+func (t *turn) tell(resp *Response, err error) {
+	t.resp, t.err, t.told = resp, err, true
+	t.batch.told <- t
+}
+
+// Batch is what one goroutine asks several peers at once. Short answers take no further goroutine, whose start, stack and waking
+// up would cost more than the answer does.
+type Batch struct {
+	client *Client
+	ctx    context.Context
+	over   <-chan struct{} // nil once the lines were left
+	told   chan *turn      // never blocks who tells
+	asked  int
+	inLine []*turn
+	unsent []*pipe
+}
+
+// Batch makes a batch of which at most so many requests are under way at a time. ctx governs the bodies of answers, too.
+func (c *Client) Batch(ctx context.Context, most int) *Batch {
+	return &Batch{client: c, ctx: ctx, over: ctx.Done(), told: make(chan *turn, most)}
+}
+
+// Ask adds a request, which is safe to send twice; Next, which is to be called once for each, sends it. An answer that is expected
+// to be short shares a connection where the peer agrees, and its body, if it has at most ShortAnswer bytes, may be in
+// memory when it is given out: to read and close it takes no peer any more.
+func (b *Batch) Ask(addr string, r *Request, short bool) {
+	t := &turn{n: b.asked, addr: addr, r: r, batch: b}
+	b.asked++
+	if !short {
+		b.alone(t)
+		return
 	}
+	p := b.client.pipe(addr, r.device())
+	switch {
+	case p == nil:
+		go func() { t.tell(b.client.doAsking(b.ctx, addr, r)) }()
+	case p.join(t):
+		b.inLine = append(b.inLine, t)
+		if !slices.Contains(b.unsent, p) {
+			b.unsent = append(b.unsent, p)
+		}
+	default:
+		b.alone(t)
+	}
+}
+
+// alone sends a request over a connection of its own.
+func (b *Batch) alone(t *turn) {
+	t.pipe = nil
+	go func() { t.tell(b.client.Do(b.ctx, t.addr, t.r)) }()
+}
+
+// Next waits for an answer, and says to which request: the n-th that was asked, from 0 on.
+func (b *Batch) Next() (n int, resp *Response, err error) {
+	b.send()
+	for {
+		var t *turn
+		select {
+		case t = <-b.told:
+		case <-b.over:
+			b.over = nil
+			for _, t := range b.inLine {
+				t.pipe.leave(t, fmt.Errorf("%s %s from %s: %w", t.r.Method, t.r.Path, t.addr, context.Cause(b.ctx)))
+			}
+			continue
+		}
+		if t.pipe == nil {
+			return t.n, t.resp, t.err
+		}
+		b.inLine = slices.DeleteFunc(b.inLine, func(u *turn) bool { return u == t })
+		if t.err == errAlone {
+			b.alone(t)
+			continue
+		}
+		if t.resp != nil && !t.resp.inMemory { // it is alone with its connection
+			t.resp.stop = t.resp.conn.InterruptOn(b.ctx)
+		}
+		return t.n, t.resp, t.err
+	}
+}
+
+// send writes the requests that stand in lines and were not sent.
+func (b *Batch) send() {
+	if len(b.unsent) == 0 {
+		return
+	}
+	runtime.Gosched() // others may be about to come
+	for _, p := range b.unsent {
+		p.mu.Lock()
+		p.write()
+		p.mu.Unlock()
+	}
+	b.unsent = b.unsent[:0]
+}
+
+// doAsking is Do that asks the peer whether it agrees to pipelining.
+func (c *Client) doAsking(ctx context.Context, addr string, r *Request) (*Response, error) {
 	asking := *r
 	asking.Header = append(r.Header[:len(r.Header):len(r.Header)], Field{Pipelining, "ask"})
 	resp, err := c.Do(ctx, addr, &asking)
@@ -98,29 +189,18 @@ func (c *Client) pipe(addr, device string) *pipe {
 	return p
 }
 
-// do is errAlone if the request has to go elsewhere.
-func (p *pipe) do(ctx context.Context, r *Request) (*Response, error) {
-	t := &turn{r: r, done: make(chan struct{})}
+// join lets a request stand in the line, unless it has to go elsewhere.
+func (p *pipe) join(t *turn) bool {
 	p.mu.Lock()
+	defer p.mu.Unlock()
 	if len(p.line) >= pipeDepth || time.Now().Before(p.rest) || p.conn == nil && !p.open() {
-		p.mu.Unlock()
-		return nil, errAlone
+		return false
 	}
 	p.client.traffic.reused.Add(1)
+	t.pipe = p
 	p.line = append(p.line, t)
 	p.unsent++
-	p.write()
-	p.mu.Unlock()
-	select {
-	case <-t.done:
-	case <-ctx.Done():
-		p.leave(t)
-		return nil, fmt.Errorf("%s %s from %s: %w", r.Method, r.Path, p.addr, context.Cause(ctx))
-	}
-	if t.resp != nil && !t.resp.inMemory { // it is alone with its connection
-		t.resp.stop = t.resp.conn.InterruptOn(ctx)
-	}
-	return t.resp, t.err
+	return true
 }
 
 // open takes an idle connection. Caller holds mu.
@@ -141,13 +221,7 @@ func (p *pipe) write() {
 	p.writing = true
 	defer func() { p.writing = false }()
 	for p.unsent > 0 {
-		p.mu.Unlock()
-		runtime.Gosched() // others may be about to come
-		p.mu.Lock()
 		conn := p.conn
-		if p.unsent == 0 || conn == nil {
-			return
-		}
 		out, err := conn.out[:0], error(nil)
 		for _, t := range p.line[len(p.line)-p.unsent:] {
 			if out, err = t.r.append(out, p.addr, p.client.opt.UserAgent); err != nil {
@@ -168,21 +242,16 @@ func (p *pipe) write() {
 	}
 }
 
-// leave is for who does not wait any more.
-func (p *pipe) leave(t *turn) {
+// leave is for who does not wait any more, but for cause.
+func (p *pipe) leave(t *turn, cause error) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	select {
-	case <-t.done:
-		if t.resp != nil {
-			t.resp.Close()
-		}
+	if t.told {
 		return
-	default:
 	}
-	t.gone = true
+	t.tell(nil, cause)
 	for _, t := range p.line {
-		if !t.gone {
+		if !t.told {
 			return
 		}
 	}
@@ -201,8 +270,9 @@ func (p *pipe) crowded() bool {
 // shut parts with the connection: who still waits goes alone. Caller holds mu.
 func (p *pipe) shut() {
 	for _, t := range p.line {
-		t.err = errAlone
-		close(t.done)
+		if !t.told {
+			t.tell(nil, errAlone)
+		}
 	}
 	p.conn, p.line, p.unsent = nil, nil, 0
 }
@@ -271,10 +341,11 @@ func (p *pipe) read(conn *Conn) {
 			return
 		}
 		p.line = p.line[1:]
-		t.resp, t.err = resp, err
 		keep = keep && took <= tooSlow // the others would wait as long, each for all before it
-		close(t.done)
-		if t.gone && resp != nil {
+		switch {
+		case !t.told:
+			t.tell(resp, err)
+		case resp != nil:
 			resp.Close()
 		}
 		if !keep {

@@ -42,7 +42,9 @@ func echo(c *fake.Conn, path string) bool {
 
 // short asks for path and returns what came: "200 body", or the error.
 func short(ctx context.Context, c *Client, addr, path string) (string, error) {
-	r, err := c.DoShort(ctx, addr, &Request{Method: "GET", Path: path})
+	b := c.Batch(ctx, 1)
+	b.Ask(addr, &Request{Method: "GET", Path: path}, true)
+	_, r, err := b.Next()
 	if err != nil {
 		return "", err
 	}

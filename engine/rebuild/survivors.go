@@ -282,17 +282,12 @@ func (s *search) take(found *survivor) {
 func (s *search) ask(ctx context.Context, peers []Peer) {
 	o, want, report := s.o, s.want, s.report
 	queue := s.candidates(o, peers, want, s.held, report)
-	results := make(chan asked, len(queue)+1) // never blocks a goroutine that outlives us
+	batch := fragment.NewBatch(ctx, s.Client, len(queue))
+	var sent []asked
 	ask := func(p *Peer, exclude []int, again bool) {
 		s.loads.of(p).Add(o.Length)
-		go func() {
-			resp, err := s.get(ctx, o, p, s.offset, exclude)
-			a := asked{peer: p, again: again, resp: resp, err: err}
-			if err == nil {
-				a.status = resp.Status
-			}
-			results <- a
-		}()
+		sent = append(sent, asked{peer: p, again: again})
+		batch.Get(s.request(o, p, s.offset, exclude))
 	}
 	pending, asking := 0, make(map[*Peer]bool, len(queue))
 	for {
@@ -309,8 +304,13 @@ func (s *search) ask(ctx context.Context, peers []Peer) {
 		if pending == 0 {
 			return
 		}
-		a := <-results
+		n, resp, err := batch.Next()
 		pending--
+		a := sent[n]
+		a.resp, a.err = resp, err
+		if err == nil {
+			a.status = resp.Status
+		}
 		delete(asking, a.peer)
 		found, duplicate, why := s.judge(o, a, want, s.held)
 		switch {

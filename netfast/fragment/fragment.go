@@ -60,18 +60,50 @@ type Response struct {
 //
 // Swift: obj/reconstructor.py, _get_response; obj/server.py, GET.
 func Get(ctx context.Context, c *netfast.Client, r *Request) (*Response, error) {
-	resp, body, err := ask(ctx, c, "GET", r)
-	if err == nil && resp.body == nil {
+	b := NewBatch(ctx, c, 1)
+	b.Get(r)
+	_, resp, err := b.Next()
+	return resp, err
+}
+
+// Batch is Get of several, by one goroutine.
+type Batch struct {
+	netfast *netfast.Batch
+	asked   []*Request
+}
+
+// NewBatch makes a batch of which at most so many requests are under way at a time.
+func NewBatch(ctx context.Context, c *netfast.Client, most int) *Batch {
+	return &Batch{netfast: c.Batch(ctx, most)}
+}
+
+// Get adds a request; Next is to be called once for each.
+func (b *Batch) Get(r *Request) {
+	b.asked = append(b.asked, r)
+	b.netfast.Ask(r.Addr, r.head("GET"), 0 < r.Length && r.Length <= netfast.ShortAnswer)
+}
+
+// Next waits for an answer, and says to which request: the n-th, from 0 on. For the rest it is Get.
+func (b *Batch) Next() (n int, resp *Response, err error) {
+	n, body, err := b.netfast.Next()
+	if err != nil {
+		return n, nil, err
+	}
+	if resp, err = read(b.asked[n], "GET", body); err == nil && resp.body == nil {
 		body.Drain(drainLimit)
 		body.Close()
 	}
-	return resp, err
+	return n, resp, err
 }
 
 // Head is Get without the archive: what the peer would answer with, and all fields of its
 // head. There is nothing to close.
 func Head(ctx context.Context, c *netfast.Client, r *Request) (*Response, []netfast.Field, error) {
-	resp, body, err := ask(ctx, c, "HEAD", r)
+	body, err := c.Do(ctx, r.Addr, r.head("HEAD"))
+	if err != nil {
+		return nil, nil, err
+	}
+	resp, err := read(r, "HEAD", body)
 	if err != nil {
 		return nil, nil, err
 	}
@@ -80,10 +112,11 @@ func Head(ctx context.Context, c *netfast.Client, r *Request) (*Response, []netf
 	return resp, body.Fields(), nil
 }
 
-func ask(ctx context.Context, c *netfast.Client, method string, r *Request) (*Response, *netfast.Response, error) {
-	req := netfast.Request{
+// head is the request as it is sent.
+func (r *Request) head(method string) *netfast.Request {
+	req := &netfast.Request{
 		Method: method,
-		Path:   netfast.Quote("/" + r.Device + "/" + strconv.Itoa(r.Partition) + r.Name),
+		Path:   r.path(),
 		Header: []netfast.Field{
 			{Key: "X-Backend-Storage-Policy-Index", Value: strconv.Itoa(r.Policy)},
 			{Key: "X-Backend-Replication", Value: "True"},
@@ -93,20 +126,11 @@ func ask(ctx context.Context, c *netfast.Client, method string, r *Request) (*Re
 	if r.Offset > 0 {
 		req.Header = append(req.Header, netfast.Field{Key: "Range", Value: "bytes=" + strconv.FormatInt(r.Offset, 10) + "-"})
 	}
-	do := c.Do
-	if 0 < r.Length && r.Length <= netfast.ShortAnswer && method == "GET" {
-		do = c.DoShort
-	}
-	body, err := do(ctx, r.Addr, &req)
-	if err != nil {
-		return nil, nil, err
-	}
-	resp, err := read(r, body)
-	if err != nil {
-		body.Close()
-		return nil, nil, fmt.Errorf("%s %s from %s: %w", req.Method, req.Path, r.Addr, err)
-	}
-	return resp, body, nil
+	return req
+}
+
+func (r *Request) path() string {
+	return netfast.Quote("/" + r.Device + "/" + strconv.Itoa(r.Partition) + r.Name)
 }
 
 // preferences is the JSON that Swift's proxy and reconstructor send: with a list, even
@@ -128,8 +152,17 @@ func preferences(ts timestamp.Timestamp, exclude []int) string {
 	return string(append(b, "]}]"...))
 }
 
-// read takes the answer's head apart.
-func read(r *Request, body *netfast.Response) (*Response, error) {
+// read takes the answer's head apart. It closes an answer that makes no sense.
+func read(r *Request, method string, body *netfast.Response) (*Response, error) {
+	resp, err := r.parse(body)
+	if err != nil {
+		body.Close()
+		return nil, fmt.Errorf("%s %s from %s: %w", method, r.path(), r.Addr, err)
+	}
+	return resp, nil
+}
+
+func (r *Request) parse(body *netfast.Response) (*Response, error) {
 	resp := &Response{
 		Status:    body.Status,
 		Addr:      body.Addr,
