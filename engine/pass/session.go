@@ -96,6 +96,8 @@ func (p *Pass) drive(ctx context.Context, acct *slab.Account, j *job, sessions [
 	sort.Strings(hashes)
 	hashes = slices.Compact(hashes)
 
+	tasks := make(chan *task) // to goroutines that have done one and whose stacks have grown
+	defer close(tasks)
 	var running []*task
 	var ending sync.WaitGroup // verdicts, which may take their time while others are served
 	defer func() {
@@ -113,10 +115,16 @@ func (p *Pass) drive(ctx context.Context, acct *slab.Account, j *job, sessions [
 		p.finish(ctx, sessions, &ending)
 		for more := len(running) <= ahead/2; more && len(running) < ahead && len(hashes) > 0; {
 			i := next(hashes, sessions)
-			t := p.newTask(ctx, acct, j, hashes[i], sessions)
+			t := p.newTask(ctx, j, hashes[i], sessions)
 			hashes = slices.Delete(hashes, i, i+1)
-			if t != nil {
-				running = append(running, t)
+			if t == nil {
+				continue
+			}
+			running = append(running, t)
+			select {
+			case tasks <- t:
+			default:
+				go work(acct, t, tasks)
 			}
 		}
 		if len(running) == 0 {
@@ -232,8 +240,8 @@ type want struct {
 	parts   ssync.Wanted
 }
 
-// newTask starts a task, or returns nil when no living session wants the object.
-func (p *Pass) newTask(ctx context.Context, acct *slab.Account, j *job, hash string, sessions []*session) *task {
+// newTask makes a task, or returns nil when no living session wants the object.
+func (p *Pass) newTask(ctx context.Context, j *job, hash string, sessions []*session) *task {
 	t := &task{p: p, j: j, hash: hash, turn: make(chan struct{}), done: make(chan struct{})}
 	for _, s := range sessions {
 		if w, ok := s.wanted[hash]; ok && !s.done {
@@ -244,11 +252,15 @@ func (p *Pass) newTask(ctx context.Context, acct *slab.Account, j *job, hash str
 		return nil
 	}
 	t.ctx, t.cancel = context.WithCancelCause(ctx)
-	go func() {
-		defer close(t.done)
-		t.run(acct)
-	}()
 	return t
+}
+
+// work does a task, and further ones until there are no more.
+func work(acct *slab.Account, t *task, more <-chan *task) {
+	for ok := true; ok; t, ok = <-more {
+		t.run(acct)
+		close(t.done)
+	}
 }
 
 // myTurn waits until the task may write.
