@@ -46,8 +46,15 @@ func (c *Conn) readHead() ([]byte, error) {
 		}
 		return nil, unanswered{err}
 	}
-	head := make([]byte, 0, min(c.br.Buffered(), 1024)) // mostly all of it is there
-	start := 0                                          // of the current line
+	if there, _ := c.br.Peek(c.br.Buffered()); len(there) > 0 { // mostly all of it
+		if end := headEnd(there); end > 0 {
+			head := bytes.Clone(there[:end])
+			_, err := c.br.Discard(end + len("\r\n"))
+			return head, err
+		}
+	}
+	head := make([]byte, 0, min(c.br.Buffered(), 1024))
+	start := 0 // of the current line
 	for {
 		part, err := c.br.ReadSlice('\n')
 		if len(head)+len(part) > maxHead {
@@ -68,6 +75,15 @@ func (c *Conn) readHead() ([]byte, error) {
 		}
 		start = len(head)
 	}
+}
+
+// headEnd finds where a head ends whose lines all end in CR LF and of which none is empty, 0 if there is none.
+func headEnd(b []byte) int {
+	end := bytes.Index(b, []byte("\r\n\r\n")) + len("\r\n")
+	if end < len("\r\n") || b[0] == '\r' || b[0] == '\n' || bytes.Contains(b[:end], []byte("\n\n")) || bytes.Contains(b[:end], []byte("\n\r")) {
+		return 0
+	}
+	return end
 }
 
 var errLongHead = fmt.Errorf("the head is longer than %d bytes", maxHead)

@@ -92,3 +92,32 @@ func goReads(answer []byte) ([]byte, error) {
 		}
 	}
 }
+
+// However a head is read, it is the same.
+func FuzzHeadEnd(f *testing.F) {
+	for _, head := range []string{
+		"HTTP/1.1 200 OK\r\nA: b\r\n\r\nbody\r\n\r\n", "A: b\n\nC: d\r\n\r\n", "\r\n\r\n", "A\r\n\r\r\nB\r\n\r\n", "\nA\r\n\r\n", "A\r\r\n\r\n", "A: b\r\n", "\r\r\n\r\nA\r\n\r\n",
+	} {
+		f.Add([]byte(head))
+	}
+	f.Fuzz(func(t *testing.T, b []byte) {
+		end := headEnd(b)
+		if end == 0 {
+			return
+		}
+		start := 0
+		for {
+			i := bytes.IndexByte(b[start:], '\n')
+			if i < 0 {
+				t.Fatalf("%q: the head ends at %d, and no line there", b, end)
+			}
+			if len(bytes.TrimRight(b[start:start+i+1], "\r\n")) == 0 {
+				if start != end || string(b[end:end+2]) != "\r\n" {
+					t.Fatalf("%q: the head ends at %d, not at %d", b, start, end)
+				}
+				return
+			}
+			start += i + 1
+		}
+	})
+}

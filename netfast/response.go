@@ -150,6 +150,22 @@ func (r *Response) Lookup(key string) (string, bool) {
 	return "", false
 }
 
+// Several is Lookup of up to 64 keys in one look at the head: it fills values, and sets the bits of those that are there.
+func (r *Response) Several(keys, values []string) (there uint64) {
+	for rest := r.head; len(rest) > 0; {
+		var line []byte
+		line, rest, _ = bytes.Cut(rest, []byte("\n"))
+		end := bytes.IndexByte(line, ':')
+		for i, key := range keys {
+			if len(key) == end && there&(1<<i) == 0 && isKey(line[:end], key) {
+				values[i] = string(bytes.TrimSpace(line[end+1:]))
+				there |= 1 << i
+			}
+		}
+	}
+	return there
+}
+
 // Read reads what is there, up to len(p) bytes: first what came along with the head,
 // then straight from the socket. io.EOF comes only at the declared end; a body that
 // stops before is io.ErrUnexpectedEOF.

@@ -162,26 +162,45 @@ func read(r *Request, method string, body *netfast.Response) (*Response, error) 
 	return resp, nil
 }
 
+// Header fields of an answer that count.
+const (
+	newest = iota
+	durable
+	ecEtag
+	etag
+	fragments
+	data
+	fragIndex
+	contentRange
+)
+
+var fields = []string{
+	newest: "X-Backend-Timestamp", durable: "X-Backend-Durable-Timestamp", ecEtag: "X-Object-Sysmeta-Ec-Etag", etag: "Etag",
+	fragments: "X-Backend-Fragments", data: "X-Backend-Data-Timestamp", fragIndex: "X-Object-Sysmeta-Ec-Frag-Index", contentRange: "Content-Range",
+}
+
 func (r *Request) parse(body *netfast.Response) (*Response, error) {
+	var field [contentRange + 1]string
+	there := body.Several(fields, field[:])
 	resp := &Response{
 		Status:    body.Status,
 		Addr:      body.Addr,
-		Timestamp: stamp(body.Header("X-Backend-Timestamp")),
-		Durable:   stamp(body.Header("X-Backend-Durable-Timestamp")),
-		ECEtag:    body.Header("X-Object-Sysmeta-Ec-Etag"),
-		ETag:      strings.ToLower(strings.Trim(body.Header("Etag"), `"`)),
+		Timestamp: stamp(field[newest]),
+		Durable:   stamp(field[durable]),
+		ECEtag:    field[ecEtag],
+		ETag:      strings.ToLower(strings.Trim(field[etag], `"`)),
 		FragIndex: -1,
-		Fragments: body.Header("X-Backend-Fragments"),
+		Fragments: field[fragments],
 	}
 	if body.Status < 200 || body.Status > 299 {
 		return resp, nil
 	}
 	resp.Data = resp.Timestamp
-	if data, ok := body.Lookup("X-Backend-Data-Timestamp"); ok {
-		resp.Data = stamp(data)
+	if there&(1<<data) != 0 {
+		resp.Data = stamp(field[data])
 	}
 	// 255 is the highest index that codec.Set can hold; Swift's policies stay below.
-	if n, err := strconv.ParseUint(body.Header("X-Object-Sysmeta-Ec-Frag-Index"), 10, 8); err == nil {
+	if n, err := strconv.ParseUint(field[fragIndex], 10, 8); err == nil {
 		resp.FragIndex = int(n)
 	}
 	resp.Length = body.Length()
@@ -200,13 +219,13 @@ func (r *Request) parse(body *netfast.Response) (*Response, error) {
 	if body.Status != 206 {
 		return nil, fmt.Errorf("asked for the bytes from %d on and was answered %d", r.Offset, body.Status)
 	}
-	first, last, total, err := contentRange(body.Header("Content-Range"))
+	first, last, total, err := parseRange(field[contentRange])
 	if err != nil {
 		return nil, err
 	}
 	if first != r.Offset || last != total-1 || last-first+1 != resp.Length {
 		return nil, fmt.Errorf("asked for the bytes from %d on and was answered %q with %d bytes",
-			r.Offset, body.Header("Content-Range"), resp.Length)
+			r.Offset, field[contentRange], resp.Length)
 	}
 	resp.Offset, resp.Total = first, total
 	return resp, nil
@@ -225,8 +244,8 @@ func stamp(s string) timestamp.Timestamp {
 	return ts
 }
 
-// contentRange parses "bytes 100-199/200".
-func contentRange(s string) (first, last, total int64, err error) {
+// parseRange parses "bytes 100-199/200".
+func parseRange(s string) (first, last, total int64, err error) {
 	bad := fmt.Errorf("bad Content-Range %.100q", s)
 	span, all, ok := strings.Cut(strings.TrimPrefix(s, "bytes "), "/")
 	from, to, ok2 := strings.Cut(span, "-")
