@@ -139,6 +139,7 @@ func (s *Server) put(r *Request) (*Response, error) {
 	}
 	body := io.Reader(r.Body)
 	if docs != nil {
+		r.group = nil // more of the body may be read when the file has been published
 		defer docs.close()
 		if body, err = docs.next("object"); err != nil {
 			return nil, err
