@@ -46,12 +46,11 @@ func (c *Conn) readHead() ([]byte, error) {
 		}
 		return nil, unanswered{err}
 	}
-	if there, _ := c.br.Peek(c.br.Buffered()); len(there) > 0 { // mostly all of it
-		if end := headEnd(there); end > 0 {
-			head := bytes.Clone(there[:end])
-			_, err := c.br.Discard(end + len("\r\n"))
-			return head, err
-		}
+	there, _ := c.br.Peek(c.br.Buffered()) // mostly all of it
+	if end, blank := headEnd(there); blank > 0 {
+		head := bytes.Clone(there[:end])
+		_, err := c.br.Discard(end + blank)
+		return head, err
 	}
 	head := make([]byte, 0, min(c.br.Buffered(), 1024))
 	start := 0 // of the current line
@@ -77,13 +76,23 @@ func (c *Conn) readHead() ([]byte, error) {
 	}
 }
 
-// headEnd finds where a head ends whose lines all end in CR LF and of which none is empty, 0 if there is none.
-func headEnd(b []byte) int {
-	end := bytes.Index(b, []byte("\r\n\r\n")) + len("\r\n")
-	if end < len("\r\n") || b[0] == '\r' || b[0] == '\n' || bytes.Contains(b[:end], []byte("\n\n")) || bytes.Contains(b[:end], []byte("\n\r")) {
-		return 0
+// headEnd finds the blank line that ends a head, and its length, unless it is a strange one: then that is 0.
+func headEnd(b []byte) (end, blank int) {
+	for {
+		switch rest := b[end:]; {
+		case len(rest) > 0 && rest[0] == '\n':
+			return end, 1
+		case len(rest) > 1 && rest[0] == '\r' && rest[1] == '\n':
+			return end, 2
+		case len(rest) > 0 && rest[0] == '\r':
+			return 0, 0
+		}
+		line := bytes.IndexByte(b[end:], '\n') + 1
+		if line == 0 {
+			return 0, 0
+		}
+		end += line
 	}
-	return end
 }
 
 var errLongHead = fmt.Errorf("the head is longer than %d bytes", maxHead)

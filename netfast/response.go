@@ -202,7 +202,11 @@ func (r *Response) until(n time.Duration) time.Time {
 // ReadFull fills p. Fewer bytes come only with an error: io.EOF if the body had ended
 // before, io.ErrUnexpectedEOF if it ends within p.
 func (r *Response) ReadFull(p []byte) (int, error) {
-	n, end := 0, r.until(patience)
+	var end time.Time
+	if !r.inMemory {
+		end = r.until(patience)
+	}
+	n := 0
 	for n < len(p) {
 		m, err := r.readUntil(p[n:], end)
 		n += m

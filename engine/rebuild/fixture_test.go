@@ -186,19 +186,11 @@ func (l *lab) runFor(ctx context.Context, from []Peer, targets []Target, spare b
 	if st := l.pool.Stats(); st.InUse != 0 || st.Promised != 0 {
 		l.t.Errorf("memory is still held: %+v", st)
 	}
-	l.r.loads.m.Range(func(key, _ any) bool {
-		for i := range l.nodes {
-			if l.nodes[i] == nil {
-				continue
-			}
-			if p := l.peer(i); p.String() == key {
-				if n := l.r.loads.of(&p).Load(); n != 0 {
-					l.t.Errorf("%d reads are still counted at peer %d", n, i)
-				}
-			}
+	for peer, load := range l.r.loads.m {
+		if n := load.Load(); n != 0 {
+			l.t.Errorf("%d bytes are still counted at peer %v", n, peer)
 		}
-		return true
-	})
+	}
 	return res, err
 }
 

@@ -64,14 +64,28 @@ func (s *survivor) Close() error {
 }
 
 // loads counts the bytes of the archives that this process is reading from each peer.
-type loads struct{ m sync.Map } // addr/device -> *atomic.Int64
+type loads struct {
+	mu sync.RWMutex
+	m  map[[2]string]*atomic.Int64 // by address and device
+}
 
 func (l *loads) of(p *Peer) *atomic.Int64 {
-	v, ok := l.m.Load(p.String())
-	if !ok {
-		v, _ = l.m.LoadOrStore(p.String(), new(atomic.Int64))
+	key := [2]string{p.Addr, p.Device}
+	l.mu.RLock()
+	load := l.m[key]
+	l.mu.RUnlock()
+	if load != nil {
+		return load
 	}
-	return v.(*atomic.Int64)
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.m == nil {
+		l.m = make(map[[2]string]*atomic.Int64)
+	}
+	if l.m[key] == nil {
+		l.m[key] = new(atomic.Int64)
+	}
+	return l.m[key]
 }
 
 // asked is one peer's answer, on its way to the goroutine that picks.
@@ -292,14 +306,16 @@ func (s *search) ask(ctx context.Context, peers []Peer) {
 	pending, asking := 0, make(map[*Peer]bool, len(queue))
 	for {
 		for s.living == nil && len(queue) > 0 {
-			next := nextPeer(o.Code, want, s.held, s.spares, asking, queue)
-			if next < 0 {
+			next := nextPeers(o.Code, want, s.held, s.spares, asking, queue)
+			if len(next) == 0 {
 				break
 			}
-			ask(queue[next], nil, false)
-			asking[queue[next]] = true
-			queue = slices.Delete(queue, next, next+1)
-			pending++
+			for _, p := range next {
+				ask(p, nil, false)
+				asking[p] = true
+				pending++
+			}
+			queue = slices.DeleteFunc(queue, func(p *Peer) bool { return asking[p] })
 		}
 		if pending == 0 {
 			return
@@ -342,13 +358,14 @@ func (s *search) ask(ctx context.Context, peers []Peer) {
 	}
 }
 
-// nextPeer says which peer of the queue to ask beside those that are being asked, -1 if
+// nextPeers says which peers of the queue to ask beside those that are being asked, none if
 // what is held and what is expected of those will do. K archives in sight are waited for,
 // since no plan needs more, and with them the spares. What a peer holds may be other than what it should (rule 2):
 // where all that is expected would not do, peers are asked in their order.
-func nextPeer(code *codec.Code, want, held codec.Set, spares int, asking map[*Peer]bool, queue []*Peer) int {
-	if len(asking) > 0 && held.Len()+len(asking) >= code.K()+spares {
-		return -1
+func nextPeers(code *codec.Code, want, held codec.Set, spares int, asking map[*Peer]bool, queue []*Peer) []*Peer {
+	room := code.K() + spares - held.Len() - len(asking)
+	if len(asking) > 0 && room <= 0 {
+		return nil
 	}
 	expected := held
 	for p := range asking {
@@ -361,19 +378,21 @@ func nextPeer(code *codec.Code, want, held codec.Set, spares int, asking map[*Pe
 	chosen, err := code.Choose(expected, offered, want)
 	switch {
 	case err != nil:
-		return 0
-	case len(chosen) > 0:
-		return slices.Index(offered, chosen[0])
-	case spares == 0:
-		return -1
+		return queue[:1]
+	case len(chosen) == 0 && spares > 0:
+		chosen = code.ChooseSpares(expected, offered, want)
+		if len(chosen) == 0 && spares > 1 && expected.Len() < code.K()+spares { // one more, to tell which of them is wrong
+			if i := slices.IndexFunc(offered, func(i int) bool { return !expected.Has(i) && !want.Has(i) }); i >= 0 {
+				chosen = offered[i : i+1]
+			}
+		}
 	}
-	if chosen = code.ChooseSpares(expected, offered, want); len(chosen) > 0 {
-		return slices.Index(offered, chosen[0])
+	chosen = chosen[:min(len(chosen), max(room, 1))]
+	next := make([]*Peer, len(chosen))
+	for i, index := range chosen {
+		next[i] = queue[slices.Index(offered, index)]
 	}
-	if spares > 1 && expected.Len() < code.K()+spares { // one more, to tell which of them is wrong
-		return slices.IndexFunc(offered, func(i int) bool { return !expected.Has(i) && !want.Has(i) })
-	}
-	return -1
+	return next
 }
 
 // slack is how many more archives, of the length of the one that is asked for, than another a peer may be sending and still be
