@@ -66,7 +66,7 @@ func Tables(s Scale) []Table {
 		limits.Cases = append(limits.Cases, Case{Load: load(Embedded, scheme, 16*mib, few(288, 24)), Engines: engines(append([]string{EngineLimit}, s.Verify...)...)})
 	}
 	small := Table{Name: "small", format: smallTable, Cases: []Case{
-		{Load: load(Own, vand104, 64<<10, few(2000, 200)), Engines: engines(EngineLimit, EngineStock, "md5", "off")}}}
+		{Load: load(Own, vand104, 64<<10, few(6000, 200)), Engines: engines(EngineLimit, EngineStock, "md5", "off")}}}
 	stock := Table{Name: "stock", format: stockTable}
 	for _, l := range []Load{load(Stock, vand104, 16*mib, few(48, 8)), load(Stock, lec104, 16*mib, few(48, 8)), load(Stock, vand104, 64<<10, few(1000, 100))} {
 		stock.Cases = append(stock.Cases, Case{Load: l, Engines: engines(append([]string{EngineStock}, s.Verify...)...), Count: true})

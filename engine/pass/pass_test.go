@@ -649,6 +649,30 @@ func TestAnObjectThatVanishedIsNoFailure(t *testing.T) {
 	l.received(left, a)
 }
 
+// What hashes.pkl says of a suffix whose last file is gone, a tombstone say that was old enough, is corrected when there is nothing to offer.
+func TestASuffixThatProvesEmptyIsHashedAnew(t *testing.T) { // rule 15
+	t.Parallel()
+	l := newLab(t)
+	l.only()
+	l.object(0, "/a/c/a", multi)
+	l.object(0, "/a/c/b", multi)
+	if _, n, err := l.files.SuffixHashes("sda", 0, nil, true); err != nil || n != 2 {
+		t.Fatal(n, err)
+	}
+	if err := os.RemoveAll(l.disk.Dir(0, "/a/c/b")); err != nil {
+		t.Fatal(err)
+	}
+	l.want(l.run(bg), "sessions=3 synced=3")
+	if n := l.pass.Progress.SuffixesHashed.Load(); n != 0 {
+		t.Errorf("%d suffixes were hashed", n)
+	}
+	hashes, n, err := l.files.SuffixHashes("sda", 0, nil, true)
+	if err != nil || n != 0 || len(hashes) != 1 {
+		t.Errorf("%v, %d were hashed, %v", hashes, n, err)
+	}
+	l.want(l.run(bg), "sessions=3 synced=3")
+}
+
 func TestAnObjectThatWasDeletedMeanwhileIsSentAsATombstone(t *testing.T) {
 	t.Parallel()
 	l := newLab(t)

@@ -300,7 +300,7 @@ func (p *Pass) try(ctx context.Context, j *job, waiting []*partner) map[*partner
 	cancel()
 
 	// What differs is hashed anew before it is believed: the stored hashes may be older
-	// than the files (rule 15). Not what a partner has nothing of: the listing tells whether there is anything.
+	// than the files (rule 15). Not what is here, by its directory, and a partner has nothing of: the listing tells more.
 	var differ, anew []string
 	for i, pr := range waiting {
 		if errs[i] != nil {
@@ -315,7 +315,7 @@ func (p *Pass) try(ctx context.Context, j *job, waiting []*partner) map[*partner
 		outcome[pr] = nil
 		differ = append(differ, delta...)
 		for _, s := range delta {
-			if _, there := remote[i][s]; there || j.hashes[s] == nil {
+			if _, there := remote[i][s]; there || j.hashes[s] == nil || !j.files.HasSuffix(j.dev.Device, j.part, s) {
 				anew = append(anew, s)
 			}
 		}

@@ -73,6 +73,11 @@ func exists(path string) bool {
 	return err == nil
 }
 
+// HasSuffix tells whether there is a directory of a suffix.
+func (m *Manager) HasSuffix(dev string, part int, suffix string) bool {
+	return exists(m.PartitionPath(dev, part) + "/" + suffix)
+}
+
 // tryHashes is done unless someone else has changed hashes.pkl since it was read.
 func (m *Manager) tryHashes(path string, recalculate []string, listdir *bool) (h suffix.Hashes, hashed int, done bool, err error) {
 	f, before, err := m.consolidate(path)
