@@ -78,6 +78,7 @@ type Batch struct {
 	over   <-chan struct{} // nil once the lines were left
 	told   chan *turn      // never blocks who tells
 	asked  int
+	given  int // answers
 	inLine []*turn
 	unsent []*pipe
 }
@@ -87,13 +88,17 @@ func (c *Client) Batch(ctx context.Context, most int) *Batch {
 	return &Batch{client: c, ctx: ctx, over: ctx.Done(), told: make(chan *turn, most)}
 }
 
-// Ask adds a request, which is safe to send twice; Next, which is to be called once for each, sends it. An answer that is expected
+// Ask adds a request, which is safe to send twice; Next, which is to be called once for each, and soon, since others' requests may stand
+// behind it, sends it. An answer that is expected
 // to be short shares a connection where the peer agrees, and its body, if it has at most ShortAnswer bytes, may be in
 // memory when it is given out: to read and close it takes no peer any more.
 func (b *Batch) Ask(addr string, r *Request, short bool) {
+	if b.asked-b.given == cap(b.told) {
+		panic(fmt.Sprintf("BUG: more than %d requests of a batch are under way", cap(b.told)))
+	}
 	t := &turn{n: b.asked, addr: addr, r: r, batch: b}
 	b.asked++
-	if !short {
+	if !short || b.ctx.Err() != nil {
 		b.alone(t)
 		return
 	}
@@ -132,6 +137,7 @@ func (b *Batch) Next() (n int, resp *Response, err error) {
 			continue
 		}
 		if t.pipe == nil {
+			b.given++
 			return t.n, t.resp, t.err
 		}
 		b.inLine = slices.DeleteFunc(b.inLine, func(u *turn) bool { return u == t })
@@ -142,6 +148,7 @@ func (b *Batch) Next() (n int, resp *Response, err error) {
 		if t.resp != nil && !t.resp.inMemory { // it is alone with its connection
 			t.resp.stop = t.resp.conn.InterruptOn(b.ctx)
 		}
+		b.given++
 		return t.n, t.resp, t.err
 	}
 }
@@ -260,11 +267,11 @@ func (p *pipe) leave(t *turn, cause error) {
 	conn.Interrupt(context.Canceled)
 }
 
-// crowded reports whether more than one stand in the line.
+// crowded reports whether the first one in the line is not alone there, or was not sent yet.
 func (p *pipe) crowded() bool {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	return len(p.line) > 1
+	return len(p.line) > 1 || p.unsent > 0
 }
 
 // shut parts with the connection: who still waits goes alone. Caller holds mu.
@@ -315,7 +322,7 @@ func (p *pipe) read(conn *Conn) {
 			p.client.traffic.stale.Add(1)
 			err = errAlone
 		case IsTimeout(err) && conn.Interrupted() == nil && p.crowded():
-			err = errAlone // the peer may be at another's, and have the answer ready
+			err = errAlone // the peer may be at another's, and have the answer ready, or not have been asked
 		case conn.Interrupted() == nil:
 			p.client.fault(p.addr, p.device, err)
 			err = fmt.Errorf("%s %s from %s: %w", t.r.Method, t.r.Path, p.addr, err)

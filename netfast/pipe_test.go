@@ -384,3 +384,46 @@ func TestALineThatIsTooSlowIsLeft(t *testing.T) {
 		t.Errorf("%d went alone", alone)
 	}
 }
+
+// Who asks after the end of his context does not wait for a peer that is silent.
+func TestABatchThatIsOverWaitsForNobody(t *testing.T) {
+	ctx, cancel := context.WithCancelCause(t.Context())
+	over := errors.New("it is over")
+	silent := func(c *fake.Conn, _ int, _ string) bool {
+		cancel(over)
+		c.Hang()
+		return false
+	}
+	first, second := agreeing(t, silent), agreeing(t, silent)
+	c := agreed(t, first, patient)
+	if got, err := short(t.Context(), c, second, "/sda/0"); err != nil {
+		t.Fatal(got, err)
+	}
+	batch := c.Batch(ctx, 1)
+	for n, addr := range []string{first, second} {
+		batch.Ask(addr, &Request{Method: "GET", Path: "/sda/1"}, true)
+		if got, resp, err := batch.Next(); got != n || resp != nil || !errors.Is(err, over) {
+			t.Errorf("%d: %d, %v, %v", n, got, resp, err)
+		}
+	}
+	if len(c.health) != 0 {
+		t.Errorf("blamed: %v", c.health)
+	}
+}
+
+// Who was not asked in time, since a peer before it in the batch read nothing, is asked again, and not blamed.
+func TestWhoWasNotAskedIsNotBlamed(t *testing.T) {
+	addr := agreeing(t, func(c *fake.Conn, _ int, path string) bool { return echo(c, path) })
+	c := agreed(t, addr, 100*time.Millisecond)
+	batch := c.Batch(t.Context(), 1)
+	batch.Ask(addr, &Request{Method: "GET", Path: "/sda/1"}, true)
+	standing(c.pipe(addr, "sda"), 0) // its time is over, and nothing was sent
+	_, resp, err := batch.Next()
+	if err != nil {
+		t.Fatal(err)
+	}
+	resp.Close()
+	if len(c.health) != 0 {
+		t.Errorf("blamed: %v", c.health)
+	}
+}

@@ -22,6 +22,7 @@ import (
 	"imping/netfast/fake"
 	"imping/swift/objhash"
 	"imping/swift/policy"
+	"imping/swift/timestamp"
 )
 
 var bg = context.Background()
@@ -649,28 +650,47 @@ func TestAnObjectThatVanishedIsNoFailure(t *testing.T) {
 	l.received(left, a)
 }
 
-// What hashes.pkl says of a suffix whose last file is gone, a tombstone say that was old enough, is corrected when there is nothing to offer.
+// What hashes.pkl says of a suffix of which nothing is to be offered any more is corrected, and costs no session.
 func TestASuffixThatProvesEmptyIsHashedAnew(t *testing.T) { // rule 15
-	t.Parallel()
-	l := newLab(t)
-	l.only()
-	l.object(0, "/a/c/a", multi)
-	l.object(0, "/a/c/b", multi)
-	if _, n, err := l.files.SuffixHashes("sda", 0, nil, true); err != nil || n != 2 {
-		t.Fatal(n, err)
+	for name, empty := range map[string]func(l *lab){
+		"tombstone that was reclaimed": func(l *lab) { l.cfg.ReclaimAge = time.Minute },
+		"object that is gone": func(l *lab) {
+			if err := os.RemoveAll(l.disk.Dir(0, "/a/c/gone")); err != nil {
+				t.Fatal(err)
+			}
+		},
+		"suffix that is gone": func(l *lab) {
+			if err := os.RemoveAll(filepath.Dir(l.disk.Dir(0, "/a/c/gone"))); err != nil {
+				t.Fatal(err)
+			}
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			l := newLab(t)
+			l.only()
+			l.disk.PutTombstone(t, 0, "/a/c/gone", timestamp.FromTime(time.Now().Add(-time.Hour)))
+			if h, n, err := l.files.SuffixHashes("sda", 0, nil, true); err != nil || n != 1 || len(h) != 1 {
+				t.Fatal(h, n, err)
+			}
+			empty(l)
+			l.want(l.run(bg), "sessions=0 synced=0")
+			if n := l.pass.Progress.Suffixes.Load(); n != 0 {
+				t.Errorf("%d suffixes differ", n)
+			}
+			if h, n, err := l.files.SuffixHashes("sda", 0, nil, true); err != nil || n != 0 || len(h) != 0 {
+				t.Error(h, n, err)
+			}
+			l.object(0, "/a/c/o", multi) // of another suffix: the sessions are for that one
+			if err := l.files.Invalidate("sda", 0, filepath.Base(filepath.Dir(l.disk.Dir(0, "/a/c/o")))); err != nil {
+				t.Fatal(err)
+			}
+			l.want(l.run(bg), "sessions=3 synced=3")
+			if n := l.pass.Progress.Suffixes.Load(); n != 3 {
+				t.Errorf("%d suffixes differ", n)
+			}
+		})
 	}
-	if err := os.RemoveAll(l.disk.Dir(0, "/a/c/b")); err != nil {
-		t.Fatal(err)
-	}
-	l.want(l.run(bg), "sessions=3 synced=3")
-	if n := l.pass.Progress.SuffixesHashed.Load(); n != 0 {
-		t.Errorf("%d suffixes were hashed", n)
-	}
-	hashes, n, err := l.files.SuffixHashes("sda", 0, nil, true)
-	if err != nil || n != 0 || len(hashes) != 1 {
-		t.Errorf("%v, %d were hashed, %v", hashes, n, err)
-	}
-	l.want(l.run(bg), "sessions=3 synced=3")
 }
 
 func TestAnObjectThatWasDeletedMeanwhileIsSentAsATombstone(t *testing.T) {

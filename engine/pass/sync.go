@@ -315,7 +315,7 @@ func (p *Pass) try(ctx context.Context, j *job, waiting []*partner) map[*partner
 		outcome[pr] = nil
 		differ = append(differ, delta...)
 		for _, s := range delta {
-			if _, there := remote[i][s]; there || j.hashes[s] == nil || !j.files.HasSuffix(j.dev.Device, j.part, s) {
+			if _, there := remote[i][s]; there || j.hashes[s] == nil {
 				anew = append(anew, s)
 			}
 		}
@@ -324,8 +324,21 @@ func (p *Pass) try(ctx context.Context, j *job, waiting []*partner) map[*partner
 		times.since(Compare, begin)
 		return outcome
 	}
+	slices.Sort(differ)
 	slices.Sort(anew)
 	anew = slices.Compact(anew)
+	j.believed = make(map[string]bool)
+	for _, s := range slices.Compact(differ) {
+		if _, hashed := slices.BinarySearch(anew, s); !hashed {
+			j.believed[s] = true
+		}
+	}
+	for s := range j.believed {
+		if !j.files.HasSuffix(j.dev.Device, j.part, s) {
+			anew = append(anew, s)
+			delete(j.believed, s)
+		}
+	}
 	err := p.rehash(j, anew)
 	times.since(Compare, begin)
 	if err != nil {
@@ -334,17 +347,10 @@ func (p *Pass) try(ctx context.Context, j *job, waiting []*partner) map[*partner
 		}
 		return outcome
 	}
-	j.believed = make(map[string]bool)
-	for _, s := range differ {
-		if _, hashed := slices.BinarySearch(anew, s); !hashed {
-			j.believed[s] = true
-		}
-	}
 	var todo []*partner
 	for i, pr := range waiting {
 		if errs[i] == nil {
 			if pr.suffixes = suffix.Delta(j.hashes, j.index, remote[i], pr.Index); len(pr.suffixes) > 0 {
-				p.Progress.Suffixes.Add(int64(len(pr.suffixes)))
 				todo = append(todo, pr)
 			} else {
 				j.forget(pr, func(string) bool { return true })
@@ -354,6 +360,11 @@ func (p *Pass) try(ctx context.Context, j *job, waiting []*partner) map[*partner
 	if len(todo) == 0 {
 		return outcome
 	}
+	defer func() { // when it is known what was wrongly believed
+		for _, pr := range todo {
+			p.Progress.Suffixes.Add(int64(len(pr.suffixes)))
+		}
+	}()
 
 	if j.peers == nil {
 		j.peers = j.others()
@@ -562,6 +573,9 @@ func (p *Pass) group(ctx context.Context, acct *slab.Account, j *job, todo []*pa
 			}
 			return todo
 		}
+		var settled []*partner
+		todo, settled = j.settle(todo)
+		defer func() { tried = append(tried, settled...) }()
 	}
 	opening := time.Now()
 	for _, pr := range todo {
@@ -628,6 +642,26 @@ func (p *Pass) group(ctx context.Context, acct *slab.Account, j *job, todo []*pa
 		}
 	}
 	return tried
+}
+
+// settle sorts out the partners that want nothing since suffixes were hashed that there was nothing to offer of.
+func (j *job) settle(partners []*partner) (rest, settled []*partner) {
+	if j.point != nil { // which offers it without a look at hashes
+		return partners, nil
+	}
+	for _, pr := range partners {
+		pr.suffixes = slices.DeleteFunc(slices.Clone(pr.suffixes), func(s string) bool {
+			_, there := j.hashes[s]
+			return !there
+		})
+		if len(pr.suffixes) == 0 {
+			j.forget(pr, func(string) bool { return true })
+			settled = append(settled, pr)
+		} else {
+			rest = append(rest, pr)
+		}
+	}
+	return rest, settled
 }
 
 // errTaken is why a REVERT lets go of its partition: others are at its target.

@@ -305,7 +305,7 @@ func (s *search) ask(ctx context.Context, peers []Peer) {
 	}
 	pending, asking := 0, make(map[*Peer]bool, len(queue))
 	for {
-		for s.living == nil && len(queue) > 0 {
+		for s.living == nil && len(queue) > 0 && ctx.Err() == nil {
 			next := nextPeers(o.Code, want, s.held, s.spares, asking, queue)
 			if len(next) == 0 {
 				break

@@ -75,6 +75,8 @@ func exists(path string) bool {
 
 // HasSuffix tells whether there is a directory of a suffix.
 func (m *Manager) HasSuffix(dev string, part int, suffix string) bool {
+	m.watch.Begin()
+	defer m.watch.End()
 	return exists(m.PartitionPath(dev, part) + "/" + suffix)
 }
 
