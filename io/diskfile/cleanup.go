@@ -8,6 +8,8 @@ import (
 	"slices"
 	"syscall"
 	"time"
+
+	"golang.org/x/sys/unix"
 )
 
 // cleanup chooses among the files of an object directory, removes those that Swift
@@ -15,7 +17,12 @@ import (
 // descending order. A directory that does not exist is an empty one.
 // Swift: BaseDiskFileManager.cleanup_ondisk_files.
 func (m *Manager) cleanup(dir string, q query) (*choice, []string, error) {
-	names, err := listDir(dir)
+	return m.cleanupAt(unix.AT_FDCWD, dir, dir, q)
+}
+
+// cleanupAt is cleanup of dir, which is called name in the open directory at.
+func (m *Manager) cleanupAt(at int, name, dir string, q query) (*choice, []string, error) {
+	names, err := listDirAt(at, name, dir)
 	if errors.Is(err, fs.ErrNotExist) {
 		return &choice{}, nil, nil
 	}

@@ -242,8 +242,11 @@ func (m *Manager) CleanTemporaries(dev string) error {
 
 // listDir gives the names in a directory, unsorted. What is no directory is ENOTDIR,
 // a pipe too.
-func listDir(path string) ([]string, error) {
-	fd, names, err := listOpen(path)
+func listDir(path string) ([]string, error) { return listDirAt(unix.AT_FDCWD, path, path) }
+
+// listDirAt is listDir of what is called name in the open directory at; path is for people.
+func listDirAt(at int, name, path string) ([]string, error) {
+	fd, names, err := listOpenAt(at, name, path)
 	if err == nil {
 		unix.Close(fd)
 	}
@@ -252,7 +255,11 @@ func listDir(path string) ([]string, error) {
 
 // listOpen is listDir, and leaves the directory open: who goes on with its files finds them without the way to it.
 func listOpen(path string) (fd int, names []string, err error) {
-	if fd, err = openat(unix.AT_FDCWD, path); err != nil {
+	return listOpenAt(unix.AT_FDCWD, path, path)
+}
+
+func listOpenAt(at int, name, path string) (fd int, names []string, err error) {
+	if fd, err = openat(at, name); err != nil {
 		return -1, nil, &fs.PathError{Op: "open", Path: path, Err: err}
 	}
 	list := listers.Get().(*lister)

@@ -61,31 +61,43 @@ type Object struct {
 // Swift would), *NotMountedError, those of the file system. A hash directory that is none is quarantined, and does not exist.
 // Swift: BaseDiskFileManager.get_diskfile_from_hash and BaseDiskFile.open(open_expired=True).
 func (m *Manager) Open(dev string, part int, hash string, fragIndex int, nonDurable bool) (*Object, error) {
+	o, _, err := m.openHash(dev, part, hash, fragIndex, nonDurable)
+	return o, err
+}
+
+// openHash is Open, and gives the names that stay in the hash directory, in descending order.
+func (m *Manager) openHash(dev string, part int, hash string, fragIndex int, nonDurable bool) (o *Object, names []string, err error) {
 	m.watch.Begin()
 	defer m.watch.End()
 	if _, err := m.DevicePath(dev); err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	if _, err := parseHash(hash); err != nil {
-		return nil, fmt.Errorf("cannot open object: %w", err)
+		return nil, nil, fmt.Errorf("cannot open object: %w", err)
 	}
 	dir := m.hashPath(dev, part, hash)
 	m.watch.Step()
-	_, names, err := m.cleanup(dir, anyDurable)
-	if err != nil {
+	at, names, err := listOpen(dir)
+	switch {
+	case err == nil:
+		defer unix.Close(at)
+		_, names = m.settle(dir, names, anyDurable)
+	case !errors.Is(err, fs.ErrNotExist):
 		if err := m.quarantineBad(dir, err); err != nil {
-			return nil, err
+			return nil, nil, err
 		}
-		return nil, fmt.Errorf("%s: %w", dir, ErrNotExist)
+		return nil, nil, fmt.Errorf("%s: %w", dir, ErrNotExist)
 	}
 	c := m.choose(dir, names, query{limit: m.policy.UniqueFragments(), index: max(fragIndex, -1), nonDurable: nonDurable})
-	if c.data == nil {
-		if c.tombstone == nil {
-			return nil, fmt.Errorf("%s: %w", dir, ErrNotExist)
-		}
-		return nil, m.deleted(dir, hash, c.tombstone)
+	switch {
+	case c.data != nil:
+		o, err = m.open(at, dir, hash, c, nil)
+	case c.tombstone != nil:
+		err = m.deleted(dir, hash, c.tombstone)
+	default:
+		err = fmt.Errorf("%s: %w", dir, ErrNotExist)
 	}
-	return m.open(unix.AT_FDCWD, dir, hash, c, nil)
+	return o, names, err
 }
 
 // parseHash refuses what is not the name of a hash directory: it becomes part of a path.
@@ -133,16 +145,12 @@ func isObjectName(name string) bool {
 	return len(parts) == 4 && parts[0] == "" && parts[1] != "" && parts[2] != "" && parts[3] != ""
 }
 
-// open opens what was chosen; view is nil for callers that know the hash only. at is the directory, or AT_FDCWD.
+// open opens what was chosen; view is nil for callers that know the hash only. at is the directory.
 func (m *Manager) open(at int, dir, hash string, c *choice, view *View) (*Object, error) {
 	path := dir + "/" + c.data.name
-	name := c.data.name
-	if at == unix.AT_FDCWD {
-		name = path
-	}
 	m.watch.Step()
 	// Nonblocking, so that a pipe can not hold us up.
-	fd, err := openFDAt(at, name, path, unix.O_RDONLY|unix.O_NONBLOCK, 0)
+	fd, err := openFDAt(at, c.data.name, path, unix.O_RDONLY|unix.O_NONBLOCK, 0)
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil, fmt.Errorf("%s: %w", path, ErrNotExist)
 	}

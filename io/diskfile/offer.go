@@ -10,6 +10,8 @@ import (
 	"slices"
 	"syscall"
 
+	"golang.org/x/sys/unix"
+
 	"imping/swift/objhash"
 	"imping/swift/suffix"
 	"imping/swift/timestamp"
@@ -47,11 +49,25 @@ func (m *Manager) YieldHashes(dev string, part int, suffixes []string, fragIndex
 		path := m.PartitionPath(dev, part)
 		if suffixes == nil {
 			var err error
-			if suffixes, err = m.list(path); err != nil && !yield(Offer{}, err) {
+			if suffixes, err = m.list(path); err != nil {
+				yield(Offer{}, err)
 				return
 			}
 		}
-		hashes, left, found, unread := m.listHashes(path, suffixes)
+		at, err := openat(unix.AT_FDCWD, path) // all ways begin here
+		switch {
+		case err == nil:
+			defer unix.Close(at)
+		case errors.Is(err, fs.ErrNotExist):
+			return
+		case errors.Is(err, syscall.ENOTDIR):
+			m.warn("ERROR: Skipping %s due to error with listdir attempt: %v", path, err)
+			return
+		default:
+			yield(Offer{}, fmt.Errorf("cannot open partition %s: %w", path, err))
+			return
+		}
+		hashes, left, found, unread := m.listHashes(at, path, suffixes)
 		for _, err := range unread {
 			if !yield(Offer{}, err) {
 				return
@@ -62,7 +78,8 @@ func (m *Manager) YieldHashes(dev string, part int, suffixes []string, fragIndex
 			m.watch.Step()
 			hash := objhash.Hex(h)
 			s := objhash.Suffix(hash)
-			c, names, err := m.cleanup(filepath.Join(path, s, hash), q)
+			dir := s + "/" + hash
+			c, names, err := m.cleanupAt(at, dir, path+"/"+dir, q)
 			if err != nil {
 				found[s] = true
 				if errors.Is(err, syscall.ENOTDIR) {
@@ -86,8 +103,10 @@ func (m *Manager) YieldHashes(dev string, part int, suffixes []string, fragIndex
 }
 
 // list is a listing; what is not there is empty, and so is what is no directory.
-func (m *Manager) list(path string) ([]string, error) {
-	names, err := listDir(path)
+func (m *Manager) list(path string) ([]string, error) { return m.listAt(unix.AT_FDCWD, path, path) }
+
+func (m *Manager) listAt(at int, name, path string) ([]string, error) {
+	names, err := listDirAt(at, name, path)
 	switch {
 	case err == nil || errors.Is(err, fs.ErrNotExist):
 		return names, nil
@@ -98,10 +117,10 @@ func (m *Manager) list(path string) ([]string, error) {
 	return nil, fmt.Errorf("skipping %s due to error with listdir attempt: %w", path, err)
 }
 
-// listHashes gives the hash directories of the suffixes, ascending, and how many there
+// listHashes gives the hash directories of the suffixes of a partition, open as at, ascending, and how many there
 // are in each suffix; found has the suffixes that hold something else besides, unread says
 // which could not be listed. Suffixes that hold nothing are invalidated.
-func (m *Manager) listHashes(path string, suffixes []string) (hashes [][16]byte, left map[string]int, found map[string]bool, unread []error) {
+func (m *Manager) listHashes(at int, path string, suffixes []string) (hashes [][16]byte, left map[string]int, found map[string]bool, unread []error) {
 	found = map[string]bool{}
 	left = make(map[string]int, len(suffixes))
 	for _, s := range suffixes {
@@ -110,7 +129,7 @@ func (m *Manager) listHashes(path string, suffixes []string) (hashes [][16]byte,
 		}
 		left[s] = 0
 		m.watch.Step()
-		names, err := m.list(filepath.Join(path, s))
+		names, err := m.listAt(at, s, path+"/"+s)
 		if err != nil {
 			unread = append(unread, err)
 			found[s] = true

@@ -86,7 +86,7 @@ func (h *Held) HasFragment(at timestamp.Timestamp, index int) bool {
 // quarantined, and not held. Errors: *NotMountedError, those of the file system.
 // Swift: ssync_receiver.py, Receiver._check_local.
 func (m *Manager) Held(dev string, part int, hash string, fragIndex int) (*Held, error) {
-	o, err := m.Open(dev, part, hash, fragIndex, false)
+	o, names, err := m.openHash(dev, part, hash, fragIndex, false)
 	h := &Held{}
 	deleted, corrupt := (*DeletedError)(nil), (*CorruptError)(nil)
 	switch {
@@ -117,14 +117,7 @@ func (m *Manager) Held(dev string, part int, hash string, fragIndex int) (*Held,
 	if m.replicated() {
 		return h, nil
 	}
-	dir := m.hashPath(dev, part, hash)
-	names, err := m.list(dir)
-	if err != nil {
-		return nil, err
-	}
-	slices.Sort(names)
-	slices.Reverse(names)
-	c := m.choose(dir, names, query{limit: m.policy.UniqueFragments(), index: max(fragIndex, -1)})
+	c := m.choose(m.hashPath(dev, part, hash), names, query{limit: m.policy.UniqueFragments(), index: max(fragIndex, -1)})
 	if c.durable != nil {
 		h.Durable = c.durable[0].time
 	}
