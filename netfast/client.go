@@ -36,7 +36,7 @@ type Client struct {
 
 	mu     sync.Mutex
 	health map[string]*health // of what is in trouble, by host:port and host:port/device
-	agreed map[string]bool    // to pipelining, by host:port
+	agreed map[string]bool    // to pipelining, or not, by host:port, once they were asked
 	pipes  map[string]*pipe   // by host:port/device
 	idle   map[string][]*Conn // oldest first
 	reaper *time.Timer        // runs only while there is something idle

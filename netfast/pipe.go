@@ -21,7 +21,7 @@ const (
 	// ShortAnswer is the length in bytes of the longest body that may come so.
 	ShortAnswer = 16 << 10
 	// pipeDepth is how many answers a connection may owe; further requests take others.
-	pipeDepth = 16
+	pipeDepth = 32
 	// wideBuffer is the reader of such a connection: a few short answers.
 	wideBuffer = 16 << 10
 	// slowAnswer is how long an answer may take when its turn has come, on the average of some. Disks that take longer find
@@ -172,12 +172,20 @@ func (c *Client) doAsking(ctx context.Context, addr string, r *Request) (*Respon
 	asking := *r
 	asking.Header = append(r.Header[:len(r.Header):len(r.Header)], Field{Pipelining, "ask"})
 	resp, err := c.Do(ctx, addr, &asking)
-	if err == nil && resp.Header(Pipelining) != "" {
+	if err == nil {
 		c.mu.Lock()
-		c.agreed[addr] = true
+		c.agreed[addr] = resp.Header(Pipelining) != ""
 		c.mu.Unlock()
 	}
 	return resp, err
+}
+
+// OneByOne reports whether the peer at addr was asked and did not agree that requests for short answers share connections.
+func (c *Client) OneByOne(addr string) bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	agreed, asked := c.agreed[addr]
+	return asked && !agreed
 }
 
 // pipe is that of a device, nil where the peer has not agreed.

@@ -76,6 +76,8 @@ const (
 	// shortAhead is lookahead where the archives are short. Half of them are begun at once, so that requests to one peer go
 	// out together.
 	shortAhead = 16
+	// pipedAhead is shortAhead where all peers that were asked answer requests on shared connections: more of them are written and read at a time then.
+	pipedAhead = 32
 	// staleAfter is when a prefetched object gives its connections back: a server closes
 	// after client_timeout, 60 s, without progress (rule 14).
 	staleAfter = 20 * time.Second
@@ -138,9 +140,7 @@ func (p *Pass) drive(ctx context.Context, acct *slab.Account, j *job, sessions [
 		p.Progress.Times.object(time.Since(begin), t.delivered, t.times)
 		t.cancel(context.Canceled)
 		running = running[1:]
-		if ahead = lookahead; t.short {
-			ahead = shortAhead
-		}
+		ahead = p.ahead(j, t.short)
 		for _, w := range t.wants {
 			delete(w.session.wanted, t.hash)
 		}
@@ -149,6 +149,17 @@ func (p *Pass) drive(ctx context.Context, acct *slab.Account, j *job, sessions [
 		s.wanted = nil
 	}
 	p.finish(ctx, sessions, &ending)
+}
+
+// ahead is how many objects of a job are fetched at once.
+func (p *Pass) ahead(j *job, short bool) int {
+	switch {
+	case !short:
+		return lookahead
+	case len(j.peers) == 0 || slices.ContainsFunc(j.peers, func(peer rebuild.Peer) bool { return p.client.OneByOne(peer.Addr) }):
+		return shortAhead
+	}
+	return pipedAhead
 }
 
 // pace keeps a slow receiver from holding up others beyond the time after which theirs hang
