@@ -73,7 +73,7 @@ func Tables(s Scale) []Table {
 	}
 	losses := Table{Name: "losses", format: lossesTable}
 	for _, scheme := range []codec.Scheme{vand104, {Type: "isa_l_rs_vand", K: 4, M: 2}} {
-		l := load(Embedded, scheme, 16*mib, few(48, 16))
+		l := load(Embedded, scheme, 16*mib, few(144, 16))
 		l.Losses = 2
 		losses.Cases = append(losses.Cases, Case{Load: l, Engines: []Engine{{Name: "off"}, {Name: "off", Single: true}, {Name: "md5"}, {Name: "md5", Single: true}}})
 	}
