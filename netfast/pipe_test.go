@@ -129,7 +129,8 @@ func TestShortAnswersGoToThoseWhoAsked(t *testing.T) {
 				case '9':
 					want = "200 " + path
 				}
-				if got, err := short(t.Context(), c, addr, path); err != nil || got != want {
+				// Closed with requests unread, a connection is reset, perhaps before the last answer was read: then the peer is asked anew whether it agrees.
+				if got, err := short(t.Context(), c, addr, path); err != nil || got != want && got != "200 first "+path {
 					t.Errorf("%s: %.80q, %v", path, got, err)
 				}
 			}
