@@ -218,9 +218,9 @@ func TestWhoLeavesTheLineDisturbsNobody(t *testing.T) {
 	ctx, leave := context.WithCancelCause(t.Context())
 	cause := errors.New("not wanted any more")
 	p := c.pipe(addr, "sda")
-	var wg sync.WaitGroup
+	var left, wg sync.WaitGroup
 	for i, path := range []string{"/sda/held", "/sda/2", "/sda/3"} {
-		wg.Go(func() {
+		left.Go(func() {
 			if _, err := short(ctx, c, addr, path); !errors.Is(err, cause) {
 				t.Errorf("%s: %v", path, err)
 			}
@@ -234,6 +234,7 @@ func TestWhoLeavesTheLineDisturbsNobody(t *testing.T) {
 	})
 	standing(p, 4)
 	leave(cause)
+	left.Wait()
 	close(begin)
 	wg.Wait()
 
