@@ -172,10 +172,14 @@ func (c *Client) doAsking(ctx context.Context, addr string, r *Request) (*Respon
 	asking := *r
 	asking.Header = append(r.Header[:len(r.Header):len(r.Header)], Field{Pipelining, "ask"})
 	resp, err := c.Do(ctx, addr, &asking)
-	if err == nil {
-		c.mu.Lock()
-		c.agreed[addr] = resp.Header(Pipelining) != ""
-		c.mu.Unlock()
+	if err != nil {
+		return nil, err
+	}
+	agrees := resp.Header(Pipelining) != ""
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if agrees || resp.Status == 200 && !c.agreed[addr] { // other answers say nothing of it
+		c.agreed[addr] = agrees
 	}
 	return resp, err
 }
